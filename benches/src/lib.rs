@@ -1,0 +1,1 @@
+//! Paired benchmarks of latchwork against its peers, run by `cargo xtask bench`.

@@ -1,0 +1,1 @@
+//! Models of latchwork's public API, run by `cargo xtask loom`.
