@@ -1,14 +1,16 @@
 //! Leak-proof coordination for thread-based servers.
 
 #[cfg(all(latchwork_loom, not(feature = "loom")))]
-compile_error!("`--cfg latchwork_loom` needs latchwork's feature `loom`: add `features = [\"loom\"]` to the dependency");
+compile_error!(
+    "`--cfg latchwork_loom` needs latchwork's feature `loom`: add `features = [\"loom\"]` to the dependency"
+);
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("latchwork supports Linux (x86-64 and aarch64, glibc) only");
 
 pub mod error;
 #[cfg(any(feature = "semaphore", feature = "latch"))]
-mod holder;
+pub mod holder;
 #[cfg(feature = "latch")]
 pub mod latch;
 mod os;
@@ -21,3 +23,8 @@ pub mod sweeper;
 mod sync;
 #[cfg(any(feature = "semaphore", feature = "latch"))]
 mod waiter;
+
+#[cfg(feature = "semaphore")]
+pub use semaphore::Semaphore;
+#[cfg(any(feature = "semaphore", feature = "latch"))]
+pub use waiter::{Pending, WaitHistogram};

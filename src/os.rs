@@ -1,1 +1,7 @@
-//! os
+//! The door to the operating system: the only files that name rustix or libc.
+
+pub(crate) mod clock;
+pub(crate) mod event;
+pub(crate) mod futex;
+#[cfg(not(latchwork_loom))]
+pub(crate) mod thread_exit;

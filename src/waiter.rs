@@ -1,1 +1,119 @@
-//! waiter
+//! Waiting in line: the queue, and what is woken at its end.
+//!
+//! A component keeps its queues under a lock and decides there who gets what. Each waiter
+//! is a [`Waiter`] in a [`Line`], and ends in exactly one of two ways, both decided under that lock:
+//! it is taken out and told ([`Wakes`]), or it takes itself out (time-out, cancel).
+//!
+//! | the waiter is | told by | taken out by itself |
+//! |---|---|---|
+//! | a blocked thread | its [`Parker`]'s word, then a futex wake | after a time-out |
+//! | a registered callback | a call, outside all locks | when its [`Pending`] is dropped |
+//!
+//! Words are written under the lock and wakes follow after it, so the woken thread does not run into
+//! the lock, and a callback runs outside it. A wake that comes late goes to a parker that is still
+//! there, since it is counted, and at worst wakes its thread once for nothing.
+
+mod histogram;
+mod line;
+mod parker;
+mod pending;
+
+pub(crate) use histogram::Recorder;
+pub use histogram::WaitHistogram;
+pub(crate) use line::{Key, Line, Slab};
+pub(crate) use parker::{Parker, Signal};
+pub(crate) use pending::Delivery;
+pub use pending::Pending;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::holder::courier;
+use crate::sync::Arc;
+use crate::sync::mutant;
+
+/// Who waits.
+pub(crate) enum Waiter<T> {
+    Thread(Arc<Parker>),
+    Callback(Callback<T>),
+}
+
+/// A registered waiter: the user's closure, and the news of its delivery.
+pub(crate) struct Callback<T> {
+    pub(crate) run: Box<dyn FnOnce(T) + Send>,
+    pub(crate) delivery: Arc<Delivery>,
+}
+
+impl<T> Callback<T> {
+    /// Runs the closure. Not under a lock.
+    pub(crate) fn deliver(self, outcome: T) {
+        // The panic's message has been printed by the hook; the releasing thread goes on.
+        let _ = catch_unwind(AssertUnwindSafe(|| (self.run)(outcome)));
+        self.delivery.finish();
+    }
+}
+
+/// What is left to do once the lock is released. Dropping it undone would strand a waiter.
+#[must_use]
+pub(crate) struct Wakes<T> {
+    first: Option<Told<T>>,
+    rest: Vec<Told<T>>,
+}
+
+enum Told<T> {
+    Thread(Arc<Parker>),
+    Callback(Callback<T>, T),
+}
+
+impl<T: Send + 'static> Wakes<T> {
+    pub(crate) const fn new() -> Self {
+        Self {
+            first: None,
+            rest: Vec::new(),
+        }
+    }
+
+    fn push(&mut self, told: Told<T>) {
+        if self.first.is_none() {
+            self.first = Some(told);
+        } else {
+            self.rest.push(told);
+        }
+    }
+
+    /// Tells a thread, under the lock; it is woken later if it sleeps.
+    pub(crate) fn signal(&mut self, parker: &Arc<Parker>, signal: Signal) {
+        if parker.signal(signal) && !mutant::enabled("waiter-no-wake") {
+            self.push(Told::Thread(parker.clone()));
+        }
+    }
+
+    /// Has a callback run later, with `outcome`.
+    pub(crate) fn call(&mut self, callback: Callback<T>, outcome: T) {
+        self.push(Told::Callback(callback, outcome));
+    }
+
+    /// Wakes the threads and runs the callbacks. Not under a lock.
+    #[inline]
+    pub(crate) fn deliver(self) {
+        let Self { first, rest } = self;
+        for told in first.into_iter().chain(rest) {
+            match told {
+                Told::Thread(parker) => parker.wake(),
+                Told::Callback(callback, outcome) => callback.deliver(outcome),
+            }
+        }
+    }
+
+    /// The same for an ending thread: its callbacks are run by the library's.
+    pub(crate) fn deliver_by_courier(self) {
+        let Self { first, rest } = self;
+        for told in first.into_iter().chain(rest) {
+            match told {
+                Told::Thread(parker) => parker.wake(),
+                Told::Callback(callback, outcome) => {
+                    courier::post(move || callback.deliver(outcome));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! A reference-counted core that outlives its handles while leaked claims stand on it.
+//!
+//! Handles count; claims do not: a claim's guard borrows or carries a handle, so the count never has to
+//! move on the way in and out. Only a guard that was leaked can find itself without a handle, and it is
+//! returned by its thread's end, through [`reclaim`].
+//!
+//! | event | under `LIFETIME`'s lock | frees the core |
+//! |---|---|---|
+//! | a handle but the last is dropped | no: one CAS | no |
+//! | the last handle is dropped | yes | if no claim stands |
+//! | a leaked claim is reclaimed | yes | if no handle and no other claim is left |
+//!
+//! One lock for the process orders the two events that can free: the step that makes "no handle, no claim" true is then
+//! the one that sees it, and nobody touches the core after it. Both are rare. A released claim whose guard
+//! was not leaked has a handle beside it until the release is over, and never frees.
+
+#![allow(unsafe_code)]
+
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::ptr::NonNull;
+
+use crate::sync::atomic::{AtomicUsize, Ordering, fence};
+use crate::sync::lock::Mutex;
+use crate::sync::mutant;
+use crate::sync::track::Track;
+
+crate::sync::global! {
+    static LIFETIME: Mutex<()> = Mutex::new(())
+}
+
+/// What an [`Anchor`] holds.
+pub(crate) trait Core: Send + Sync + 'static {
+    /// Whether no claim stands on the core. Asked only when no handle is left, under `LIFETIME`.
+    fn is_idle(&self) -> bool;
+}
+
+struct Inner<C> {
+    handles: AtomicUsize,
+    core: C,
+    _leak_check: Track<()>,
+}
+
+/// A handle on a shared core.
+pub(crate) struct Anchor<C: Core>(NonNull<Inner<C>>);
+
+// SAFETY: the core is `Send + Sync`, and the rest of `Inner` is atomic.
+unsafe impl<C: Core> Send for Anchor<C> {}
+// SAFETY: as above.
+unsafe impl<C: Core> Sync for Anchor<C> {}
+
+impl<C: Core> Anchor<C> {
+    pub(crate) fn new(core: C) -> Self {
+        let inner = Box::new(Inner {
+            handles: AtomicUsize::new(1),
+            core,
+            _leak_check: Track::new(()),
+        });
+        Self(NonNull::from(Box::leak(inner)))
+    }
+
+    /// A borrowed handle.
+    #[inline]
+    pub(crate) fn borrow(&self) -> Borrowed<'_, C> {
+        Borrowed(self.0, PhantomData)
+    }
+}
+
+/// A handle that borrows another's count: one pointer, straight to the core.
+pub(crate) struct Borrowed<'a, C: Core>(NonNull<Inner<C>>, PhantomData<&'a Anchor<C>>);
+
+impl<C: Core> Clone for Borrowed<'_, C> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<C: Core> Copy for Borrowed<'_, C> {}
+
+impl<C: Core> Borrowed<'_, C> {
+    /// The pointer for a claim: it stays valid while the claim stands, without counting.
+    #[inline]
+    pub(crate) fn uncounted(self) -> NonNull<()> {
+        self.0.cast()
+    }
+
+    /// A handle of its own.
+    pub(crate) fn to_anchor(self) -> Anchor<C> {
+        // SAFETY: the borrowed handle is counted, so the core has not been freed.
+        let inner = unsafe { self.0.as_ref() };
+        // Relaxed: the count is reached through a handle that is counted already.
+        inner.handles.fetch_add(1, Ordering::Relaxed);
+        Anchor(self.0)
+    }
+}
+
+impl<C: Core> Deref for Borrowed<'_, C> {
+    type Target = C;
+
+    #[inline]
+    fn deref(&self) -> &C {
+        // SAFETY: the borrowed handle is counted, so the core has not been freed.
+        unsafe { &self.0.as_ref().core }
+    }
+}
+
+impl<C: Core> Deref for Anchor<C> {
+    type Target = C;
+
+    #[inline]
+    fn deref(&self) -> &C {
+        // SAFETY: this handle is counted, so the core has not been freed.
+        unsafe { &self.0.as_ref().core }
+    }
+}
+
+impl<C: Core> Clone for Anchor<C> {
+    fn clone(&self) -> Self {
+        self.borrow().to_anchor()
+    }
+}
+
+impl<C: Core> Drop for Anchor<C> {
+    fn drop(&mut self) {
+        // SAFETY: this handle is counted until the decrement below.
+        let inner = unsafe { self.0.as_ref() };
+        let mut handles = inner.handles.load(Ordering::Relaxed);
+        while handles > 1 {
+            // Release: the last one out sees what this one did, see the acquire fence below.
+            match inner.handles.compare_exchange_weak(
+                handles,
+                handles - 1,
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return,
+                Err(seen) => handles = seen,
+            }
+        }
+        let lifetime = LIFETIME.lock();
+        if mutant::enabled("anchor-free-despite-claims") {
+            inner.handles.fetch_sub(1, Ordering::Release);
+            drop(lifetime);
+            free(self.0);
+            return;
+        }
+        let was_last = inner.handles.fetch_sub(1, Ordering::Release) == 1;
+        if was_last {
+            fence(Ordering::Acquire);
+        }
+        let is_free = was_last && inner.core.is_idle();
+        drop(lifetime);
+        if is_free {
+            free(self.0);
+        }
+    }
+}
+
+/// Lets `give_back` return a leaked claim, and frees the core if it was the last thing that kept it.
+///
+/// # Safety
+///
+/// `core` is the [`Borrowed::uncounted`] pointer of an `Anchor<C>`, and a claim stands on it that `give_back` returns.
+pub(crate) unsafe fn reclaim<C: Core, R>(
+    core: NonNull<()>,
+    give_back: impl FnOnce(&Anchor<C>) -> R,
+) -> R {
+    // Not a handle: it is forgotten below, uncounted as it came.
+    let anchor = std::mem::ManuallyDrop::new(Anchor::<C>(core.cast()));
+    let lifetime = LIFETIME.lock();
+    let result = give_back(&anchor);
+    // SAFETY: the claim kept the core until `give_back`; from there to the end of the lock nobody
+    // else can free it.
+    let inner = unsafe { anchor.0.as_ref() };
+    let is_free = inner.handles.load(Ordering::Relaxed) == 0 && inner.core.is_idle();
+    if is_free {
+        fence(Ordering::Acquire);
+    }
+    drop(lifetime);
+    if is_free {
+        free(anchor.0);
+    }
+    result
+}
+
+/// Frees a core that neither a handle nor a claim keeps.
+fn free<C: Core>(inner: NonNull<Inner<C>>) {
+    // SAFETY: made by `Anchor::new` from a box; the caller saw, under `LIFETIME`, that no handle and
+    // no claim was left, so nobody else has the pointer.
+    drop(unsafe { Box::from_raw(inner.as_ptr()) });
+}

@@ -1,0 +1,113 @@
+//! What can be refused, one type for each kind of call.
+
+use std::fmt;
+
+/// Why [`acquire`](super::Semaphore::acquire) gave no permit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AcquireError {
+    /// The semaphore was closed.
+    Closed,
+    /// More permits than the semaphore can ever have.
+    TooMany {
+        /// What was asked for.
+        requested: u64,
+        /// The builder's ceiling.
+        ceiling: u64,
+    },
+}
+
+/// Why [`try_acquire`](super::Semaphore::try_acquire) gave no permit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TryAcquireError {
+    /// Not without waiting.
+    WouldBlock,
+    /// The semaphore was closed.
+    Closed,
+    /// More permits than the semaphore can ever have.
+    TooMany {
+        /// What was asked for.
+        requested: u64,
+        /// The builder's ceiling.
+        ceiling: u64,
+    },
+}
+
+/// Why [`acquire_timeout`](super::Semaphore::acquire_timeout) gave no permit. None was taken, and none will be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AcquireTimeoutError {
+    /// The time is up.
+    TimedOut,
+    /// The semaphore was closed.
+    Closed,
+    /// More permits than the semaphore can ever have.
+    TooMany {
+        /// What was asked for.
+        requested: u64,
+        /// The builder's ceiling.
+        ceiling: u64,
+    },
+}
+
+const CLOSED: &str = "the semaphore is closed";
+
+fn too_many(f: &mut fmt::Formatter<'_>, requested: u64, ceiling: u64) -> fmt::Result {
+    write!(
+        f,
+        "{requested} permits were asked for, and the semaphore can have {ceiling} at most: \
+         ask for fewer, or raise `max_permits` in its builder"
+    )
+}
+
+impl fmt::Display for AcquireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Closed => f.write_str(CLOSED),
+            Self::TooMany { requested, ceiling } => too_many(f, requested, ceiling),
+        }
+    }
+}
+
+impl fmt::Display for TryAcquireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::WouldBlock => f.write_str("no permit is free"),
+            Self::Closed => f.write_str(CLOSED),
+            Self::TooMany { requested, ceiling } => too_many(f, requested, ceiling),
+        }
+    }
+}
+
+impl fmt::Display for AcquireTimeoutError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::TimedOut => f.write_str("no permit came free in time"),
+            Self::Closed => f.write_str(CLOSED),
+            Self::TooMany { requested, ceiling } => too_many(f, requested, ceiling),
+        }
+    }
+}
+
+impl std::error::Error for AcquireError {}
+impl std::error::Error for TryAcquireError {}
+impl std::error::Error for AcquireTimeoutError {}
+
+impl From<AcquireError> for TryAcquireError {
+    fn from(error: AcquireError) -> Self {
+        match error {
+            AcquireError::Closed => Self::Closed,
+            AcquireError::TooMany { requested, ceiling } => Self::TooMany { requested, ceiling },
+        }
+    }
+}
+
+impl From<AcquireError> for AcquireTimeoutError {
+    fn from(error: AcquireError) -> Self {
+        match error {
+            AcquireError::Closed => Self::Closed,
+            AcquireError::TooMany { requested, ceiling } => Self::TooMany { requested, ceiling },
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The native world: std, parking_lot, atomic-wait, rustix.
+
+pub(crate) use std::sync::Arc;
+
+pub(crate) mod atomic {
+    pub(crate) use std::sync::atomic::{
+        AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+    };
+}
+
+pub(crate) mod lock {
+    pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock};
+}
+
+pub(crate) mod hint {
+    pub(crate) use std::hint::spin_loop;
+
+    /// How often a waiter looks at its word before it sleeps. About a microsecond: less than the
+    /// price of the sleep that it may save.
+    pub(crate) const SPINS: u32 = 40;
+}
+
+pub(crate) mod track {
+    /// A value whose leak the model would report; here, just the value.
+    #[derive(Debug)]
+    pub(crate) struct Track<T>(#[allow(dead_code)] T);
+
+    impl<T> Track<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Self(value)
+        }
+    }
+}
+
+pub(crate) mod time {
+    pub use std::time::Instant;
+
+    /// The present.
+    pub(crate) fn now() -> Instant {
+        Instant::now()
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub(crate) fn unix_millis() -> u64 {
+        std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| {
+                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+            })
+    }
+}
+
+pub(crate) mod futex {
+    use super::atomic::{AtomicU32, Ordering};
+    use super::time::Instant;
+
+    /// How a wait ended. `Woken` includes spurious wake-ups and a word that had changed already.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Wait {
+        Woken,
+        TimedOut,
+    }
+
+    /// A 32-bit word that threads can sleep on.
+    #[derive(Debug)]
+    pub(crate) struct Futex(AtomicU32);
+
+    impl Futex {
+        pub(crate) const fn new(value: u32) -> Self {
+            Self(AtomicU32::new(value))
+        }
+
+        #[inline]
+        pub(crate) fn load(&self, order: Ordering) -> u32 {
+            self.0.load(order)
+        }
+
+        #[inline]
+        pub(crate) fn store(&self, value: u32, order: Ordering) {
+            self.0.store(value, order);
+        }
+
+        #[inline]
+        pub(crate) fn swap(&self, value: u32, order: Ordering) -> u32 {
+            self.0.swap(value, order)
+        }
+
+        #[inline]
+        pub(crate) fn compare_exchange(
+            &self,
+            current: u32,
+            new: u32,
+            success: Ordering,
+            failure: Ordering,
+        ) -> Result<u32, u32> {
+            self.0.compare_exchange(current, new, success, failure)
+        }
+
+        /// Sleeps while the word is `expected`, until a wake or `deadline`.
+        pub(crate) fn wait(&self, expected: u32, deadline: Option<Instant>) -> Wait {
+            match deadline {
+                None => {
+                    atomic_wait::wait(&self.0, expected);
+                    Wait::Woken
+                }
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() || !crate::os::futex::wait_for(&self.0, expected, left) {
+                        Wait::TimedOut
+                    } else {
+                        Wait::Woken
+                    }
+                }
+            }
+        }
+
+        /// Wakes one sleeper.
+        pub(crate) fn wake_one(&self) {
+            atomic_wait::wake_one(&self.0);
+        }
+
+        /// Wakes every sleeper.
+        pub(crate) fn wake_all(&self) {
+            atomic_wait::wake_all(&self.0);
+        }
+    }
+}
+
+pub(crate) mod thread {
+    use std::io;
+
+    pub(crate) use crate::os::thread_exit::on_exit;
+
+    /// Components start their own threads.
+    pub(crate) const STARTS_ITS_OWN: bool = true;
+
+    /// A handle that joins a named thread.
+    pub(crate) type JoinHandle<T> = std::thread::JoinHandle<T>;
+
+    /// Starts a thread with a name.
+    pub(crate) fn spawn_named<T: Send + 'static>(
+        name: &str,
+        body: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<JoinHandle<T>> {
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(body)
+    }
+
+    /// Whether the calling thread is the one that `handle` joins.
+    pub(crate) fn is_current<T>(handle: &JoinHandle<T>) -> bool {
+        handle.thread().id() == std::thread::current().id()
+    }
+
+    /// The calling thread's name, where it has one.
+    pub(crate) fn name() -> Option<String> {
+        std::thread::current().name().map(str::to_owned)
+    }
+}
+
+/// Declares a thread-local. A type without a destructor stays usable for as long as its thread
+/// runs, in other thread-locals' destructors too.
+macro_rules! local {
+    ($(#[$attr:meta])* static $name:ident: $type:ty = $init:expr) => {
+        std::thread_local! {
+            $(#[$attr])* static $name: $type = const { $init };
+        }
+    };
+}
+pub(crate) use local;
+
+/// Declares a thread-local whose initial value is computed at first use.
+macro_rules! lazy_local {
+    ($(#[$attr:meta])* static $name:ident: $type:ty = $init:expr) => {
+        std::thread_local! {
+            $(#[$attr])* static $name: $type = $init;
+        }
+    };
+}
+pub(crate) use lazy_local;
+
+/// Declares a process-wide value; under the model, one an execution.
+macro_rules! global {
+    ($(#[$attr:meta])* static $name:ident: $type:ty = $init:expr) => {
+        $(#[$attr])* static $name: std::sync::LazyLock<$type> = std::sync::LazyLock::new(|| $init);
+    };
+}
+pub(crate) use global;

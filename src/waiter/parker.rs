@@ -1,0 +1,113 @@
+//! Where a blocked thread sleeps.
+//!
+//! | word | means | next |
+//! |---|---|---|
+//! | `AWAKE` | waits in line, has not gone to sleep | `ASLEEP`, or a signal |
+//! | `ASLEEP` | waits in line, sleeps or is about to | a signal |
+//! | `RETRY` | still in line, told to try again | `AWAKE` when it found nothing |
+//! | `GRANTED` | out of line, owns what it waited for | |
+//! | `REFUSED` | out of line, will not get it | |
+//!
+//! The signals are stored under the lock of the line that the thread stands in. `Release`, paired with the
+//! `Acquire` in [`Parker::park`] and [`Parker::news`]: what the releaser did happens before what the waiter does next.
+
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+use crate::sync::futex::{Futex, Wait};
+use crate::sync::hint;
+use crate::sync::time::Instant;
+
+const AWAKE: u32 = 0;
+const ASLEEP: u32 = 1;
+const RETRY: u32 = 2;
+const GRANTED: u32 = 3;
+const REFUSED: u32 = 4;
+
+/// What a waiter is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// Look again; the place in line is kept.
+    Retry,
+    /// It is yours.
+    Granted,
+    /// It will not be yours.
+    Refused,
+}
+
+/// One thread's sleeping place, used for one wait after the other.
+#[derive(Debug)]
+pub(crate) struct Parker {
+    word: Futex,
+}
+
+crate::sync::lazy_local! {
+    static PARKER: Arc<Parker> = Arc::new(Parker::new())
+}
+
+impl Parker {
+    fn new() -> Self {
+        Self {
+            word: Futex::new(AWAKE),
+        }
+    }
+
+    /// The calling thread's parker. A thread whose thread-locals are being destroyed gets a new one.
+    pub(crate) fn current() -> Arc<Self> {
+        PARKER
+            .try_with(Arc::clone)
+            .unwrap_or_else(|_| Arc::new(Self::new()))
+    }
+
+    /// Before the thread goes in line, or back to sleep after a retry. Under the line's lock.
+    pub(crate) fn prepare(&self) {
+        self.word.store(AWAKE, Ordering::Relaxed);
+    }
+
+    /// Tells the thread, under the line's lock. `true`: it sleeps, and needs a [`wake`](Self::wake).
+    pub(crate) fn signal(&self, signal: Signal) -> bool {
+        let word = match signal {
+            Signal::Retry => RETRY,
+            Signal::Granted => GRANTED,
+            Signal::Refused => REFUSED,
+        };
+        self.word.swap(word, Ordering::AcqRel) == ASLEEP
+    }
+
+    /// Wakes the thread after a signal.
+    pub(crate) fn wake(&self) {
+        self.word.wake_one();
+    }
+
+    /// What the thread has been told so far.
+    pub(crate) fn news(&self) -> Option<Signal> {
+        match self.word.load(Ordering::Acquire) {
+            RETRY => Some(Signal::Retry),
+            GRANTED => Some(Signal::Granted),
+            REFUSED => Some(Signal::Refused),
+            _ => None,
+        }
+    }
+
+    /// Sleeps until there is news. `None`: the deadline came first, and news may still come until the
+    /// thread has left the line.
+    pub(crate) fn park(&self, deadline: Option<Instant>) -> Option<Signal> {
+        for _ in 0..hint::SPINS {
+            if let Some(signal) = self.news() {
+                return Some(signal);
+            }
+            hint::spin_loop();
+        }
+        // Failing means that there is news, which the loop below reads with `Acquire`.
+        let _ = self
+            .word
+            .compare_exchange(AWAKE, ASLEEP, Ordering::Relaxed, Ordering::Relaxed);
+        loop {
+            if let Some(signal) = self.news() {
+                return Some(signal);
+            }
+            if self.word.wait(ASLEEP, deadline) == Wait::TimedOut {
+                return None;
+            }
+        }
+    }
+}
