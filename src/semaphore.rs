@@ -25,7 +25,8 @@ use std::panic::Location;
 use std::time::Duration;
 
 use crate::holder::anchor::Anchor;
-use crate::holder::{claim, courier};
+use crate::holder::claim::{self, Seat};
+use crate::holder::courier;
 use crate::os::clock;
 use crate::sync::time::{Instant, now};
 use crate::sync::unmodelled::Ordering;
@@ -168,14 +169,15 @@ impl Semaphore {
     #[inline]
     #[track_caller]
     pub fn acquire_many(&self, n: u64) -> Result<Permit<'_>, AcquireError> {
-        if !self.core.take_uncontended(n) {
-            self.check(n)?;
-            match self.core.take_or_wait(n, None) {
-                Ok(()) => {}
-                Err(_) => return Err(AcquireError::Closed),
-            }
+        let seat = Seat::find();
+        if self.core.take_uncontended(n) {
+            return Ok(self.permit(seat, n));
         }
-        Ok(self.permit(n))
+        self.check(n)?;
+        match self.core.take_or_wait(n, None) {
+            Ok(()) => Ok(self.permit(Seat::find(), n)),
+            Err(_) => Err(AcquireError::Closed),
+        }
     }
 
     /// Takes `n` permits if they are there, and if taking them is not unfair to those who wait.
@@ -186,15 +188,16 @@ impl Semaphore {
     #[inline]
     #[track_caller]
     pub fn try_acquire_many(&self, n: u64) -> Result<Permit<'_>, TryAcquireError> {
-        if !self.core.take_uncontended(n) {
-            self.check(n)?;
-            match self.core.try_take(n) {
-                Ok(()) => {}
-                Err(Refusal::Closed) => return Err(TryAcquireError::Closed),
-                Err(Refusal::NotNow) => return Err(TryAcquireError::WouldBlock),
-            }
+        let seat = Seat::find();
+        if self.core.take_uncontended(n) {
+            return Ok(self.permit(seat, n));
         }
-        Ok(self.permit(n))
+        self.check(n)?;
+        match self.core.try_take(n) {
+            Ok(()) => Ok(self.permit(seat, n)),
+            Err(Refusal::Closed) => Err(TryAcquireError::Closed),
+            Err(Refusal::NotNow) => Err(TryAcquireError::WouldBlock),
+        }
     }
 
     /// Waits for `n` permits, but not longer than `timeout`. A zero timeout tries once.
@@ -243,15 +246,16 @@ impl Semaphore {
         n: u64,
         deadline: impl FnOnce() -> Option<Instant>,
     ) -> Result<Permit<'_>, AcquireTimeoutError> {
-        if !self.core.take_uncontended(n) {
-            self.check(n)?;
-            match self.core.take_or_wait(n, deadline()) {
-                Ok(()) => {}
-                Err(Refusal::Closed) => return Err(AcquireTimeoutError::Closed),
-                Err(Refusal::NotNow) => return Err(AcquireTimeoutError::TimedOut),
-            }
+        let seat = Seat::find();
+        if self.core.take_uncontended(n) {
+            return Ok(self.permit(seat, n));
         }
-        Ok(self.permit(n))
+        self.check(n)?;
+        match self.core.take_or_wait(n, deadline()) {
+            Ok(()) => Ok(self.permit(Seat::find(), n)),
+            Err(Refusal::Closed) => Err(AcquireTimeoutError::Closed),
+            Err(Refusal::NotNow) => Err(AcquireTimeoutError::TimedOut),
+        }
     }
 
     /// Asks for a permit without waiting for it: `f` is called with it once it is there.
@@ -429,18 +433,15 @@ impl Semaphore {
 
     fn check(&self, n: u64) -> Result<(), AcquireError> {
         if n > self.core.ceiling {
-            return Err(AcquireError::TooMany {
-                requested: n,
-                ceiling: self.core.ceiling,
-            });
+            return Err(AcquireError::TooMany);
         }
         Ok(())
     }
 
     #[inline]
     #[track_caller]
-    fn permit(&self, n: u64) -> Permit<'_> {
-        Permit::new(self.core.borrow(), n, Location::caller())
+    fn permit(&self, seat: Seat, n: u64) -> Permit<'_> {
+        Permit::new(seat, self.core.borrow(), n, Location::caller())
     }
 }
 

@@ -84,6 +84,17 @@ impl<C: Core> Borrowed<'_, C> {
         self.0.cast()
     }
 
+    /// What [`uncounted`](Self::uncounted) was called on.
+    ///
+    /// # Safety
+    ///
+    /// `core` is the uncounted pointer of an `Anchor<C>`, of which a handle is counted for `'a`, or on
+    /// which a claim stands for as long.
+    #[inline]
+    pub(crate) unsafe fn from_uncounted(core: NonNull<()>) -> Self {
+        Self(core.cast(), PhantomData)
+    }
+
     /// A handle of its own.
     pub(crate) fn to_anchor(self) -> Anchor<C> {
         // SAFETY: the borrowed handle is counted, so the core has not been freed.

@@ -1,15 +1,17 @@
 //! The claim list of a thread.
 //!
 //! A [`Table`] belongs to one thread at a time and is a chain of [`Chunk`]s of 64 [`Slot`]s. A claim
-//! takes the lowest free slot of a chunk (one bit in `active`) and writes what it is; a release
-//! compares the serial number and clears the bit. Both are a handful of plain stores by the owning thread.
+//! takes the lowest free slot and writes what it is, as far as the slot does not say so already; a release
+//! compares a serial number and moves it on. In the steady state that is one store each way: stores are what an atomic
+//! step next to them waits for.
 //!
-//! | serial of a slot | means |
+//! | bits of a serial | hold |
 //! |---|---|
-//! | 0 | free, or being written |
-//! | `n * 64 + index` | the claim that got number `n` of this table |
+//! | 0..6 | the slot's index, always |
+//! | 6 | `LIVE`: the slot holds a claim |
+//! | 7..64 | how many claims the slot has held |
 //!
-//! Serial numbers are never used again in a table, so whoever still has the number of a claim that has
+//! A slot never has the same serial twice, so whoever still has the serial of a claim that has
 //! been reclaimed (a guard that was leaked and is dropped after all) finds another one, and does nothing: a claim
 //! is given back exactly once. Guards are not `Send`, so release and reclaim run on the same
 //! thread and need no atomic step between them.
@@ -29,6 +31,10 @@ use crate::sync::thread;
 use crate::sync::unmodelled::{AtomicPtr, AtomicU64, Mutex, OnceLock, Ordering, fence};
 
 const SLOTS: usize = 64;
+const LIVE: u64 = 64;
+
+/// Below this many slots, looking at each costs less than keeping account of them.
+const FEW: usize = 4;
 
 /// The component's own words about a claim: how many permits, which latch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,9 +73,9 @@ struct Slot {
 }
 
 impl Slot {
-    const fn new() -> Self {
+    const fn new(index: usize) -> Self {
         Self {
-            serial: AtomicU64::new(0),
+            serial: AtomicU64::new(index as u64),
             core: AtomicPtr::new(ptr::null_mut()),
             first: AtomicU64::new(0),
             second: AtomicU64::new(0),
@@ -78,31 +84,95 @@ impl Slot {
             kind: Cell::new(None),
         }
     }
+
+    #[inline]
+    fn is_live(&self) -> bool {
+        self.serial.load(Ordering::Relaxed) & LIVE != 0
+    }
+
+    #[inline]
+    fn core(&self) -> Option<NonNull<()>> {
+        NonNull::new(self.core.load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    fn held(&self) -> Held {
+        Held {
+            first: self.first.load(Ordering::Relaxed),
+            second: self.second.load(Ordering::Relaxed),
+        }
+    }
 }
 
 struct Chunk {
     slots: [Slot; SLOTS],
-    /// Bit `i`: slot `i` holds a claim. The owner's.
-    active: Cell<u64>,
+    /// Every slot below is live. The owner's.
+    low: Cell<usize>,
+    /// No slot from here on is live. The owner's.
+    high: Cell<usize>,
     next: AtomicPtr<Chunk>,
+    /// The table that the chunk is of, set once.
+    table: Cell<Option<&'static Table>>,
 }
 
 impl Chunk {
-    const fn new() -> Self {
+    fn new() -> Self {
         Self {
-            slots: [const { Slot::new() }; SLOTS],
-            active: Cell::new(0),
+            slots: std::array::from_fn(Slot::new),
+            low: Cell::new(0),
+            high: Cell::new(0),
             next: AtomicPtr::new(ptr::null_mut()),
+            table: Cell::new(None),
         }
+    }
+
+    /// The lowest free slot, accounted for as live.
+    #[inline]
+    fn vacancy(&self) -> Option<&Slot> {
+        let low = self.low.get();
+        let slot = self.slots.get(low)?;
+        if slot.is_live() {
+            return self.vacancy_above(low);
+        }
+        if low >= self.high.get() {
+            self.high.set(low + 1);
+        }
+        Some(slot)
+    }
+
+    #[cold]
+    fn vacancy_above(&self, low: usize) -> Option<&Slot> {
+        let free = self.slots[low..].iter().position(|slot| !slot.is_live())?;
+        self.low.set(low + free);
+        self.vacancy()
+    }
+
+    /// Frees a live slot.
+    #[inline]
+    fn vacate(&self, slot: &Slot, serial: u64) {
+        // Adding the bit to itself clears it and counts the claim.
+        slot.serial
+            .store(serial.wrapping_add(LIVE), Ordering::Relaxed);
+        let index = serial as usize % SLOTS;
+        if index < self.low.get() {
+            self.low.set(index);
+        }
+    }
+
+    /// The slots that may be live.
+    #[inline]
+    fn occupied(&self) -> &[Slot] {
+        let mut high = self.high.get();
+        while high > FEW && !self.slots[high - 1].is_live() {
+            high -= 1;
+            self.high.set(high);
+        }
+        &self.slots[..high]
     }
 }
 
 struct Table {
     first: Chunk,
-    /// The chunk that the next claim tries first. The owner's.
-    hint: Cell<*const Chunk>,
-    /// The last number given to a claim. The owner's.
-    numbered: Cell<u64>,
     /// The thread that has the table; 0 while it is pooled. Never used twice.
     thread_id: AtomicU64,
     thread_name: Mutex<Option<String>>,
@@ -128,15 +198,20 @@ fn registry() -> &'static Mutex<Registry> {
 }
 
 crate::sync::local! {
-    /// The calling thread's table. It has no destructor, so claims can be made and released in the
-    /// destructors of other thread-locals.
-    static TABLE: Cell<Option<&'static Table>> = Cell::new(None)
+    /// The chunk of the calling thread's table that the next claim tries first. It has no destructor, so
+    /// claims can be made and released in the destructors of other thread-locals.
+    static CHUNK: Cell<Option<&'static Chunk>> = Cell::new(None)
 }
 
 impl Table {
-    #[inline]
     fn current() -> &'static Self {
-        TABLE.with(Cell::get).unwrap_or_else(Self::register)
+        Self::registered().unwrap_or_else(Self::register)
+    }
+
+    /// The calling thread's table, if it has made claims.
+    #[inline]
+    fn registered() -> Option<&'static Self> {
+        CHUNK.with(Cell::get)?.table.get()
     }
 
     /// Gives the calling thread a table, and asks for the reclaim at its end.
@@ -146,77 +221,76 @@ impl Table {
         let table = registry.free.pop().unwrap_or_else(|| {
             let table: &'static Self = Box::leak(Box::new(Self {
                 first: Chunk::new(),
-                hint: Cell::new(ptr::null()),
-                numbered: Cell::new(0),
                 thread_id: AtomicU64::new(0),
                 thread_name: Mutex::new(None),
             }));
+            table.first.table.set(Some(table));
             registry.all.push(table);
             table
         });
         registry.threads += 1;
-        table.hint.set(&raw const table.first);
         table.thread_id.store(registry.threads, Ordering::Relaxed);
         *table.thread_name.lock() = thread::name();
         drop(registry);
-        TABLE.with(|slot| slot.set(Some(table)));
+        CHUNK.with(|chunk| chunk.set(Some(&table.first)));
         thread::on_exit(reclaim_thread);
         table
     }
 
-    fn chunks(&self) -> impl Iterator<Item = &Chunk> {
+    fn chunks(&'static self) -> impl Iterator<Item = &'static Chunk> {
         std::iter::successors(Some(&self.first), |chunk| {
             // SAFETY: `next` is null or a chunk leaked by `roomy_chunk`, which is never freed.
             unsafe { chunk.next.load(Ordering::Acquire).as_ref() }
         })
     }
 
-    /// A chunk with a free slot, when the hinted one is full.
+    /// A free slot, when the chunk that was tried first is full.
     #[cold]
-    fn roomy_chunk(&self) -> &Chunk {
+    fn seat(&'static self) -> Seat {
         let mut last = &self.first;
         for chunk in self.chunks() {
-            if chunk.active.get() != u64::MAX {
-                return chunk;
+            if let Some(slot) = chunk.vacancy() {
+                CHUNK.with(|first| first.set(Some(chunk)));
+                return Seat { chunk, slot };
             }
             last = chunk;
         }
         let new: &Chunk = Box::leak(Box::new(Chunk::new()));
+        new.table.set(Some(self));
         last.next
             .store(ptr::from_ref(new).cast_mut(), Ordering::Release);
-        new
+        self.seat()
     }
 
-    /// Gives back every claim that is numbered above `mark`.
-    fn reclaim_after(&self, mark: u64) {
-        for chunk in self.chunks() {
-            let mut left = chunk.active.get();
-            while left != 0 {
-                let index = left.trailing_zeros() as usize;
-                left &= left - 1;
-                let slot = &chunk.slots[index];
-                if slot.serial.load(Ordering::Relaxed) / SLOTS as u64 <= mark {
-                    continue;
-                }
-                let core = NonNull::new(slot.core.load(Ordering::Relaxed));
-                let (Some(core), Some(kind)) = (core, slot.kind.get()) else {
-                    continue;
-                };
-                let leak = Leak {
-                    held: Held {
-                        first: slot.first.load(Ordering::Relaxed),
-                        second: slot.second.load(Ordering::Relaxed),
-                    },
-                    // SAFETY: an active slot's location was stored from a `&'static Location`.
-                    acquired_at: unsafe { &*slot.acquired_at.load(Ordering::Relaxed) },
-                    thread: self.thread_name.lock().clone(),
-                };
-                slot.serial.store(0, Ordering::Relaxed);
-                chunk.active.set(chunk.active.get() & !(1 << index));
-                // SAFETY: the slot was active, so the claim is not released, and clearing it
-                // makes this the only time.
-                unsafe { (kind.reclaim)(core, leak) };
+    /// The live slots and their serials.
+    fn live(&'static self) -> impl Iterator<Item = (&'static Chunk, &'static Slot, u64)> {
+        self.chunks().flat_map(|chunk| {
+            chunk.occupied().iter().filter_map(move |slot| {
+                let serial = slot.serial.load(Ordering::Relaxed);
+                (serial & LIVE != 0).then_some((chunk, slot, serial))
+            })
+        })
+    }
+
+    /// Gives back every claim but those that `spares` picks.
+    fn reclaim(&'static self, spares: impl Fn(&Chunk, u64) -> bool) {
+        for (chunk, slot, serial) in self.live() {
+            let (Some(core), Some(kind)) = (slot.core(), slot.kind.get()) else {
+                continue;
+            };
+            if spares(chunk, serial) {
+                continue;
             }
+            let leak = Leak {
+                held: slot.held(),
+                // SAFETY: a live slot's location was stored from a `&'static Location`.
+                acquired_at: unsafe { &*slot.acquired_at.load(Ordering::Relaxed) },
+                thread: self.thread_name.lock().clone(),
+            };
+            chunk.vacate(slot, serial);
+            // SAFETY: the slot was live, so the claim is not released, and vacating it makes this
+            // the only time.
+            unsafe { (kind.reclaim)(core, leak) };
         }
     }
 
@@ -230,8 +304,8 @@ impl Table {
 
 /// Runs when a thread that made claims ends, after its Rust thread-locals.
 fn reclaim_thread() {
-    if let Some(table) = TABLE.with(Cell::take) {
-        table.reclaim_after(0);
+    if let Some(table) = CHUNK.with(Cell::take).and_then(|chunk| chunk.table.get()) {
+        table.reclaim(|_, _| false);
         table.retire();
     }
 }
@@ -244,118 +318,133 @@ pub(crate) struct Claim {
     serial: u64,
 }
 
-impl Claim {
+/// Where the calling thread's next claim goes.
+///
+/// Looked up before the atomic step that takes what is claimed: what comes after that step waits for it.
+#[derive(Clone, Copy)]
+pub(crate) struct Seat {
+    chunk: &'static Chunk,
+    slot: &'static Slot,
+}
+
+impl Seat {
+    #[inline]
+    pub(crate) fn find() -> Self {
+        match CHUNK.with(Cell::get) {
+            Some(chunk) => match chunk.vacancy() {
+                Some(slot) => Self { chunk, slot },
+                None => Table::current().seat(),
+            },
+            None => Table::register().seat(),
+        }
+    }
+
     /// Puts a claim of `held` on `core` on the calling thread's list.
+    ///
+    /// No other claim was made on this thread since the seat was found.
     ///
     /// # Safety
     ///
-    /// `kind.reclaim` may be called with `core` until [`release`](Self::release) has returned what was held.
+    /// `kind.reclaim` may be called with `core` until [`Claim::release`] has returned what was held.
     #[inline]
-    pub(crate) unsafe fn new(
+    pub(crate) unsafe fn claim(
+        self,
         kind: &'static Kind,
         core: NonNull<()>,
         held: Held,
         acquired_at: &'static Location<'static>,
         since: Option<Duration>,
-    ) -> Self {
-        let table = Table::current();
-        // SAFETY: the hint is a chunk of the calling thread's own table.
-        let mut chunk = unsafe { &*table.hint.get() };
-        if chunk.active.get() == u64::MAX {
-            chunk = table.roomy_chunk();
-            table.hint.set(chunk);
-        }
-        let active = chunk.active.get();
-        let index = (!active).trailing_zeros();
-        chunk.active.set(active | (1 << index));
-        let number = table.numbered.get() + 1;
-        table.numbered.set(number);
-        let serial = number * SLOTS as u64 + u64::from(index);
-
-        let slot = &chunk.slots[index as usize % SLOTS];
-        // Pairs with the fence in `holders`: a reader that sees a word written below sees the 0 that
-        // the last release stored, or this serial.
+    ) -> Claim {
+        let Self { chunk, slot } = self;
+        let serial = slot.serial.load(Ordering::Relaxed) + LIVE;
+        // Pairs with the fence in `holders`: a reader that sees a word written below sees the serial
+        // that the last release stored, or this one.
         fence(Ordering::Release);
-        slot.core.store(core.as_ptr(), Ordering::Relaxed);
-        slot.first.store(held.first, Ordering::Relaxed);
-        slot.second.store(held.second, Ordering::Relaxed);
-        slot.acquired_at
-            .store(ptr::from_ref(acquired_at).cast_mut(), Ordering::Relaxed);
-        slot.kind.set(Some(kind));
+        set(&slot.first, held.first);
+        set(&slot.second, held.second);
         if let Some(since) = since {
             slot.since.store(since.as_nanos() as u64, Ordering::Relaxed);
         }
+        let acquired_at = ptr::from_ref(acquired_at).cast_mut();
+        if slot.acquired_at.load(Ordering::Relaxed) != acquired_at {
+            slot.acquired_at.store(acquired_at, Ordering::Relaxed);
+        }
+        if slot.core.load(Ordering::Relaxed) != core.as_ptr() {
+            slot.core.store(core.as_ptr(), Ordering::Relaxed);
+        }
+        // A core's address may come again as another kind's.
+        if !slot.kind.get().is_some_and(|seen| ptr::eq(seen, kind)) {
+            slot.kind.set(Some(kind));
+        }
         slot.serial.store(serial, Ordering::Release);
-        Self {
+        Claim {
             chunk: NonNull::from(chunk),
             serial,
         }
     }
+}
 
+impl Claim {
     #[inline]
-    fn slot(&self) -> Option<(&Chunk, usize, &Slot)> {
+    fn slot(&self) -> Option<(&Chunk, &Slot)> {
         // SAFETY: chunks are never freed. A claim is not `Send`, so unless its serial is gone this
         // is the thread that made it.
         let chunk = unsafe { self.chunk.as_ref() };
-        let index = self.serial as usize % SLOTS;
-        let slot = &chunk.slots[index];
-        (slot.serial.load(Ordering::Relaxed) == self.serial).then_some((chunk, index, slot))
+        let slot = &chunk.slots[self.serial as usize % SLOTS];
+        (slot.serial.load(Ordering::Relaxed) == self.serial).then_some((chunk, slot))
     }
 
     /// Takes the claim off the list, and says what it held. `None`: it has been reclaimed, and there
     /// is nothing for the caller to give back.
     #[inline]
-    pub(crate) fn release(&self) -> Option<Held> {
-        let (chunk, index, slot) = self.slot()?;
-        slot.serial.store(0, Ordering::Relaxed);
-        chunk.active.set(chunk.active.get() & !(1 << index));
-        Some(Held {
-            first: slot.first.load(Ordering::Relaxed),
-            second: slot.second.load(Ordering::Relaxed),
-        })
+    pub(crate) fn release(&self) -> Option<(NonNull<()>, Held)> {
+        let (chunk, slot) = self.slot()?;
+        chunk.vacate(slot, self.serial);
+        Some((slot.core()?, slot.held()))
+    }
+
+    /// The pointer that the claim was made with, unless it has been reclaimed.
+    #[inline]
+    pub(crate) fn core(&self) -> Option<NonNull<()>> {
+        self.slot()?.1.core()
     }
 
     /// What the claim holds, unless it has been reclaimed.
     #[inline]
     pub(crate) fn held(&self) -> Option<Held> {
-        self.slot().map(|(_, _, slot)| Held {
-            first: slot.first.load(Ordering::Relaxed),
-            second: slot.second.load(Ordering::Relaxed),
-        })
+        self.slot().map(|(_, slot)| slot.held())
     }
 
     /// Changes how much the claim holds, unless it has been reclaimed.
     pub(crate) fn set_first(&self, first: u64) -> bool {
         self.slot()
-            .map(|(_, _, slot)| slot.first.store(first, Ordering::Relaxed))
+            .map(|(_, slot)| slot.first.store(first, Ordering::Relaxed))
             .is_some()
     }
 
     /// Where the guard was acquired, unless the claim has been reclaimed.
     pub(crate) fn acquired_at(&self) -> Option<&'static Location<'static>> {
-        self.slot().map(|(_, _, slot)| {
-            // SAFETY: an active slot's location was stored from a `&'static Location`.
+        self.slot().map(|(_, slot)| {
+            // SAFETY: a live slot's location was stored from a `&'static Location`.
             unsafe { &*slot.acquired_at.load(Ordering::Relaxed) }
         })
+    }
+}
+
+/// Stores what is not there yet: a load and a comparison cost less than a store that the next atomic step
+/// waits for.
+#[inline]
+fn set(word: &AtomicU64, value: u64) {
+    if word.load(Ordering::Relaxed) != value {
+        word.store(value, Ordering::Relaxed);
     }
 }
 
 /// Whether the calling thread has a claim on `core`.
 #[inline]
 pub(crate) fn holds(core: NonNull<()>) -> bool {
-    TABLE.with(Cell::get).is_some_and(|table| {
-        table.chunks().any(|chunk| {
-            let mut left = chunk.active.get();
-            while left != 0 {
-                let slot = &chunk.slots[left.trailing_zeros() as usize];
-                if slot.core.load(Ordering::Relaxed) == core.as_ptr() {
-                    return true;
-                }
-                left &= left - 1;
-            }
-            false
-        })
-    })
+    Table::registered()
+        .is_some_and(|table| table.live().any(|(_, slot, _)| slot.core() == Some(core)))
 }
 
 /// A thread, as the owner of something: it can be asked whether it has ended.
@@ -390,10 +479,11 @@ impl std::fmt::Debug for Thread {
     }
 }
 
-/// A place in the calling thread's history of claims.
+/// The claims that the calling thread had at one moment.
 pub(crate) struct Mark {
     table: &'static Table,
-    number: u64,
+    /// Usually empty, and then not allocated.
+    there: Vec<(*const Chunk, u64)>,
 }
 
 impl Mark {
@@ -401,13 +491,17 @@ impl Mark {
         let table = Table::current();
         Self {
             table,
-            number: table.numbered.get(),
+            there: table
+                .live()
+                .map(|(chunk, _, serial)| (ptr::from_ref(chunk), serial))
+                .collect(),
         }
     }
 
     /// Gives back every claim that was made since, and still stands.
     pub(crate) fn reclaim(&self) {
-        self.table.reclaim_after(self.number);
+        self.table
+            .reclaim(|chunk, serial| self.there.contains(&(ptr::from_ref(chunk), serial)));
     }
 }
 
@@ -426,25 +520,22 @@ pub(crate) fn holders(core: NonNull<()>) -> Vec<Seen> {
     let mut seen = Vec::new();
     for table in &registry.all {
         for slot in table.chunks().flat_map(|chunk| &chunk.slots) {
-            // Pairs with the release store of the serial in `Claim::new`.
+            // Pairs with the release store of the serial in `Seat::claim`.
             let serial = slot.serial.load(Ordering::Acquire);
-            if serial == 0 || slot.core.load(Ordering::Relaxed) != core.as_ptr() {
+            if serial & LIVE == 0 || slot.core() != Some(core) {
                 continue;
             }
-            let held = Held {
-                first: slot.first.load(Ordering::Relaxed),
-                second: slot.second.load(Ordering::Relaxed),
-            };
+            let held = slot.held();
             let acquired_at = slot.acquired_at.load(Ordering::Relaxed);
             let since = Duration::from_nanos(slot.since.load(Ordering::Relaxed));
-            // Pairs with the fence in `Claim::new`: the same serial after the reads means that they
+            // Pairs with the fence in `Seat::claim`: the same serial after the reads means that they
             // all belong to it.
             fence(Ordering::Acquire);
             if slot.serial.load(Ordering::Relaxed) == serial {
                 seen.push(Seen {
                     thread: table.thread_name.lock().clone(),
                     held,
-                    // SAFETY: a slot with a serial has a location stored from a `&'static Location`.
+                    // SAFETY: a live slot has a location stored from a `&'static Location`.
                     acquired_at: unsafe { &*acquired_at },
                     since,
                 });

@@ -11,12 +11,13 @@
 //! | step | how | ordering |
 //! |---|---|---|
 //! | take, nobody in line | CAS, if no flag is set | Acquire, pairs with the release |
-//! | release, nobody in line | CAS, if `WAITERS` is not set | Release |
+//! | release | add; then, if `WAITERS` was set, serve the line | Release |
 //! | take past the line | CAS, while the oldest waiter is young ([`PATIENCE`]) and the order is `Eventual` | Acquire |
-//! | join, leave, release with waiters, resize, close | under the queue's lock | the lock |
+//! | join, leave, serve, resize, close | under the queue's lock | the lock |
 //!
 //! `WAITERS` is set by a CAS on the word that showed too few permits, so a release comes either before it,
-//! and is seen, or after it, and goes through the queue: no wake-up is lost.
+//! and is seen, or after it, and serves the line: no wake-up is lost. A permit that is released while somebody
+//! waits is there for all to see, but a newcomer takes it only where it may pass the line.
 //!
 //! Only the head of the line is served. While it is young it is told to try again and competes
 //! with newcomers; then, or from the start under `Fifo`, permits are handed to it, as many as there are, until it has all it wanted.
@@ -381,25 +382,15 @@ impl Core {
         } else {
             Ordering::Release
         };
-        let mut state = self.state.load(Ordering::Relaxed);
-        while state & WAITERS == 0 {
-            match self.state.compare_exchange_weak(
-                state,
-                state.wrapping_add(n << SHIFT),
-                order,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return,
-                Err(seen) => state = seen,
-            }
+        if self.state.fetch_add(n << SHIFT, order) & WAITERS != 0 {
+            self.serve_waiters();
         }
-        self.give_to_waiters(n);
     }
 
     #[cold]
-    fn give_to_waiters(&self, n: u64) {
+    fn serve_waiters(&self) {
         let mut wakes = Wakes::new();
-        self.feed(&mut self.queue.lock(), n, None, &mut wakes);
+        self.feed(&mut self.queue.lock(), 0, None, &mut wakes);
         wakes.deliver();
     }
 

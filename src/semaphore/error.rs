@@ -8,13 +8,8 @@ use std::fmt;
 pub enum AcquireError {
     /// The semaphore was closed.
     Closed,
-    /// More permits than the semaphore can ever have.
-    TooMany {
-        /// What was asked for.
-        requested: u64,
-        /// The builder's ceiling.
-        ceiling: u64,
-    },
+    /// More permits than the builder's `max_permits`, which no `set_max` can reach.
+    TooMany,
 }
 
 /// Why [`try_acquire`](super::Semaphore::try_acquire) gave no permit.
@@ -25,13 +20,8 @@ pub enum TryAcquireError {
     WouldBlock,
     /// The semaphore was closed.
     Closed,
-    /// More permits than the semaphore can ever have.
-    TooMany {
-        /// What was asked for.
-        requested: u64,
-        /// The builder's ceiling.
-        ceiling: u64,
-    },
+    /// More permits than the builder's `max_permits`, which no `set_max` can reach.
+    TooMany,
 }
 
 /// Why [`acquire_timeout`](super::Semaphore::acquire_timeout) gave no permit. None was taken, and none will be.
@@ -42,30 +32,20 @@ pub enum AcquireTimeoutError {
     TimedOut,
     /// The semaphore was closed.
     Closed,
-    /// More permits than the semaphore can ever have.
-    TooMany {
-        /// What was asked for.
-        requested: u64,
-        /// The builder's ceiling.
-        ceiling: u64,
-    },
+    /// More permits than the builder's `max_permits`, which no `set_max` can reach.
+    TooMany,
 }
 
 const CLOSED: &str = "the semaphore is closed";
 
-fn too_many(f: &mut fmt::Formatter<'_>, requested: u64, ceiling: u64) -> fmt::Result {
-    write!(
-        f,
-        "{requested} permits were asked for, and the semaphore can have {ceiling} at most: \
-         ask for fewer, or raise `max_permits` in its builder"
-    )
-}
+const TOO_MANY: &str = "more permits were asked for than the semaphore can ever have: \
+     ask for fewer, or raise `max_permits` in its builder";
 
 impl fmt::Display for AcquireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Closed => f.write_str(CLOSED),
-            Self::TooMany { requested, ceiling } => too_many(f, requested, ceiling),
+            Self::TooMany => f.write_str(TOO_MANY),
         }
     }
 }
@@ -75,7 +55,7 @@ impl fmt::Display for TryAcquireError {
         match *self {
             Self::WouldBlock => f.write_str("no permit is free"),
             Self::Closed => f.write_str(CLOSED),
-            Self::TooMany { requested, ceiling } => too_many(f, requested, ceiling),
+            Self::TooMany => f.write_str(TOO_MANY),
         }
     }
 }
@@ -85,7 +65,7 @@ impl fmt::Display for AcquireTimeoutError {
         match *self {
             Self::TimedOut => f.write_str("no permit came free in time"),
             Self::Closed => f.write_str(CLOSED),
-            Self::TooMany { requested, ceiling } => too_many(f, requested, ceiling),
+            Self::TooMany => f.write_str(TOO_MANY),
         }
     }
 }
@@ -98,7 +78,7 @@ impl From<AcquireError> for TryAcquireError {
     fn from(error: AcquireError) -> Self {
         match error {
             AcquireError::Closed => Self::Closed,
-            AcquireError::TooMany { requested, ceiling } => Self::TooMany { requested, ceiling },
+            AcquireError::TooMany => Self::TooMany,
         }
     }
 }
@@ -107,7 +87,7 @@ impl From<AcquireError> for AcquireTimeoutError {
     fn from(error: AcquireError) -> Self {
         match error {
             AcquireError::Closed => Self::Closed,
-            AcquireError::TooMany { requested, ceiling } => Self::TooMany { requested, ceiling },
+            AcquireError::TooMany => Self::TooMany,
         }
     }
 }

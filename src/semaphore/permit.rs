@@ -1,15 +1,15 @@
 //! The guards: what owns permits, and gives them back.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::panic::Location;
 use std::ptr::NonNull;
 
 use crate::holder::LeakReport;
 use crate::holder::anchor::{self, Anchor, Borrowed};
-use crate::holder::claim::{Claim, Held, Kind, Leak};
+use crate::holder::claim::{Claim, Held, Kind, Leak, Seat};
 use crate::holder::courier;
 use crate::os::clock;
-use crate::waiter::Wakes;
 
 use super::core::Core;
 
@@ -24,7 +24,7 @@ static PERMITS: Kind = Kind {
 #[allow(unsafe_code)]
 unsafe fn take_back_leaked(core: NonNull<()>, leak: Leak) {
     let permits = leak.held.first;
-    let take_back = |core: &Anchor<Core>| -> (Wakes<_>, _) {
+    let take_back = |core: &Anchor<Core>| {
         (
             core.give_leaked(permits),
             (core.on_leak.clone(), core.name.clone()),
@@ -49,7 +49,12 @@ unsafe fn take_back_leaked(core: NonNull<()>, leak: Leak) {
 /// Puts `permits` that have been taken on the calling thread's list.
 #[inline]
 #[allow(unsafe_code)]
-fn claim(core: Borrowed<'_, Core>, permits: u64, acquired_at: &'static Location<'static>) -> Claim {
+fn claim(
+    seat: Seat,
+    core: Borrowed<'_, Core>,
+    permits: u64,
+    acquired_at: &'static Location<'static>,
+) -> Claim {
     let held = Held {
         first: permits,
         second: 0,
@@ -57,7 +62,30 @@ fn claim(core: Borrowed<'_, Core>, permits: u64, acquired_at: &'static Location<
     let since = core.tracks_holders.then(clock::coarse);
     // SAFETY: the permits are taken, so the core is not idle and outlives its handles until they are
     // given back: by the guard after `release` has returned them, or by the reclaim.
-    unsafe { Claim::new(&PERMITS, core.uncounted(), held, acquired_at, since) }
+    unsafe { seat.claim(&PERMITS, core.uncounted(), held, acquired_at, since) }
+}
+
+/// The semaphore that a claim made by [`claim`] is on, while it stands.
+#[inline]
+#[allow(unsafe_code)]
+fn core_of(claim: &Claim) -> Option<Borrowed<'_, Core>> {
+    // SAFETY: `claim` took the pointer from a borrowed handle on a `Core`, and the claim stands for as long
+    // as it is borrowed: what could reclaim it runs on this thread, after the borrow.
+    claim
+        .core()
+        .map(|core| unsafe { Borrowed::from_uncounted(core) })
+}
+
+/// Gives back what a guard holds, if it has not been reclaimed.
+#[inline]
+#[allow(unsafe_code)]
+fn give_back(claim: &Claim) {
+    if let Some((core, held)) = claim.release() {
+        // SAFETY: `claim` took the pointer from a borrowed handle on a `Core`, which the guard that
+        // is being dropped keeps counted: by its lifetime, or as a field.
+        let core: Borrowed<'_, Core> = unsafe { Borrowed::from_uncounted(core) };
+        core.give(held.first);
+    }
 }
 
 /// Permits of a [`Semaphore`](super::Semaphore), given back when dropped.
@@ -77,20 +105,21 @@ fn claim(core: Borrowed<'_, Core>, permits: u64, acquired_at: &'static Location<
 /// ```
 #[must_use = "a permit is given back when it is dropped"]
 pub struct Permit<'a> {
-    core: Borrowed<'a, Core>,
     claim: Claim,
+    semaphore: PhantomData<&'a Anchor<Core>>,
 }
 
 impl<'a> Permit<'a> {
     #[inline]
     pub(super) fn new(
+        seat: Seat,
         core: Borrowed<'a, Core>,
         permits: u64,
         acquired_at: &'static Location<'static>,
     ) -> Self {
         Self {
-            core,
-            claim: claim(core, permits, acquired_at),
+            claim: claim(seat, core, permits, acquired_at),
+            semaphore: PhantomData,
         }
     }
 
@@ -112,8 +141,12 @@ impl<'a> Permit<'a> {
     pub fn split(&mut self, n: u64) -> Option<Permit<'a>> {
         let rest = self.count().checked_sub(n)?;
         let acquired_at = self.claim.acquired_at()?;
+        let part = Self {
+            claim: claim(Seat::find(), core_of(&self.claim)?, n, acquired_at),
+            semaphore: PhantomData,
+        };
         self.claim.set_first(rest);
-        Some(Permit::new(self.core, n, acquired_at))
+        Some(part)
     }
 
     /// Takes over the permits of `other`.
@@ -122,16 +155,12 @@ impl<'a> Permit<'a> {
     ///
     /// If the two are of different semaphores.
     pub fn merge(&mut self, other: Permit<'a>) {
-        assert!(
-            self.core.uncounted() == other.core.uncounted(),
-            "permits of two semaphores cannot be merged"
-        );
-        // Either may have been reclaimed, and then has nothing to give or nowhere to put it.
-        let count = self.count();
-        if self.claim.held().is_some()
-            && let Some(held) = other.claim.release()
-        {
-            self.claim.set_first(count + held.first);
+        // One that has been reclaimed has nothing to give, or nowhere to put it.
+        if let (Some(core), Some(others)) = (self.claim.core(), other.claim.core()) {
+            assert!(core == others, "permits of two semaphores cannot be merged");
+            let count = self.count() + other.count();
+            other.claim.release();
+            self.claim.set_first(count);
         }
     }
 
@@ -147,8 +176,11 @@ impl<'a> Permit<'a> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn forget(self) {
-        if let Some(held) = self.claim.release() {
-            self.core.forget(held.first);
+        if let Some(core) = core_of(&self.claim) {
+            let core = core.to_anchor();
+            let permits = self.count();
+            self.claim.release();
+            core.forget(permits);
         }
     }
 
@@ -156,28 +188,30 @@ impl<'a> Permit<'a> {
     ///
     /// Permits that are leaked while detached are not reclaimed by any thread's end.
     pub fn detach(self) -> SendPermit {
-        let permits = self.claim.release().map_or(0, |held| held.first);
-        SendPermit::new(self.core.to_anchor(), permits)
+        detach(&self.claim)
     }
 
     /// Gives the guard a handle of its own, so that it need not borrow the semaphore. It stays bound to this thread.
     pub fn into_owned(self) -> OwnedPermit {
         let acquired_at = self.claim.acquired_at();
-        let permits = self.claim.release().map_or(0, |held| held.first);
         OwnedPermit::new(
-            self.core.to_anchor(),
-            permits,
+            detach(&self.claim),
             acquired_at.unwrap_or(Location::caller()),
         )
     }
 }
 
+/// Takes permits off the thread's list and gives them a handle of their own.
+fn detach(claim: &Claim) -> SendPermit {
+    let core = core_of(claim).map(Borrowed::to_anchor);
+    let permits = claim.release().map_or(0, |(_, held)| held.first);
+    SendPermit { core, permits }
+}
+
 impl Drop for Permit<'_> {
     #[inline]
     fn drop(&mut self) {
-        if let Some(held) = self.claim.release() {
-            self.core.give(held.first);
-        }
+        give_back(&self.claim);
     }
 }
 
@@ -204,35 +238,40 @@ impl fmt::Debug for Permit<'_> {
 /// ```
 #[must_use = "a permit is given back when it is dropped"]
 pub struct OwnedPermit {
-    // Released first; the handle goes after that.
-    claim: Claim,
-    core: Anchor<Core>,
+    /// `None`: there was nothing left to own.
+    claim: Option<Claim>,
+    /// Released after the claim: `Drop::drop` comes before the fields'.
+    _core: Option<Anchor<Core>>,
 }
 
 impl OwnedPermit {
-    fn new(core: Anchor<Core>, permits: u64, acquired_at: &'static Location<'static>) -> Self {
+    fn new(mut permit: SendPermit, acquired_at: &'static Location<'static>) -> Self {
+        let permits = std::mem::take(&mut permit.permits);
+        let core = permit.core.take();
         Self {
-            claim: claim(core.borrow(), permits, acquired_at),
-            core,
+            claim: core
+                .as_ref()
+                .map(|core| claim(Seat::find(), core.borrow(), permits, acquired_at)),
+            _core: core,
         }
     }
 
     /// How many permits this holds; 0 if they have been reclaimed by [`holder::scope`](crate::holder::scope).
     pub fn count(&self) -> u64 {
-        self.claim.held().map_or(0, |held| held.first)
+        let held = self.claim.as_ref().and_then(Claim::held);
+        held.map_or(0, |held| held.first)
     }
 
     /// Unbinds the permits from this thread, as [`Permit::detach`].
     pub fn detach(self) -> SendPermit {
-        let permits = self.claim.release().map_or(0, |held| held.first);
-        SendPermit::new(self.core.clone(), permits)
+        self.claim.as_ref().map_or_else(SendPermit::empty, detach)
     }
 }
 
 impl Drop for OwnedPermit {
     fn drop(&mut self) {
-        if let Some(held) = self.claim.release() {
-            self.core.give(held.first);
+        if let Some(claim) = &self.claim {
+            give_back(claim);
         }
     }
 }
@@ -264,13 +303,24 @@ impl fmt::Debug for OwnedPermit {
 /// ```
 #[must_use = "a permit is given back when it is dropped"]
 pub struct SendPermit {
-    core: Anchor<Core>,
+    /// `None`: there are no permits either.
+    core: Option<Anchor<Core>>,
     permits: u64,
 }
 
 impl SendPermit {
     pub(super) fn new(core: Anchor<Core>, permits: u64) -> Self {
-        Self { core, permits }
+        Self {
+            core: Some(core),
+            permits,
+        }
+    }
+
+    fn empty() -> Self {
+        Self {
+            core: None,
+            permits: 0,
+        }
     }
 
     /// How many permits this holds.
@@ -280,16 +330,15 @@ impl SendPermit {
 
     /// Binds the permits to the calling thread.
     #[track_caller]
-    pub fn attach(mut self) -> OwnedPermit {
-        let permits = std::mem::take(&mut self.permits);
-        OwnedPermit::new(self.core.clone(), permits, Location::caller())
+    pub fn attach(self) -> OwnedPermit {
+        OwnedPermit::new(self, Location::caller())
     }
 }
 
 impl Drop for SendPermit {
     fn drop(&mut self) {
-        if self.permits > 0 {
-            self.core.give(self.permits);
+        if let Some(core) = &self.core {
+            core.give(self.permits);
         }
     }
 }
