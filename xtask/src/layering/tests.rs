@@ -25,7 +25,7 @@ fn reserved_names_are_found_wherever_they_stand() {
     assert_eq!(lines("latch.rs", "use std::sync::Arc;"), [1]);
     assert_eq!(
         lines("latch.rs", "\nuse std::{fmt, thread::{self, Thread}};"),
-        [2]
+        [2, 2]
     );
     assert_eq!(
         lines(
