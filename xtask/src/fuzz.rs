@@ -55,7 +55,11 @@ pub(crate) fn run(workspace: &Workspace, target: Option<&str>, seconds: u64) -> 
         bail!("{missing}");
     }
     std::fs::create_dir_all(corpus(workspace, target))?;
+    // The first directory takes what is found; the kept corpus only seeds it, and stays small.
+    let found = workspace.target.join("fuzz-corpus").join(target);
+    std::fs::create_dir_all(&found)?;
     cargo_fuzz(workspace, target)
+        .arg(found.to_string_lossy())
         .arg(format!("corpus/{target}"))
         .arg("--")
         .arg(format!("-max_total_time={seconds}"))

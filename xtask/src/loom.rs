@@ -207,7 +207,7 @@ impl Runner<'_> {
         let mut caught: Vec<&Seeded> = Vec::new();
         for (line, end) in chosen.iter().zip(&ends) {
             let verdict = match end.exit {
-                Exit::Success => "NOT caught".to_owned(),
+                Exit::Success => "passes: not found by this model".to_owned(),
                 Exit::TimedOut if line.may_hang => {
                     format!("hang: killed after {} s", MUTANT_LIMIT.as_secs())
                 }
