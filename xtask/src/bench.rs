@@ -11,8 +11,8 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<ExitCode> {
     if !workspace.root.join("benches/src/main.rs").exists() {
         anyhow::bail!("there are no benches yet: benches/src/main.rs does not exist");
     }
-    // Without a name the benches list theirs.
-    let listing = ["--list".to_owned()];
+    // The benches' own help lists their names.
+    let listing = ["--help".to_owned()];
     let args = if args.is_empty() { &listing } else { args };
     Program::cargo()
         .words("run --release -p latchwork-benches --features peers --")

@@ -75,7 +75,7 @@ pub(crate) fn run(
                 .with_context(|| format!("cannot read {MUTANTS_FILE}"))?;
             seeded = mutants::parse(&text)?;
             let in_source = layering::mutants_in_source(workspace)?;
-            let wrong = mutants::mismatches(&seeded, &models, &in_source, &[sanitize::MUTANT]);
+            let wrong = mutants::mismatches(&seeded, &models, &in_source, &sanitize::mutants());
             if !wrong.is_empty() {
                 return Err(failed(format!("{MUTANTS_FILE}:\n  {}", wrong.join("\n  "))));
             }

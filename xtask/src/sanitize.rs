@@ -23,12 +23,16 @@ pub(crate) struct Sanitizer {
     storms: &'static str,
     /// Tests that are no storms and run under it all the same.
     others: &'static [&'static str],
-    /// A seeded bug that it must report in a test: the mutant, the test, and the report's words.
-    must_catch: Option<(&'static str, &'static str, &'static str)>,
+    /// The seeded bugs that it must report.
+    must_catch: &'static [Caught],
 }
 
-/// A release of the semaphore that publishes nothing: only TSan sees it on the slept path.
-pub(crate) const MUTANT: &str = "semaphore-relaxed-release";
+struct Caught {
+    mutant: &'static str,
+    test: &'static str,
+    /// Words of the report.
+    report: &'static str,
+}
 
 pub(crate) const THREAD: Sanitizer = Sanitizer {
     name: "tsan",
@@ -37,11 +41,12 @@ pub(crate) const THREAD: Sanitizer = Sanitizer {
     suppressions: Some("xtask/tsan-suppressions.txt"),
     storms: "",
     others: &[],
-    must_catch: Some((
-        MUTANT,
-        "semaphore_storm",
-        "WARNING: ThreadSanitizer: data race",
-    )),
+    // A release that publishes nothing: loom's model of a sleep hides it.
+    must_catch: &[Caught {
+        mutant: "semaphore-relaxed-release",
+        test: "semaphore_storm",
+        report: "WARNING: ThreadSanitizer: data race",
+    }],
 };
 
 pub(crate) const ADDRESS: Sanitizer = Sanitizer {
@@ -52,7 +57,7 @@ pub(crate) const ADDRESS: Sanitizer = Sanitizer {
     suppressions: None,
     storms: "leak_storm",
     others: &[],
-    must_catch: None,
+    must_catch: &[],
 };
 
 // With an explicit target, build scripts and procedural macros are not instrumented.
@@ -141,27 +146,34 @@ pub(crate) fn run(
     };
     storm::run_all(&binaries, LIMIT, set_up)?;
 
-    match sanitizer.must_catch {
-        Some((mutant, test, report)) if chosen.iter().any(|chosen| *chosen == test) => {
-            let binary = binaries.iter().find(|binary| binary.name == test);
-            let binary = binary.with_context(|| format!("no test binary `{test}` was built"))?;
-            catch(binary, mutant, report, set_up)?;
+    for caught in sanitizer.must_catch {
+        if chosen.iter().any(|test| *test == caught.test) {
+            let binary = binaries.iter().find(|binary| binary.name == caught.test);
+            let binary =
+                binary.with_context(|| format!("no test binary `{}` was built", caught.test))?;
+            catch(binary, caught, set_up)?;
+        } else {
+            println!(
+                "SKIP the mutant {}: tests/{}.rs is absent or was not chosen",
+                caught.mutant, caught.test
+            );
         }
-        Some((mutant, test, _)) => {
-            println!("SKIP the mutant {mutant}: tests/{test}.rs is absent or was not chosen")
-        }
-        None => {}
     }
     Ok(Outcome::Passed)
 }
 
+/// The mutants that a sanitizer must catch, and loom need not.
+pub(crate) fn mutants() -> Vec<&'static str> {
+    [&THREAD, &ADDRESS]
+        .iter()
+        .flat_map(|sanitizer| sanitizer.must_catch)
+        .map(|caught| caught.mutant)
+        .collect()
+}
+
 /// The sanitizer must report the seeded bug.
-fn catch(
-    binary: &TestBinary,
-    mutant: &str,
-    report: &str,
-    set_up: impl Fn(Program) -> Program,
-) -> Result<()> {
+fn catch(binary: &TestBinary, caught: &Caught, set_up: impl Fn(Program) -> Program) -> Result<()> {
+    let Caught { mutant, report, .. } = *caught;
     let program = || set_up(binary.program()).env("LATCHWORK_MUTANT", mutant);
     let line = program().to_string();
     println!("$ {line}");
