@@ -1,2 +1,147 @@
 //! The project's own commands: `cargo xtask help` lists them.
-fn main() {}
+//!
+//! One file a command family. What they share: [`process`] runs programs and says how to rerun
+//! them, [`workspace`] knows the packages, features and tools, [`report`] prints tables.
+
+mod bench;
+mod crash;
+mod downstream;
+mod fuzz;
+mod layering;
+mod loom;
+mod mutants;
+mod process;
+mod report;
+mod sanitize;
+mod steps;
+mod storm;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use lexopt::prelude::*;
+
+use crate::workspace::Workspace;
+
+const HELP: &str = "\
+latchwork's own commands
+
+USAGE: cargo xtask <COMMAND>
+
+  test [STEP…] [--list] [--fail-fast]   every check that CI makes, or the chosen ones
+  loom [NAME] [--deep] [--mutants]      the loom models; --deep: preemption bound 3 instead of 2;
+                                        --mutants: also that every seeded bug is caught
+  downstream                            a user's own model over our types, with and without its bug
+  storm [NAME] [--full]                 the storm tests in release; --full: as long as they run by themselves
+  bench [NAME] [--quick] […]            a comparison with the peers; without a NAME: their names
+  fuzz [TARGET] [--seconds N]           fuzz a target (60 s unless told); without a TARGET: their names
+  tsan | asan [NAME]                    the storm tests under a sanitizer (nightly), and its seeded bug
+  crash NAME [--full]                   the crash suites
+  layering                              who may name and import whom in src/
+  help                                  this text
+
+NAME selects everything whose name contains it.
+Exit status: 0 all passed, 1 something failed, 2 the command line or the set-up is wrong.
+";
+
+fn main() -> ExitCode {
+    match dispatch() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            if let Some(failed) = error.downcast_ref::<process::Failed>() {
+                eprintln!("rerun: {}", failed.command);
+                ExitCode::from(1)
+            } else if error.is::<report::CheckFailed>() {
+                ExitCode::from(1)
+            } else {
+                ExitCode::from(2)
+            }
+        }
+    }
+}
+
+fn dispatch() -> Result<ExitCode> {
+    let mut parser = lexopt::Parser::from_env();
+    let command = match parser.next()? {
+        Some(Value(word)) => word.string()?,
+        Some(Long("help") | Short('h')) | None => "help".to_owned(),
+        Some(other) => return Err(other.unexpected().into()),
+    };
+    if command == "help" {
+        print!("{HELP}");
+        return Ok(ExitCode::SUCCESS);
+    }
+
+    // `bench` hands everything behind its name to the benches.
+    if command == "bench" {
+        let args = parser
+            .raw_args()?
+            .map(|arg| arg.string())
+            .collect::<Result<Vec<_>, _>>()?;
+        return bench::run(&Workspace::load()?, &args);
+    }
+
+    let mut words = Vec::new();
+    let mut flags = Flags::default();
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Value(word) => words.push(word.string()?),
+            Long("list") if command == "test" => flags.list = true,
+            Long("fail-fast") if command == "test" => flags.fail_fast = true,
+            Long("deep") if command == "loom" => flags.deep = true,
+            Long("mutants") if command == "loom" => flags.mutants = true,
+            Long("full") if matches!(command.as_str(), "storm" | "crash") => flags.full = true,
+            Long("seconds") if command == "fuzz" => flags.seconds = parser.value()?.parse()?,
+            Long("help") | Short('h') => {
+                print!("{HELP}");
+                return Ok(ExitCode::SUCCESS);
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if words.len() > 1 && command != "test" {
+        bail!("`cargo xtask {command}` takes one name, not {words:?}; see `cargo xtask help`");
+    }
+    let name = words.first().map(String::as_str);
+    let workspace = Workspace::load()?;
+    let outcome = match command.as_str() {
+        "test" => return steps::run(&workspace, &words, flags.list, flags.fail_fast),
+        "crash" => return Err(crash::run(name)),
+        "loom" => loom::run(&workspace, name, flags.deep, flags.mutants)?,
+        "downstream" => downstream::run(&workspace)?,
+        "storm" => storm::run(&workspace, name, flags.full)?,
+        "fuzz" => return fuzz::run(&workspace, name, flags.seconds),
+        "tsan" => sanitize::run(&workspace, &sanitize::THREAD, name)?,
+        "asan" => sanitize::run(&workspace, &sanitize::ADDRESS, name)?,
+        "layering" => layering::run(&workspace)?,
+        unknown => bail!("no command `{unknown}`; see `cargo xtask help`"),
+    };
+    if let report::Outcome::Skipped(why) = outcome {
+        println!("SKIP {command}: {why}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Flags {
+    list: bool,
+    fail_fast: bool,
+    deep: bool,
+    mutants: bool,
+    full: bool,
+    seconds: u64,
+}
+
+impl Default for Flags {
+    fn default() -> Self {
+        Flags {
+            list: false,
+            fail_fast: false,
+            deep: false,
+            mutants: false,
+            full: false,
+            seconds: 60,
+        }
+    }
+}

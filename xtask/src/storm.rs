@@ -1,0 +1,89 @@
+//! `cargo xtask storm`: the random, many-threaded integration tests, optimised.
+//!
+//! They are `tests/*_storm.rs`; the environment variable `LATCHWORK_STORM` (`short` or `full`)
+//! tells them how long to go on.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::process::Program;
+use crate::report::{Outcome, count, failed, seconds, skipped};
+use crate::workspace::{LIBRARY, TestBinary, Workspace};
+
+const SHORT_LIMIT: Duration = Duration::from_secs(300);
+const FULL_LIMIT: Duration = Duration::from_secs(2 * 3600);
+
+/// The names of the storm tests.
+pub(crate) fn names(workspace: &Workspace) -> Result<Vec<String>> {
+    let mut names = workspace.targets("test")?;
+    names.retain(|name| name.ends_with("_storm"));
+    Ok(names)
+}
+
+pub(crate) fn run(workspace: &Workspace, name: Option<&str>, full: bool) -> Result<Outcome> {
+    let all = names(workspace)?;
+    if all.is_empty() {
+        return skipped("there is no tests/*_storm.rs yet");
+    }
+    let chosen: Vec<String> = all
+        .iter()
+        .filter(|test| name.is_none_or(|name| test.contains(name)))
+        .cloned()
+        .collect();
+    if chosen.is_empty() {
+        return Err(failed(format!(
+            "no storm test matches; there are: {}",
+            all.join(", ")
+        )));
+    }
+    let build = Program::cargo()
+        .words("test --release --all-features")
+        .args(["-p", LIBRARY]);
+    let binaries = workspace.build_tests(
+        chosen
+            .iter()
+            .fold(build, |build, test| build.args(["--test", test])),
+    )?;
+    let (length, limit) = if full {
+        ("full", FULL_LIMIT)
+    } else {
+        ("short", SHORT_LIMIT)
+    };
+    run_all(&binaries, limit, |program| {
+        program.env("LATCHWORK_STORM", length)
+    })
+}
+
+/// Runs test binaries one after the other, each bounded by `limit`; all run even if one fails.
+pub(crate) fn run_all(
+    binaries: &[TestBinary],
+    limit: Duration,
+    set_up: impl Fn(Program) -> Program,
+) -> Result<Outcome> {
+    let mut failures = Vec::new();
+    for binary in binaries {
+        match set_up(binary.program()).run_bounded(limit) {
+            Ok(end) => {
+                let result = end
+                    .stdout
+                    .lines()
+                    .rev()
+                    .find(|line| line.starts_with("test result"))
+                    .unwrap_or("ok");
+                println!("{}: {result} ({})", binary.name, seconds(end.elapsed));
+            }
+            Err(error) => {
+                println!("{}: FAILED", binary.name);
+                failures.push(error);
+            }
+        }
+    }
+    match failures.len() {
+        0 => Ok(Outcome::Passed),
+        1 => Err(failures.remove(0)),
+        more => Err(failures
+            .remove(0)
+            .context(format!("{} failed, first", count(more, "test program")))),
+    }
+}
