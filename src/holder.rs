@@ -7,9 +7,10 @@
 //!
 //! | part | is |
 //! |---|---|
-//! | [`claim`] | the list: 64 slots a block, one bit a slot, no allocation a claim |
-//! | [`anchor`] | the reference-counted core that a leaked guard may outlive its handles by |
-//! | [`courier`] | the library's thread that runs user code on behalf of an ending thread |
+//! | `claim` | the list: blocks of 64 slots, no allocation a claim |
+//! | `anchor` | the reference-counted core, which a leaked guard may keep when all its handles are gone |
+//! | `bound` | a claim on such a core, as the guards own it |
+//! | `courier` | the library's thread that runs user code on behalf of an ending thread |
 //!
 //! Reclaim runs after all Rust thread-locals of the thread have been destroyed, so a guard that
 //! sits in a thread-local is dropped by its owner first. It gives back counts and latches, never
@@ -19,11 +20,13 @@
 //! [`std::thread::scope`] may return before thread-local destructors, and so before reclaim, have run.
 
 pub(crate) mod anchor;
+pub(crate) mod bound;
 pub(crate) mod claim;
 pub(crate) mod courier;
 
 use std::panic::Location;
-use std::sync::Arc;
+
+use crate::sync::unmodelled::Arc;
 
 /// A claim that came back from a leaked guard: what an `on_leak` handler is told.
 ///

@@ -29,7 +29,6 @@ use crate::holder::claim::{self, Seat};
 use crate::holder::courier;
 use crate::os::clock;
 use crate::sync::time::{Instant, now};
-use crate::sync::unmodelled::Ordering;
 use crate::waiter::{Callback, Delivery, Pending, WaitHistogram};
 
 use self::core::{Core, Refusal};
@@ -379,7 +378,7 @@ impl Semaphore {
 
     /// How many requests wait.
     pub fn waiters(&self) -> usize {
-        self.core.counters.waiters.load(Ordering::Relaxed) as usize
+        self.core.counters.waiters.get() as usize
     }
 
     /// Refuses everybody who waits, and everybody who asks from now on. Permits that run finish.
@@ -425,9 +424,9 @@ impl Semaphore {
             available: self.available(),
             waiters: self.waiters(),
             waits: counters.waits.read(),
-            timeouts: counters.timeouts.load(Ordering::Relaxed),
-            hand_offs: counters.hand_offs.load(Ordering::Relaxed),
-            leaked: counters.leaked.load(Ordering::Relaxed),
+            timeouts: counters.timeouts.get(),
+            hand_offs: counters.hand_offs.get(),
+            leaked: counters.leaked.get(),
         }
     }
 

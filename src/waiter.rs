@@ -13,11 +13,13 @@
 //! the lock, and a callback runs outside it. A wake that comes late goes to a parker that is still
 //! there, since it is counted, and at worst wakes its thread once for nothing.
 
+mod counter;
 mod histogram;
 mod line;
 mod parker;
 mod pending;
 
+pub(crate) use counter::{Counter, Gauge};
 pub(crate) use histogram::Recorder;
 pub use histogram::WaitHistogram;
 pub(crate) use line::{Key, Line, Slab};
@@ -26,10 +28,15 @@ pub(crate) use pending::Delivery;
 pub use pending::Pending;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use crate::holder::courier;
 use crate::sync::Arc;
 use crate::sync::mutant;
+
+/// How long the oldest waiter lets newcomers pass it where the order is eventually fair: parking_lot's half
+/// millisecond, enough to run hot for a while, too short for anybody to notice.
+pub(crate) const PATIENCE: Duration = Duration::from_micros(500);
 
 /// Who waits.
 pub(crate) enum Waiter<T> {

@@ -367,10 +367,34 @@ fn splitting_and_merging_conserve_permits() {
     assert!(permit.split(5).is_none());
     permit.merge(part);
     assert_eq!((permit.count(), semaphore.available()), (7, 3));
-    let empty = permit.split(0).unwrap();
-    drop(empty);
+    let nothing = permit.split(0).unwrap();
+    assert_eq!(nothing.count(), 0);
+    let all = permit.split(7).unwrap();
+    assert_eq!((permit.count(), all.count()), (0, 7));
+    permit.merge(all);
+    assert_eq!(permit.count(), 7);
     drop(permit);
     assert_eq!(semaphore.available(), 10);
+}
+
+#[test]
+fn no_permits_at_all_are_always_there_and_outlive_everything() {
+    // An empty message under a byte budget. Leaked, it must not keep or touch the semaphore.
+    let semaphore = Semaphore::new(1).unwrap();
+    let held = semaphore.acquire().unwrap();
+    thread::spawn(|| {
+        let other = Semaphore::new(1).unwrap();
+        std::mem::forget(other.acquire_many(0).unwrap());
+        let mut one = other.acquire().unwrap();
+        drop(one.split(1));
+        std::mem::forget(one);
+    })
+    .join()
+    .unwrap();
+    let nothing = semaphore.acquire_many(0).unwrap();
+    assert_eq!((nothing.count(), semaphore.current()), (0, 1));
+    drop(nothing.detach().attach());
+    drop(held);
 }
 
 #[test]

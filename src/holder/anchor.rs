@@ -115,6 +115,12 @@ impl<C: Core> Deref for Borrowed<'_, C> {
     }
 }
 
+impl<C: Core> std::fmt::Debug for Anchor<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Anchor").field(&self.0).finish()
+    }
+}
+
 impl<C: Core> Deref for Anchor<C> {
     type Target = C;
 

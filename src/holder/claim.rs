@@ -33,6 +33,9 @@ use crate::sync::unmodelled::{AtomicPtr, AtomicU64, Mutex, OnceLock, Ordering, f
 const SLOTS: usize = 64;
 const LIVE: u64 = 64;
 
+/// A serial that no slot gets to.
+const NEVER: u64 = u64::MAX;
+
 /// Below this many slots, looking at each costs less than keeping account of them.
 const FEW: usize = 4;
 
@@ -336,6 +339,14 @@ impl Seat {
                 None => Table::current().seat(),
             },
             None => Table::register().seat(),
+        }
+    }
+
+    /// A claim that holds nothing, stands on no list, and is as good as reclaimed.
+    pub(crate) fn nothing(self) -> Claim {
+        Claim {
+            chunk: NonNull::from(self.chunk),
+            serial: NEVER,
         }
     }
 

@@ -1,11 +1,12 @@
 //! Timed futex waits on private memory.
 
-use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::thread::futex::{Flags, wait};
 use rustix::time::Timespec;
+
+use crate::sync::unmodelled::AtomicU32;
 
 /// Sleeps while `word` is `expected`, for at most `time`. `false`: the time is up.
 ///

@@ -9,7 +9,8 @@
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
-use std::sync::OnceLock;
+
+use crate::sync::unmodelled::OnceLock;
 
 /// Has `hook` run when the calling thread ends. A second call before that changes nothing.
 ///

@@ -1,10 +1,10 @@
 //! How a semaphore is made.
 
 use std::fmt;
-use std::sync::Arc;
 
 use crate::holder::anchor::Anchor;
 use crate::holder::{LeakReport, OnLeak, courier};
+use crate::sync::unmodelled::Arc;
 
 use super::core::{Core, MOST_PERMITS};
 use super::{Fairness, Semaphore};

@@ -24,22 +24,19 @@
 //! A request for more than `max` cannot be served by any release: it is parked aside, keeps its age, and comes back
 //! when `set_max` makes it possible. Whoever leaves the line returns what it was handed, and that feeds the next.
 
-use std::time::Duration;
-
-use crate::holder::OnLeak;
-use crate::holder::anchor;
+use crate::holder::bound::Claimed;
+use crate::holder::claim::Held;
+use crate::holder::{OnLeak, anchor};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::lock::{Mutex, MutexGuard};
 use crate::sync::time::{Instant, now};
 use crate::sync::{hint, mutant, unmodelled};
-use crate::waiter::{Callback, Key, Line, Parker, Recorder, Signal, Slab, Waiter, Wakes};
+use crate::waiter::{
+    Callback, Counter, Gauge, Key, Line, PATIENCE, Parker, Recorder, Signal, Slab, Waiter, Wakes,
+};
 
 use super::{AcquireError, Fairness};
-
-/// How long the oldest waiter lets newcomers pass it under [`Fairness::Eventual`]: parking_lot's half
-/// millisecond, enough to run hot for a while, too short for anybody to notice.
-const PATIENCE: Duration = Duration::from_micros(500);
 
 /// What the builder allows when nothing else is asked for, and the most it can: 2^48 - 1.
 pub(super) const MOST_PERMITS: u64 = (1 << 48) - 1;
@@ -84,10 +81,10 @@ struct Queue {
 /// Counters that nothing synchronises through.
 pub(super) struct Counters {
     pub(super) waits: Recorder,
-    pub(super) waiters: unmodelled::AtomicU64,
-    pub(super) timeouts: unmodelled::AtomicU64,
-    pub(super) hand_offs: unmodelled::AtomicU64,
-    pub(super) leaked: unmodelled::AtomicU64,
+    pub(super) waiters: Gauge,
+    pub(super) timeouts: Counter,
+    pub(super) hand_offs: Counter,
+    pub(super) leaked: Counter,
 }
 
 pub(super) struct Core {
@@ -101,7 +98,7 @@ pub(super) struct Core {
     pub(super) fairness: Fairness,
     pub(super) ceiling: u64,
     pub(super) tracks_holders: bool,
-    pub(super) name: std::sync::Arc<str>,
+    pub(super) name: unmodelled::Arc<str>,
     pub(super) on_leak: Option<OnLeak>,
     pub(super) counters: Counters,
     born: Instant,
@@ -114,13 +111,39 @@ impl anchor::Core for Core {
     }
 }
 
+// SAFETY: permits on a claim are taken, so `available` is below `max` until they are given back or
+// forgotten, which lowers `max`; the claim has been released before either.
+#[allow(unsafe_code)]
+unsafe impl Claimed for Core {
+    type Told = Outcome;
+
+    fn take_back(&self, held: Held) -> Option<Wakes<Outcome>> {
+        let mut wakes = Wakes::new();
+        self.counters.leaked.add(held.first);
+        if mutant::enabled("semaphore-leak-wakes-nobody") {
+            self.state.fetch_add(held.first << SHIFT, Ordering::Release);
+        } else {
+            self.feed(&mut self.queue.lock(), held.first, None, &mut wakes);
+        }
+        Some(wakes)
+    }
+
+    fn amount(held: Held) -> u64 {
+        held.first
+    }
+
+    fn reports_to(&self) -> (&unmodelled::Arc<str>, Option<&OnLeak>) {
+        (&self.name, self.on_leak.as_ref())
+    }
+}
+
 impl Core {
     pub(super) fn new(
         permits: u64,
         ceiling: u64,
         fairness: Fairness,
         tracks_holders: bool,
-        name: std::sync::Arc<str>,
+        name: unmodelled::Arc<str>,
         on_leak: Option<OnLeak>,
     ) -> Self {
         Self {
@@ -140,10 +163,10 @@ impl Core {
             on_leak,
             counters: Counters {
                 waits: Recorder::new(),
-                waiters: unmodelled::AtomicU64::new(0),
-                timeouts: unmodelled::AtomicU64::new(0),
-                hand_offs: unmodelled::AtomicU64::new(0),
-                leaked: unmodelled::AtomicU64::new(0),
+                waiters: Gauge::new(),
+                timeouts: Counter::new(),
+                hand_offs: Counter::new(),
+                leaked: Counter::new(),
             },
             born: now(),
         }
@@ -262,9 +285,7 @@ impl Core {
     }
 
     fn count_timeout(&self) {
-        self.counters
-            .timeouts
-            .fetch_add(1, unmodelled::Ordering::Relaxed);
+        self.counters.timeouts.add(1);
     }
 
     /// Puts a callback in line. It comes back with its outcome if that can be said at once.
@@ -332,9 +353,7 @@ impl Core {
             retries: false,
             parked,
         };
-        self.counters
-            .waiters
-            .fetch_add(1, unmodelled::Ordering::Relaxed);
+        self.counters.waiters.add(1);
         if parked {
             return queue.parked.push(&mut queue.slab, request);
         }
@@ -362,9 +381,7 @@ impl Core {
             &mut queue.line
         };
         let request = line.remove(&mut queue.slab, key)?;
-        self.counters
-            .waiters
-            .fetch_sub(1, unmodelled::Ordering::Relaxed);
+        self.counters.waiters.sub(1);
         let handed = if mutant::enabled("semaphore-timeout-keeps-share") {
             0
         } else {
@@ -392,20 +409,6 @@ impl Core {
         let mut wakes = Wakes::new();
         self.feed(&mut self.queue.lock(), 0, None, &mut wakes);
         wakes.deliver();
-    }
-
-    /// Gives back what a leaked guard held, on the ending thread: callbacks are left to the courier.
-    pub(super) fn give_leaked(&self, n: u64) -> Wakes<Outcome> {
-        let mut wakes = Wakes::new();
-        self.counters
-            .leaked
-            .fetch_add(n, unmodelled::Ordering::Relaxed);
-        if mutant::enabled("semaphore-leak-wakes-nobody") {
-            self.state.fetch_add(n << SHIFT, Ordering::Release);
-        } else {
-            self.feed(&mut self.queue.lock(), n, None, &mut wakes);
-        }
-        wakes
     }
 
     /// Serves the line with `pool` permits that come from its caller and with those that are available, and
@@ -454,12 +457,8 @@ impl Core {
     }
 
     fn grant(&self, request: Request, wakes: &mut Wakes<Outcome>) {
-        self.counters
-            .waiters
-            .fetch_sub(1, unmodelled::Ordering::Relaxed);
-        self.counters
-            .hand_offs
-            .fetch_add(1, unmodelled::Ordering::Relaxed);
+        self.counters.waiters.sub(1);
+        self.counters.hand_offs.add(1);
         match request.waiter {
             Waiter::Thread(parker) => wakes.signal(&parker, Signal::Granted),
             Waiter::Callback(callback) => {
@@ -604,9 +603,7 @@ impl Core {
                         break;
                     };
                     pool += request.got;
-                    self.counters
-                        .waiters
-                        .fetch_sub(1, unmodelled::Ordering::Relaxed);
+                    self.counters.waiters.sub(1);
                     match request.waiter {
                         Waiter::Thread(parker) => wakes.signal(&parker, Signal::Refused),
                         Waiter::Callback(callback) => {

@@ -1,90 +1,48 @@
 //! The guards: what owns permits, and gives them back.
 
 use std::fmt;
-use std::marker::PhantomData;
 use std::panic::Location;
-use std::ptr::NonNull;
+use std::time::Duration;
 
-use crate::holder::LeakReport;
-use crate::holder::anchor::{self, Anchor, Borrowed};
-use crate::holder::claim::{Claim, Held, Kind, Leak, Seat};
-use crate::holder::courier;
+use crate::holder::anchor::{Anchor, Borrowed};
+use crate::holder::bound::{Bound, OwnedBound};
+use crate::holder::claim::{Held, Seat};
 use crate::os::clock;
 
 use super::core::Core;
 
-/// Permits on the claim list of a thread.
-static PERMITS: Kind = Kind {
-    reclaim: take_back_leaked,
-};
-
-/// # Safety
-///
-/// As [`Kind::reclaim`]; `core` comes from [`claim`].
-#[allow(unsafe_code)]
-unsafe fn take_back_leaked(core: NonNull<()>, leak: Leak) {
-    let permits = leak.held.first;
-    let take_back = |core: &Anchor<Core>| {
-        (
-            core.give_leaked(permits),
-            (core.on_leak.clone(), core.name.clone()),
-        )
-    };
-    // SAFETY: claims of this kind are made by `claim` only, from a borrowed handle on a `Core`, and this
-    // one still stands, with the permits that are given back.
-    let (wakes, (on_leak, component)) = unsafe { anchor::reclaim(core, take_back) };
-    wakes.deliver_by_courier();
-    if let Some(on_leak) = on_leak {
-        courier::post(move || {
-            on_leak(LeakReport {
-                component,
-                amount: permits,
-                acquired_at: leak.acquired_at,
-                thread: leak.thread,
-            });
-        });
+fn held(permits: u64) -> Held {
+    Held {
+        first: permits,
+        second: 0,
     }
 }
 
-/// Puts `permits` that have been taken on the calling thread's list.
+/// When a claim on a semaphore that tracks its holders begins.
 #[inline]
-#[allow(unsafe_code)]
-fn claim(
-    seat: Seat,
-    core: Borrowed<'_, Core>,
-    permits: u64,
-    acquired_at: &'static Location<'static>,
-) -> Claim {
-    let held = Held {
-        first: permits,
-        second: 0,
-    };
-    let since = core.tracks_holders.then(clock::coarse);
-    // SAFETY: the permits are taken, so the core is not idle and outlives its handles until they are
-    // given back: by the guard after `release` has returned them, or by the reclaim.
-    unsafe { seat.claim(&PERMITS, core.uncounted(), held, acquired_at, since) }
-}
-
-/// The semaphore that a claim made by [`claim`] is on, while it stands.
-#[inline]
-#[allow(unsafe_code)]
-fn core_of(claim: &Claim) -> Option<Borrowed<'_, Core>> {
-    // SAFETY: `claim` took the pointer from a borrowed handle on a `Core`, and the claim stands for as long
-    // as it is borrowed: what could reclaim it runs on this thread, after the borrow.
-    claim
-        .core()
-        .map(|core| unsafe { Borrowed::from_uncounted(core) })
+fn since(core: &Core) -> Option<Duration> {
+    core.tracks_holders.then(clock::coarse)
 }
 
 /// Gives back what a guard holds, if it has not been reclaimed.
 #[inline]
-#[allow(unsafe_code)]
-fn give_back(claim: &Claim) {
-    if let Some((core, held)) = claim.release() {
-        // SAFETY: `claim` took the pointer from a borrowed handle on a `Core`, which the guard that
-        // is being dropped keeps counted: by its lifetime, or as a field.
-        let core: Borrowed<'_, Core> = unsafe { Borrowed::from_uncounted(core) };
+fn give_back(bound: &Bound<'_, Core>) {
+    if let Some((core, held)) = bound.release() {
         core.give(held.first);
+    }
+}
+
+fn count(bound: &Bound<'_, Core>) -> u64 {
+    bound.held().map_or(0, |held| held.first)
+}
+
+fn detach(bound: &Bound<'_, Core>) -> SendPermit {
+    match bound.detach() {
+        Some((core, held)) => SendPermit::new(core, held.first),
+        None => SendPermit {
+            core: None,
+            permits: 0,
+        },
     }
 }
 
@@ -105,8 +63,7 @@ fn give_back(claim: &Claim) {
 /// ```
 #[must_use = "a permit is given back when it is dropped"]
 pub struct Permit<'a> {
-    claim: Claim,
-    semaphore: PhantomData<&'a Anchor<Core>>,
+    bound: Bound<'a, Core>,
 }
 
 impl<'a> Permit<'a> {
@@ -117,15 +74,21 @@ impl<'a> Permit<'a> {
         permits: u64,
         acquired_at: &'static Location<'static>,
     ) -> Self {
+        if permits == 0 {
+            // A claim must keep its core from being idle, and nothing does not.
+            return Self {
+                bound: Bound::nothing(seat),
+            };
+        }
+        let since = since(&core);
         Self {
-            claim: claim(seat, core, permits, acquired_at),
-            semaphore: PhantomData,
+            bound: Bound::new(seat, core, held(permits), acquired_at, since),
         }
     }
 
     /// How many permits this holds; 0 if they have been reclaimed by [`holder::scope`](crate::holder::scope).
     pub fn count(&self) -> u64 {
-        self.claim.held().map_or(0, |held| held.first)
+        count(&self.bound)
     }
 
     /// Splits off `n` permits into a guard of their own; `None` if there are fewer.
@@ -140,13 +103,14 @@ impl<'a> Permit<'a> {
     /// ```
     pub fn split(&mut self, n: u64) -> Option<Permit<'a>> {
         let rest = self.count().checked_sub(n)?;
-        let acquired_at = self.claim.acquired_at()?;
-        let part = Self {
-            claim: claim(Seat::find(), core_of(&self.claim)?, n, acquired_at),
-            semaphore: PhantomData,
-        };
-        self.claim.set_first(rest);
-        Some(part)
+        let acquired_at = self.bound.acquired_at()?;
+        let core = self.bound.core()?;
+        if rest == 0 {
+            self.bound.release();
+        } else {
+            self.bound.set_first(rest);
+        }
+        Some(Permit::new(Seat::find(), core, n, acquired_at))
     }
 
     /// Takes over the permits of `other`.
@@ -155,12 +119,18 @@ impl<'a> Permit<'a> {
     ///
     /// If the two are of different semaphores.
     pub fn merge(&mut self, other: Permit<'a>) {
-        // One that has been reclaimed has nothing to give, or nowhere to put it.
-        if let (Some(core), Some(others)) = (self.claim.core(), other.claim.core()) {
-            assert!(core == others, "permits of two semaphores cannot be merged");
+        let Some(core) = self.bound.core() else {
+            *self = other;
+            return;
+        };
+        if let Some(others) = other.bound.core() {
+            assert!(
+                core.uncounted() == others.uncounted(),
+                "permits of two semaphores cannot be merged"
+            );
             let count = self.count() + other.count();
-            other.claim.release();
-            self.claim.set_first(count);
+            other.bound.release();
+            self.bound.set_first(count);
         }
     }
 
@@ -176,11 +146,8 @@ impl<'a> Permit<'a> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn forget(self) {
-        if let Some(core) = core_of(&self.claim) {
-            let core = core.to_anchor();
-            let permits = self.count();
-            self.claim.release();
-            core.forget(permits);
+        if let Some((core, held)) = self.bound.release() {
+            core.forget(held.first);
         }
     }
 
@@ -188,30 +155,20 @@ impl<'a> Permit<'a> {
     ///
     /// Permits that are leaked while detached are not reclaimed by any thread's end.
     pub fn detach(self) -> SendPermit {
-        detach(&self.claim)
+        detach(&self.bound)
     }
 
     /// Gives the guard a handle of its own, so that it need not borrow the semaphore. It stays bound to this thread.
     pub fn into_owned(self) -> OwnedPermit {
-        let acquired_at = self.claim.acquired_at();
-        OwnedPermit::new(
-            detach(&self.claim),
-            acquired_at.unwrap_or(Location::caller()),
-        )
+        let acquired_at = self.bound.acquired_at();
+        OwnedPermit::new(self.detach(), acquired_at.unwrap_or(Location::caller()))
     }
-}
-
-/// Takes permits off the thread's list and gives them a handle of their own.
-fn detach(claim: &Claim) -> SendPermit {
-    let core = core_of(claim).map(Borrowed::to_anchor);
-    let permits = claim.release().map_or(0, |(_, held)| held.first);
-    SendPermit { core, permits }
 }
 
 impl Drop for Permit<'_> {
     #[inline]
     fn drop(&mut self) {
-        give_back(&self.claim);
+        give_back(&self.bound);
     }
 }
 
@@ -239,39 +196,40 @@ impl fmt::Debug for Permit<'_> {
 #[must_use = "a permit is given back when it is dropped"]
 pub struct OwnedPermit {
     /// `None`: there was nothing left to own.
-    claim: Option<Claim>,
-    /// Released after the claim: `Drop::drop` comes before the fields'.
-    _core: Option<Anchor<Core>>,
+    bound: Option<OwnedBound<Core>>,
 }
 
 impl OwnedPermit {
     fn new(mut permit: SendPermit, acquired_at: &'static Location<'static>) -> Self {
-        let permits = std::mem::take(&mut permit.permits);
-        let core = permit.core.take();
-        Self {
-            claim: core
-                .as_ref()
-                .map(|core| claim(Seat::find(), core.borrow(), permits, acquired_at)),
-            _core: core,
-        }
+        let core = permit.core.take().filter(|_| permit.permits > 0);
+        let bound = core.map(|core| {
+            let since = since(&core);
+            OwnedBound::new(core, held(permit.permits), acquired_at, since)
+        });
+        Self { bound }
     }
 
     /// How many permits this holds; 0 if they have been reclaimed by [`holder::scope`](crate::holder::scope).
     pub fn count(&self) -> u64 {
-        let held = self.claim.as_ref().and_then(Claim::held);
-        held.map_or(0, |held| held.first)
+        self.bound.as_ref().map_or(0, |bound| count(bound.bound()))
     }
 
     /// Unbinds the permits from this thread, as [`Permit::detach`].
     pub fn detach(self) -> SendPermit {
-        self.claim.as_ref().map_or_else(SendPermit::empty, detach)
+        match &self.bound {
+            Some(bound) => detach(bound.bound()),
+            None => SendPermit {
+                core: None,
+                permits: 0,
+            },
+        }
     }
 }
 
 impl Drop for OwnedPermit {
     fn drop(&mut self) {
-        if let Some(claim) = &self.claim {
-            give_back(claim);
+        if let Some(bound) = &self.bound {
+            give_back(bound.bound());
         }
     }
 }
@@ -313,13 +271,6 @@ impl SendPermit {
         Self {
             core: Some(core),
             permits,
-        }
-    }
-
-    fn empty() -> Self {
-        Self {
-            core: None,
-            permits: 0,
         }
     }
 

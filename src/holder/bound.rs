@@ -1,0 +1,180 @@
+//! A claim on an anchored core, as the guards of components own it.
+//!
+//! The pointer that a claim carries is uncounted: what makes it good to use is that a handle is counted beside it, for
+//! the lifetime of a [`Bound`], in a field of an [`OwnedBound`]; or, when the guard was leaked and both
+//! are gone, that the claim itself keeps the core ([`anchor`]).
+
+#![allow(unsafe_code)]
+
+use std::marker::PhantomData;
+use std::panic::Location;
+use std::ptr::NonNull;
+use std::time::Duration;
+
+use super::anchor::{self, Anchor, Borrowed};
+use super::claim::{Claim, Held, Kind, Leak, Seat};
+use super::{LeakReport, OnLeak, courier};
+use crate::sync::unmodelled;
+use crate::waiter::Wakes;
+
+/// A core that claims are made on.
+///
+/// # Safety
+///
+/// While a claim stands that was made with [`Bound::new`], [`is_idle`](anchor::Core::is_idle) is false, until what it
+/// holds has been given back.
+pub(crate) unsafe trait Claimed: anchor::Core {
+    /// What the component tells its waiters.
+    type Told: Send + 'static;
+
+    /// Gives back what a leaked guard held, and counts it. `None`: it was not held any more.
+    fn take_back(&self, held: Held) -> Option<Wakes<Self::Told>>;
+
+    /// How much that is, for the report.
+    fn amount(held: Held) -> u64;
+
+    /// The component's name, and who is told of leaks.
+    fn reports_to(&self) -> (&unmodelled::Arc<str>, Option<&OnLeak>);
+}
+
+/// A claim on a core of which a handle is borrowed for `'a`.
+///
+/// Dropping it does nothing: the guard around it gives back what [`release`](Self::release) returns, or the
+/// thread's end does.
+#[derive(Debug)]
+pub(crate) struct Bound<'a, C: Claimed> {
+    claim: Claim,
+    handle: PhantomData<&'a Anchor<C>>,
+}
+
+impl<'a, C: Claimed> Bound<'a, C> {
+    const KIND: &'static Kind = &Kind {
+        reclaim: reclaim::<C>,
+    };
+
+    /// Puts `held`, which has been taken from `core`, on the calling thread's list.
+    #[inline]
+    pub(crate) fn new(
+        seat: Seat,
+        core: Borrowed<'a, C>,
+        held: Held,
+        acquired_at: &'static Location<'static>,
+        since: Option<Duration>,
+    ) -> Self {
+        // SAFETY: by the contract of `Claimed` the core is not idle until the claim is released and
+        // given back, so it is not freed until then.
+        let claim = unsafe { seat.claim(Self::KIND, core.uncounted(), held, acquired_at, since) };
+        Self {
+            claim,
+            handle: PhantomData,
+        }
+    }
+
+    /// A claim on nothing, as good as reclaimed.
+    #[cold]
+    pub(crate) fn nothing(seat: Seat) -> Self {
+        Self {
+            claim: seat.nothing(),
+            handle: PhantomData,
+        }
+    }
+
+    /// The core, unless the claim has been reclaimed.
+    #[inline]
+    pub(crate) fn core(&self) -> Option<Borrowed<'a, C>> {
+        // SAFETY: the pointer is that of the core in `new`, of which a handle is counted for `'a`.
+        self.claim
+            .core()
+            .map(|core| unsafe { Borrowed::from_uncounted(core) })
+    }
+
+    /// Takes the claim off the list: what it held is now the caller's to give back to the core. `None`: it has been
+    /// reclaimed.
+    #[inline]
+    pub(crate) fn release(&self) -> Option<(Borrowed<'a, C>, Held)> {
+        let (core, held) = self.claim.release()?;
+        // SAFETY: as in `core`.
+        Some((unsafe { Borrowed::from_uncounted(core) }, held))
+    }
+
+    /// What the claim holds, unless it has been reclaimed.
+    #[inline]
+    pub(crate) fn held(&self) -> Option<Held> {
+        self.claim.held()
+    }
+
+    /// Changes how much the claim holds, unless it has been reclaimed.
+    pub(crate) fn set_first(&self, first: u64) {
+        self.claim.set_first(first);
+    }
+
+    /// Where the guard was acquired, unless the claim has been reclaimed.
+    pub(crate) fn acquired_at(&self) -> Option<&'static Location<'static>> {
+        self.claim.acquired_at()
+    }
+
+    /// Takes the claim off the list, with a handle of its own.
+    pub(crate) fn detach(&self) -> Option<(Anchor<C>, Held)> {
+        let anchor = self.core()?.to_anchor();
+        let (_, held) = self.release()?;
+        Some((anchor, held))
+    }
+}
+
+/// A claim with a handle of its own.
+#[derive(Debug)]
+pub(crate) struct OwnedBound<C: Claimed> {
+    bound: Bound<'static, C>,
+    _handle: Anchor<C>,
+}
+
+impl<C: Claimed> OwnedBound<C> {
+    /// As [`Bound::new`].
+    pub(crate) fn new(
+        handle: Anchor<C>,
+        held: Held,
+        acquired_at: &'static Location<'static>,
+        since: Option<Duration>,
+    ) -> Self {
+        // SAFETY: the handle stays counted beside the claim, and `bound` does not leave this struct
+        // but by a borrow of it.
+        let core = unsafe { Borrowed::from_uncounted(handle.borrow().uncounted()) };
+        Self {
+            bound: Bound::new(Seat::find(), core, held, acquired_at, since),
+            _handle: handle,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn bound(&self) -> &Bound<'_, C> {
+        &self.bound
+    }
+}
+
+/// Gives back what a guard leaked, on the thread that did. No code of the user's runs here.
+///
+/// # Safety
+///
+/// As [`Kind::reclaim`], for a claim made by `Bound<C>::new`.
+unsafe fn reclaim<C: Claimed>(core: NonNull<()>, leak: Leak) {
+    let take_back = |core: &Anchor<C>| {
+        let wakes = core.take_back(leak.held)?;
+        let (component, on_leak) = core.reports_to();
+        Some((wakes, component.clone(), on_leak.cloned()))
+    };
+    // SAFETY: the pointer is that of an `Anchor<C>`, and the claim that is given back stands on it.
+    let taken_back = unsafe { anchor::reclaim(core, take_back) };
+    let Some((wakes, component, on_leak)) = taken_back else {
+        return;
+    };
+    wakes.deliver_by_courier();
+    if let Some(on_leak) = on_leak {
+        let report = LeakReport {
+            component,
+            amount: C::amount(leak.held),
+            acquired_at: leak.acquired_at,
+            thread: leak.thread,
+        };
+        courier::post(move || on_leak(report));
+    }
+}
