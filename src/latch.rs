@@ -1,1 +1,610 @@
-//! latch
+//! Latches by key: one holder at a time for each key, and nothing left of a key that nobody wants.
+//!
+//! A [`LatchTable`] is the thing to have beside a map whose values are read, changed and written back: take the
+//! key's latch, and nobody else does it to the same key meanwhile. Memory follows contention, not the number of keys:
+//! a latch exists only while it is held or waited for.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `core` | the shards, the lines, who gets a latch next |
+//! | `guard` | the guards |
+//! | `error` | the errors, one for each kind of call |
+//!
+//! A key is identified by its seeded 64-bit hash: no key is cloned and none is compared under a lock. Two keys with
+//! the same hash share a latch, which is safe, and rare: one chance in 2^64 for each pair.
+
+mod core;
+mod error;
+mod guard;
+
+pub use error::{LatchError, LatchTimeoutError, TryLatchError};
+pub use guard::{Latch, Latches, OwnedLatch, SendLatch};
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::hash::{BuildHasher, Hash};
+use std::io;
+use std::marker::PhantomData;
+use std::panic::Location;
+use std::time::Duration;
+
+use foldhash::quality::SeedableRandomState;
+
+use crate::holder::anchor::Anchor;
+use crate::holder::claim::{self, Seat, Thread};
+use crate::holder::{LeakReport, OnLeak, courier};
+use crate::sync::thread;
+use crate::sync::time::{Instant, now};
+use crate::sync::unmodelled::Arc;
+use crate::waiter::{Callback, Delivery, Pending, WaitHistogram};
+
+use self::core::{Core, Hold, Refusal};
+
+/// A table of latches, one for each key that is held or waited for.
+///
+/// A handle: clones share the same latches. See the [module](self) for how it works.
+///
+/// ```
+/// use latchwork::LatchTable;
+/// use std::collections::HashMap;
+/// use std::sync::RwLock;
+///
+/// let visits = RwLock::new(HashMap::<String, u64>::new());
+/// let table = LatchTable::<String>::new();
+/// std::thread::scope(|scope| {
+///     for _ in 0..4 {
+///         scope.spawn(|| {
+///             let _held = table.latch("front page").unwrap();
+///             let before = visits.read().unwrap().get("front page").copied();
+///             // Nobody else updates this key meanwhile; other keys are not held up.
+///             visits
+///                 .write()
+///                 .unwrap()
+///                 .insert("front page".into(), before.unwrap_or(0) + 1);
+///         });
+///     }
+/// });
+/// assert_eq!(visits.read().unwrap()["front page"], 4);
+/// assert_eq!(table.held(), 0);
+/// ```
+///
+/// # Fairness
+///
+/// A newcomer may take a free latch past the line until the oldest waiter has waited 0.5 ms; from then on
+/// each release hands it over.
+///
+/// # Deadlock
+///
+/// A thread that holds a latch of a table gets [`LatchError::Reentrant`] from every blocking call on it; `try_`
+/// calls are allowed. With [`latch_many`](Self::latch_many) for several keys at once, in one order for
+/// everybody, the latches of one table cannot deadlock.
+pub struct LatchTable<K: ?Sized> {
+    core: Anchor<Core>,
+    hasher: SeedableRandomState,
+    keys: PhantomData<fn(&K)>,
+}
+
+impl<K: ?Sized> LatchTable<K> {
+    /// A table with the defaults of [`builder`](Self::builder).
+    pub fn new() -> Self {
+        let builder = Self::builder();
+        Self::with(builder.shards, builder.max_waiters, builder.name, None)
+    }
+
+    /// Starts a table.
+    pub fn builder() -> Builder<K> {
+        Builder::new()
+    }
+
+    fn with(shards: usize, max_waiters: usize, name: String, on_leak: Option<OnLeak>) -> Self {
+        Self {
+            core: Anchor::new(Core::new(shards, max_waiters, name.into(), on_leak)),
+            hasher: if thread::STARTS_ITS_OWN {
+                SeedableRandomState::random()
+            } else {
+                // A model must take the same steps each time.
+                SeedableRandomState::fixed()
+            },
+            keys: PhantomData,
+        }
+    }
+
+    /// The hash that the table knows `key` by: seeded, so different in each table and process.
+    ///
+    /// For a store that shards by the same hash, so that it is computed once an operation.
+    #[inline]
+    pub fn hash_of<Q>(&self, key: &Q) -> u64
+    where
+        K: Borrow<Q>,
+        Q: Hash + ?Sized,
+    {
+        self.hasher.hash_one(key)
+    }
+
+    /// Waits for the latch of `key`.
+    ///
+    /// # Errors
+    ///
+    /// [`LatchError::Reentrant`] if this thread holds a latch of the table already; [`LatchError::Busy`] if as
+    /// many as the table allows wait for the key.
+    ///
+    /// # Blocking
+    ///
+    /// Until whoever holds it releases it.
+    #[inline]
+    #[track_caller]
+    pub fn latch<Q>(&self, key: &Q) -> Result<Latch<'_>, LatchError>
+    where
+        K: Borrow<Q>,
+        Q: Hash + ?Sized,
+    {
+        self.latch_hashed(self.hash_of(key))
+    }
+
+    /// Takes the latch of `key` if it is free, and if taking it is not unfair to those who wait.
+    ///
+    /// # Errors
+    ///
+    /// [`TryLatchError::WouldBlock`].
+    #[inline]
+    #[track_caller]
+    pub fn try_latch<Q>(&self, key: &Q) -> Result<Latch<'_>, TryLatchError>
+    where
+        K: Borrow<Q>,
+        Q: Hash + ?Sized,
+    {
+        self.try_latch_hashed(self.hash_of(key))
+    }
+
+    /// Waits for the latch of `key`, but not longer than `timeout`. A zero timeout tries once.
+    ///
+    /// # Errors
+    ///
+    /// [`LatchTimeoutError::TimedOut`]: the latch was not taken, and will not be. Otherwise as [`latch`](Self::latch).
+    ///
+    /// # Blocking
+    ///
+    /// Up to `timeout`.
+    #[inline]
+    #[track_caller]
+    pub fn latch_timeout<Q>(
+        &self,
+        key: &Q,
+        timeout: Duration,
+    ) -> Result<Latch<'_>, LatchTimeoutError>
+    where
+        K: Borrow<Q>,
+        Q: Hash + ?Sized,
+    {
+        // No clock is read unless there is a wait. A timeout beyond the end of time is none.
+        self.latch_until(self.hash_of(key), || now().checked_add(timeout))
+    }
+
+    /// Waits for the latch of `key`, but not past `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`latch_timeout`](Self::latch_timeout).
+    ///
+    /// # Blocking
+    ///
+    /// Until `deadline`.
+    #[inline]
+    #[track_caller]
+    pub fn latch_deadline<Q>(
+        &self,
+        key: &Q,
+        deadline: Instant,
+    ) -> Result<Latch<'_>, LatchTimeoutError>
+    where
+        K: Borrow<Q>,
+        Q: Hash + ?Sized,
+    {
+        self.latch_until(self.hash_of(key), || Some(deadline))
+    }
+
+    /// Waits for the latches of all `keys`, repeated ones counting once.
+    ///
+    /// They are taken in the order of their hashes, which is one order for everybody: two calls with overlapping keys do
+    /// not wait for each other.
+    ///
+    /// # Errors
+    ///
+    /// As [`latch`](Self::latch), and then none is held.
+    ///
+    /// # Blocking
+    ///
+    /// Until the last is there; those that came before are held meanwhile.
+    #[track_caller]
+    pub fn latch_many<'k, Q>(
+        &self,
+        keys: impl IntoIterator<Item = &'k Q>,
+    ) -> Result<Latches<'_>, LatchError>
+    where
+        K: Borrow<Q>,
+        Q: Hash + ?Sized + 'k,
+    {
+        self.latch_many_hashed(self.hashes_of(keys))
+    }
+
+    /// Takes the latches of all `keys` if all are free.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_latch`](Self::try_latch), and then none is held.
+    #[track_caller]
+    pub fn try_latch_many<'k, Q>(
+        &self,
+        keys: impl IntoIterator<Item = &'k Q>,
+    ) -> Result<Latches<'_>, TryLatchError>
+    where
+        K: Borrow<Q>,
+        Q: Hash + ?Sized + 'k,
+    {
+        let hashes = self.hashes_of(keys);
+        let mut latches = Latches::with_capacity(hashes.len());
+        for hash in in_order(hashes) {
+            latches.push(self.try_latch_hashed(hash)?);
+        }
+        Ok(latches)
+    }
+
+    /// Waits for the latches of all `keys`, but not longer than `timeout` for all of them.
+    ///
+    /// # Errors
+    ///
+    /// As [`latch_timeout`](Self::latch_timeout), and then none is held.
+    ///
+    /// # Blocking
+    ///
+    /// Up to `timeout`.
+    #[track_caller]
+    pub fn latch_many_timeout<'k, Q>(
+        &self,
+        keys: impl IntoIterator<Item = &'k Q>,
+        timeout: Duration,
+    ) -> Result<Latches<'_>, LatchTimeoutError>
+    where
+        K: Borrow<Q>,
+        Q: Hash + ?Sized + 'k,
+    {
+        self.latch_many_until(self.hashes_of(keys), now().checked_add(timeout))
+    }
+
+    /// Waits for the latches of all `keys`, but not past `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`latch_timeout`](Self::latch_timeout), and then none is held.
+    ///
+    /// # Blocking
+    ///
+    /// Until `deadline`.
+    #[track_caller]
+    pub fn latch_many_deadline<'k, Q>(
+        &self,
+        keys: impl IntoIterator<Item = &'k Q>,
+        deadline: Instant,
+    ) -> Result<Latches<'_>, LatchTimeoutError>
+    where
+        K: Borrow<Q>,
+        Q: Hash + ?Sized + 'k,
+    {
+        self.latch_many_until(self.hashes_of(keys), Some(deadline))
+    }
+
+    /// Asks for the latch of `key` without waiting for it: `f` is called with it once it is there.
+    ///
+    /// For event loops. `f` runs on the thread that releases the latch, outside all locks, or at once on this one; a
+    /// panic in it is caught. Dropping the [`Pending`] cancels.
+    ///
+    /// ```
+    /// use latchwork::LatchTable;
+    /// use std::sync::mpsc;
+    ///
+    /// let table = LatchTable::<str>::new();
+    /// let held = table.latch("a")?;
+    /// let (send, receive) = mpsc::channel();
+    /// let pending = table.latch_with("a", move |latch| send.send(latch).unwrap());
+    /// drop(held); // delivers
+    /// let latch = receive.recv()??;
+    /// # drop((latch, pending));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `f` gets [`LatchError::Busy`] if as many as the table allows wait for the key.
+    ///
+    /// # Panics
+    ///
+    /// When the system refuses the one thread that serves callbacks on behalf of ending threads.
+    pub fn latch_with<Q>(
+        &self,
+        key: &Q,
+        f: impl FnOnce(Result<SendLatch, LatchError>) + Send + 'static,
+    ) -> Pending
+    where
+        K: Borrow<Q>,
+        Q: Hash + ?Sized,
+    {
+        courier::start().expect("a thread for callbacks could not be started");
+        let hash = self.hash_of(key);
+        let delivery = Delivery::new();
+        let handle = self.core.clone();
+        let callback = Callback {
+            run: Box::new(move |outcome: Result<Hold, LatchError>| {
+                f(outcome.map(|hold| SendLatch::new(handle, hold)));
+            }),
+            delivery: delivery.clone(),
+        };
+        match self.core.take_or_register(hash, callback) {
+            Ok(key) => {
+                let core = self.core.clone();
+                Pending::new(delivery, move || core.cancel(hash, key))
+            }
+            Err((callback, outcome)) => {
+                callback.deliver(outcome);
+                Pending::delivered(delivery)
+            }
+        }
+    }
+
+    /// How many latches are held.
+    pub fn held(&self) -> usize {
+        self.core.held() as usize
+    }
+
+    /// How many requests wait.
+    pub fn waiters(&self) -> usize {
+        self.core.waiters() as usize
+    }
+
+    /// Takes over latches that are waited for and whose owner's thread has ended without giving them back. Returns how many.
+    ///
+    /// The end of a thread gives its latches back by itself; this is for whoever wants to be sure. It goes by the
+    /// thread's exit flag and compares the hold, so it cannot take a latch from a fresh owner.
+    pub fn sweep(&self) -> usize {
+        self.core.sweep()
+    }
+
+    /// Counters and gauges, read without locks.
+    pub fn stats(&self) -> Stats {
+        let counters = &self.core.counters;
+        Stats {
+            held: self.held(),
+            waiters: self.waiters(),
+            waits: counters.waits.read(),
+            hand_offs: counters.hand_offs.get(),
+            barges: counters.barges.get(),
+            timeouts: counters.timeouts.get(),
+            busy: counters.busy.get(),
+            leaked: counters.leaked.get(),
+        }
+    }
+
+    #[inline]
+    #[track_caller]
+    pub(crate) fn latch_hashed(&self, hash: u64) -> Result<Latch<'_>, LatchError> {
+        self.check_reentry()?;
+        self.take_or_wait(hash, || None).map_err(Into::into)
+    }
+
+    #[inline]
+    #[track_caller]
+    pub(crate) fn try_latch_hashed(&self, hash: u64) -> Result<Latch<'_>, TryLatchError> {
+        match self.core.try_take(hash, Some(Thread::current())) {
+            Some(hold) => Ok(self.guard(hold)),
+            None => Err(TryLatchError::WouldBlock),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn latch_many_hashed(&self, hashes: Vec<u64>) -> Result<Latches<'_>, LatchError> {
+        self.check_reentry()?;
+        let mut latches = Latches::with_capacity(hashes.len());
+        for hash in in_order(hashes) {
+            latches.push(self.take_or_wait(hash, || None)?);
+        }
+        Ok(latches)
+    }
+
+    #[inline]
+    #[track_caller]
+    fn latch_until(
+        &self,
+        hash: u64,
+        deadline: impl FnOnce() -> Option<Instant>,
+    ) -> Result<Latch<'_>, LatchTimeoutError> {
+        self.check_reentry()?;
+        self.take_or_wait(hash, deadline).map_err(Into::into)
+    }
+
+    #[track_caller]
+    fn latch_many_until(
+        &self,
+        hashes: Vec<u64>,
+        deadline: Option<Instant>,
+    ) -> Result<Latches<'_>, LatchTimeoutError> {
+        self.check_reentry()?;
+        let mut latches = Latches::with_capacity(hashes.len());
+        for hash in in_order(hashes) {
+            latches.push(self.take_or_wait(hash, || deadline)?);
+        }
+        Ok(latches)
+    }
+
+    fn hashes_of<'k, Q>(&self, keys: impl IntoIterator<Item = &'k Q>) -> Vec<u64>
+    where
+        K: Borrow<Q>,
+        Q: Hash + ?Sized + 'k,
+    {
+        keys.into_iter().map(|key| self.hash_of(key)).collect()
+    }
+
+    #[inline]
+    fn check_reentry(&self) -> Result<(), LatchError> {
+        if claim::holds(self.core.borrow().uncounted()) {
+            return Err(LatchError::Reentrant);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    #[track_caller]
+    fn take_or_wait(
+        &self,
+        hash: u64,
+        deadline: impl FnOnce() -> Option<Instant>,
+    ) -> Result<Latch<'_>, Refusal> {
+        let hold = self.core.take_or_wait(hash, Thread::current(), deadline)?;
+        Ok(self.guard(hold))
+    }
+
+    #[inline]
+    #[track_caller]
+    fn guard(&self, hold: Hold) -> Latch<'_> {
+        Latch::new(Seat::find(), self.core.borrow(), hold, Location::caller())
+    }
+}
+
+/// The one order in which everybody takes several latches.
+fn in_order(mut hashes: Vec<u64>) -> Vec<u64> {
+    hashes.sort_unstable();
+    hashes.dedup();
+    hashes
+}
+
+impl<K: ?Sized> Clone for LatchTable<K> {
+    fn clone(&self) -> Self {
+        Self {
+            core: self.core.clone(),
+            hasher: self.hasher.clone(),
+            keys: PhantomData,
+        }
+    }
+}
+
+impl<K: ?Sized> Default for LatchTable<K> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<K: ?Sized> fmt::Debug for LatchTable<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LatchTable")
+            .field("name", &self.core.name)
+            .field("held", &self.held())
+            .field("waiters", &self.waiters())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes a [`LatchTable`].
+///
+/// ```
+/// use latchwork::LatchTable;
+///
+/// let table = LatchTable::<u64>::builder()
+///     .name("accounts")
+///     .shards(64)
+///     .max_waiters(1000)
+///     .on_leak(|report| eprintln!("{report}"))
+///     .build()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[must_use]
+pub struct Builder<K: ?Sized> {
+    shards: usize,
+    max_waiters: usize,
+    name: String,
+    on_leak: Option<OnLeak>,
+    keys: PhantomData<fn(&K)>,
+}
+
+impl<K: ?Sized> Builder<K> {
+    fn new() -> Self {
+        Self {
+            shards: thread::parallelism() * 4,
+            max_waiters: 1 << 16,
+            name: "latches".to_owned(),
+            on_leak: None,
+            keys: PhantomData,
+        }
+    }
+
+    /// How many locks the table is spread over, rounded up to a power of two. Default: four for each processor.
+    pub fn shards(mut self, shards: usize) -> Self {
+        self.shards = shards.clamp(1, 1 << 16);
+        self
+    }
+
+    /// How many may wait for one key before others are refused. Default: 65,536.
+    pub fn max_waiters(mut self, max_waiters: usize) -> Self {
+        self.max_waiters = max_waiters;
+        self
+    }
+
+    /// What the table is called in reports. Default: `latches`.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Tells `handler` of each leaked guard whose latch came back. It runs on the library's thread
+    /// `lw-courier`, and a panic in it is caught.
+    pub fn on_leak(mut self, handler: impl Fn(LeakReport) + Send + Sync + 'static) -> Self {
+        self.on_leak = Some(Arc::new(handler));
+        self
+    }
+
+    /// Makes the table.
+    ///
+    /// # Errors
+    ///
+    /// If an `on_leak` handler was given and the system refuses the thread that would run it.
+    pub fn build(self) -> io::Result<LatchTable<K>> {
+        if self.on_leak.is_some() {
+            courier::start()?;
+        }
+        Ok(LatchTable::with(
+            self.shards,
+            self.max_waiters,
+            self.name,
+            self.on_leak,
+        ))
+    }
+}
+
+impl<K: ?Sized> fmt::Debug for Builder<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("name", &self.name)
+            .field("shards", &self.shards)
+            .field("max_waiters", &self.max_waiters)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a [`LatchTable`] has done and how it stands.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Stats {
+    /// How many latches are held.
+    pub held: usize,
+    /// How many requests wait.
+    pub waiters: usize,
+    /// How long those waited that had to get in line, in whatever way it ended.
+    pub waits: WaitHistogram,
+    /// How many requests were served out of a line.
+    pub hand_offs: u64,
+    /// How many newcomers took a latch past a line.
+    pub barges: u64,
+    /// How many requests gave up.
+    pub timeouts: u64,
+    /// How many requests were refused because a line was full.
+    pub busy: u64,
+    /// How many latches came back from guards that were leaked.
+    pub leaked: u64,
+}

@@ -24,6 +24,8 @@ mod sync;
 #[cfg(any(feature = "semaphore", feature = "latch"))]
 mod waiter;
 
+#[cfg(feature = "latch")]
+pub use latch::LatchTable;
 #[cfg(feature = "semaphore")]
 pub use semaphore::Semaphore;
 #[cfg(any(feature = "semaphore", feature = "latch"))]

@@ -30,13 +30,39 @@ use crate::waiter::{
     Callback, Counter, Gauge, Key, Line, PATIENCE, Parker, Recorder, Signal, Slab, Waiter, Wakes,
 };
 
-use super::error::Refusal;
+use super::error::{LatchError, LatchTimeoutError};
 
-/// One hold of one latch; what a registered request is given.
+/// One hold of one latch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Hold {
     pub(super) hash: u64,
     pub(super) number: u64,
+}
+
+/// What a registered request is told.
+pub(super) type Outcome = Result<Hold, LatchError>;
+
+/// Why a latch was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    TimedOut,
+    Busy,
+}
+
+impl From<Refusal> for LatchTimeoutError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::TimedOut => Self::TimedOut,
+            Refusal::Busy => Self::Busy,
+        }
+    }
+}
+
+/// Without a deadline, nothing times out.
+impl From<Refusal> for LatchError {
+    fn from(_: Refusal) -> Self {
+        Self::Busy
+    }
 }
 
 struct Entry {
@@ -49,7 +75,7 @@ struct Entry {
 }
 
 struct Request {
-    waiter: Waiter<Hold>,
+    waiter: Waiter<Outcome>,
     /// The number that its hold will have.
     number: u64,
     owner: Option<Thread>,
@@ -101,9 +127,9 @@ impl anchor::Core for Core {
 // SAFETY: a hold has an entry until it is released, and a table with an entry is not idle.
 #[allow(unsafe_code)]
 unsafe impl Claimed for Core {
-    type Told = Hold;
+    type Told = Outcome;
 
-    fn take_back(&self, held: Held) -> Option<Wakes<Hold>> {
+    fn take_back(&self, held: Held) -> Option<Wakes<Outcome>> {
         let wakes = self.release_quietly(held.into())?;
         self.counters.leaked.add(1);
         Some(wakes)
@@ -297,16 +323,23 @@ impl Core {
     pub(super) fn take_or_register(
         &self,
         hash: u64,
-        callback: Callback<Hold>,
-    ) -> Result<Key, (Callback<Hold>, Option<Hold>)> {
+        callback: Callback<Outcome>,
+    ) -> Result<Key, (Callback<Outcome>, Outcome)> {
         let shard = self.shard(hash);
         let contents = &mut *shard.contents.lock();
         if let Some(hold) = self.take(shard, contents, hash, None) {
-            return Err((callback, Some(hold)));
+            return Err((callback, Ok(hold)));
         }
-        match self.join(shard, contents, hash, Waiter::Callback(callback), None, now()) {
+        match self.join(
+            shard,
+            contents,
+            hash,
+            Waiter::Callback(callback),
+            None,
+            now(),
+        ) {
             Ok((key, _)) => Ok(key),
-            Err(Waiter::Callback(callback)) => Err((callback, None)),
+            Err(Waiter::Callback(callback)) => Err((callback, Err(LatchError::Busy))),
             Err(Waiter::Thread(_)) => unreachable!("a callback was put in line"),
         }
     }
@@ -330,10 +363,10 @@ impl Core {
         shard: &Shard,
         contents: &mut Contents,
         hash: u64,
-        waiter: Waiter<Hold>,
+        waiter: Waiter<Outcome>,
         owner: Option<Thread>,
         since: Instant,
-    ) -> Result<(Key, Hold), Waiter<Hold>> {
+    ) -> Result<(Key, Hold), Waiter<Outcome>> {
         let Contents {
             entries,
             waiting,
@@ -365,10 +398,12 @@ impl Core {
         contents: &mut Contents,
         hash: u64,
         key: Key,
-        wakes: &mut Wakes<Hold>,
+        wakes: &mut Wakes<Outcome>,
     ) -> Option<Request> {
         contents.waiting.get_mut(key)?;
-        let entry = contents.entries.find_mut(hash, |entry| entry.hash == hash)?;
+        let entry = contents
+            .entries
+            .find_mut(hash, |entry| entry.hash == hash)?;
         let request = entry.line.remove(&mut contents.waiting, key)?;
         shard.waiters.sub(1);
         if !mutant::enabled("latch-timeout-swallows-offer") {
@@ -385,7 +420,7 @@ impl Core {
     }
 
     /// The same, and leaves the waking to the caller. `None`: the latch was somebody else's, or nobody's.
-    pub(super) fn release_quietly(&self, hold: Hold) -> Option<Wakes<Hold>> {
+    pub(super) fn release_quietly(&self, hold: Hold) -> Option<Wakes<Outcome>> {
         let shard = self.shard(hold.hash);
         let contents = &mut *shard.contents.lock();
         let Place::Occupied(mut place) = contents.entries.entry(
@@ -422,7 +457,7 @@ impl Core {
         contents: &mut Contents,
         hash: u64,
         present: Option<Key>,
-        wakes: &mut Wakes<Hold>,
+        wakes: &mut Wakes<Outcome>,
     ) {
         let Contents {
             entries, waiting, ..
@@ -463,14 +498,14 @@ impl Core {
         }
     }
 
-    fn tell(&self, request: Request, hold: Hold, wakes: &mut Wakes<Hold>) {
+    fn tell(&self, request: Request, hold: Hold, wakes: &mut Wakes<Outcome>) {
         match request.waiter {
             Waiter::Thread(parker) => wakes.signal(&parker, Signal::Granted),
             Waiter::Callback(callback) => {
                 self.counters
                     .waits
                     .record(now().saturating_duration_since(request.since));
-                wakes.call(callback, hold);
+                wakes.call(callback, Ok(hold));
             }
         }
     }

@@ -323,6 +323,11 @@ pub(crate) mod thread {
         Ok(spawn(f))
     }
 
+    /// How many threads can run at once.
+    pub(crate) fn parallelism() -> usize {
+        1
+    }
+
     /// Whether the calling thread is the one that `handle` joins.
     pub(crate) fn is_current<T>(handle: &JoinHandle<T>) -> bool {
         handle.0.thread().id() == loom::thread::current().id()

@@ -147,6 +147,11 @@ pub(crate) mod thread {
             .spawn(body)
     }
 
+    /// How many threads can run at once.
+    pub(crate) fn parallelism() -> usize {
+        std::thread::available_parallelism().map_or(1, usize::from)
+    }
+
     /// Whether the calling thread is the one that `handle` joins.
     pub(crate) fn is_current<T>(handle: &JoinHandle<T>) -> bool {
         handle.thread().id() == std::thread::current().id()

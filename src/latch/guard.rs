@@ -1,0 +1,207 @@
+//! The guards: what holds latches, and releases them.
+
+use std::fmt;
+use std::panic::Location;
+
+use crate::holder::anchor::{Anchor, Borrowed};
+use crate::holder::bound::{Bound, OwnedBound};
+use crate::holder::claim::{Seat, Thread};
+
+use super::core::{Core, Hold};
+
+fn release(bound: &Bound<'_, Core>) {
+    if let Some((core, held)) = bound.release() {
+        core.release(held.into());
+    }
+}
+
+fn detach(bound: &Bound<'_, Core>) -> SendLatch {
+    SendLatch {
+        held: bound.detach().map(|(core, held)| {
+            let hold = held.into();
+            core.bind(hold, None);
+            (core, hold)
+        }),
+    }
+}
+
+/// The latch of one key, released when dropped.
+///
+/// Bound to the thread that took it: if the guard is leaked, the latch comes back when that thread
+/// ends (see [`holder`](crate::holder)). To move it to another thread, [`detach`](Self::detach) it.
+///
+/// ```
+/// use latchwork::LatchTable;
+///
+/// let table = LatchTable::<str>::new();
+/// let held = table.latch("a")?;
+/// assert!(table.try_latch("a").is_err());
+/// assert!(table.try_latch("b").is_ok());
+/// drop(held);
+/// assert!(table.try_latch("a").is_ok());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a latch is released when it is dropped"]
+pub struct Latch<'a> {
+    bound: Bound<'a, Core>,
+}
+
+impl<'a> Latch<'a> {
+    #[inline]
+    pub(super) fn new(
+        seat: Seat,
+        core: Borrowed<'a, Core>,
+        hold: Hold,
+        acquired_at: &'static Location<'static>,
+    ) -> Self {
+        Self {
+            bound: Bound::new(seat, core, hold.into(), acquired_at, None),
+        }
+    }
+
+    /// Unbinds the latch from this thread: the result can be sent to another, and is owned by none.
+    ///
+    /// A latch that is leaked while detached stays held.
+    pub fn detach(self) -> SendLatch {
+        detach(&self.bound)
+    }
+}
+
+impl Drop for Latch<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        release(&self.bound);
+    }
+}
+
+impl fmt::Debug for Latch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Latch").finish_non_exhaustive()
+    }
+}
+
+/// The latches of several keys, taken together and released together.
+///
+/// ```
+/// use latchwork::LatchTable;
+///
+/// let table = LatchTable::<str>::new();
+/// let both = table.latch_many(["from", "to", "from"])?;
+/// assert_eq!(both.len(), 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "latches are released when they are dropped"]
+pub struct Latches<'a> {
+    latches: Vec<Latch<'a>>,
+}
+
+impl<'a> Latches<'a> {
+    pub(super) fn with_capacity(keys: usize) -> Self {
+        Self {
+            latches: Vec::with_capacity(keys),
+        }
+    }
+
+    pub(super) fn push(&mut self, latch: Latch<'a>) {
+        self.latches.push(latch);
+    }
+
+    /// How many latches are held: one for each different key.
+    pub fn len(&self) -> usize {
+        self.latches.len()
+    }
+
+    /// Whether there were no keys.
+    pub fn is_empty(&self) -> bool {
+        self.latches.is_empty()
+    }
+}
+
+/// A latch that is bound to its thread and carries its own handle on the table.
+///
+/// What [`SendLatch::attach`] makes.
+#[must_use = "a latch is released when it is dropped"]
+pub struct OwnedLatch {
+    /// `None`: it had been taken over before.
+    bound: Option<OwnedBound<Core>>,
+}
+
+impl OwnedLatch {
+    /// Unbinds the latch from this thread, as [`Latch::detach`].
+    pub fn detach(self) -> SendLatch {
+        match &self.bound {
+            Some(bound) => detach(bound.bound()),
+            None => SendLatch { held: None },
+        }
+    }
+}
+
+impl Drop for OwnedLatch {
+    fn drop(&mut self) {
+        if let Some(bound) = &self.bound {
+            release(bound.bound());
+        }
+    }
+}
+
+impl fmt::Debug for OwnedLatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnedLatch").finish_non_exhaustive()
+    }
+}
+
+/// A latch that is bound to no thread: `Send`, and not reclaimed when a thread ends.
+///
+/// What [`latch_with`](super::LatchTable::latch_with) delivers. [`attach`](Self::attach) binds it to the thread that received it.
+///
+/// ```
+/// use latchwork::LatchTable;
+///
+/// let table = LatchTable::<str>::new();
+/// let latch = table.latch("a")?.detach();
+/// std::thread::spawn(move || std::mem::forget(latch.attach()))
+///     .join()
+///     .unwrap();
+/// assert_eq!(table.held(), 0); // came back with its thread's end
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a latch is released when it is dropped"]
+pub struct SendLatch {
+    /// `None`: it had been taken over before, or has been handed on.
+    held: Option<(Anchor<Core>, Hold)>,
+}
+
+impl SendLatch {
+    pub(super) fn new(core: Anchor<Core>, hold: Hold) -> Self {
+        Self {
+            held: Some((core, hold)),
+        }
+    }
+
+    /// Binds the latch to the calling thread.
+    #[track_caller]
+    pub fn attach(mut self) -> OwnedLatch {
+        let acquired_at = Location::caller();
+        let held = self.held.take();
+        OwnedLatch {
+            bound: held
+                .filter(|(core, hold)| core.bind(*hold, Some(Thread::current())))
+                .map(|(core, hold)| OwnedBound::new(core, hold.into(), acquired_at, None)),
+        }
+    }
+}
+
+impl Drop for SendLatch {
+    fn drop(&mut self) {
+        if let Some((core, hold)) = &self.held {
+            core.release(*hold);
+        }
+    }
+}
+
+impl fmt::Debug for SendLatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SendLatch").finish_non_exhaustive()
+    }
+}

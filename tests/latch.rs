@@ -1,0 +1,331 @@
+//! What a latch table promises, on real threads.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Barrier, Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use latchwork::holder;
+use latchwork::latch::{LatchError, LatchTable, LatchTimeoutError, TryLatchError};
+
+/// Waits until `n` requests stand in line: the only way to see from outside that a thread waits.
+fn until_waiting(table: &LatchTable<str>, n: usize) {
+    while table.waiters() < n {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn one_holder_at_a_time_for_each_key() {
+    let table = LatchTable::<str>::new();
+    let a = table.latch("a").unwrap();
+    assert_eq!(table.try_latch("a").unwrap_err(), TryLatchError::WouldBlock);
+    let b = table.try_latch("b").unwrap();
+    assert_eq!(table.held(), 2);
+    drop(a);
+    drop(table.try_latch("a").unwrap());
+    drop(b);
+}
+
+#[test]
+fn nothing_is_left_of_a_key_that_nobody_wants() {
+    let table = LatchTable::<str>::new();
+    let held = table.latch("a").unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            table
+                .latch_timeout("a", Duration::from_millis(1))
+                .unwrap_err()
+        });
+        until_waiting(&table, 1);
+    });
+    drop(held);
+    assert_eq!((table.held(), table.waiters()), (0, 0));
+}
+
+#[test]
+fn increments_under_a_latch_lose_no_update() {
+    const THREADS: u64 = 50;
+    const ROUNDS: u64 = 1_000;
+    let table = LatchTable::<str>::new();
+    let counts = Mutex::new(HashMap::from([("a", 0_u64), ("b", 0)]));
+    thread::scope(|scope| {
+        for i in 0..THREADS {
+            let (table, counts) = (&table, &counts);
+            scope.spawn(move || {
+                let key = if i % 2 == 0 { "a" } else { "b" };
+                for _ in 0..ROUNDS {
+                    let _held = table.latch(key).unwrap();
+                    let before = counts.lock().unwrap()[key];
+                    counts.lock().unwrap().insert(key, before + 1);
+                }
+            });
+        }
+    });
+    let counts = counts.into_inner().unwrap();
+    assert_eq!(
+        (counts["a"], counts["b"]),
+        (THREADS / 2 * ROUNDS, THREADS / 2 * ROUNDS)
+    );
+    assert_eq!((table.held(), table.waiters()), (0, 0));
+}
+
+#[test]
+fn a_slow_key_does_not_delay_another_of_its_shard() {
+    let table = LatchTable::<str>::builder().shards(1).build().unwrap();
+    let slow = table.latch("slow").unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| table.latch("slow").map(drop).unwrap());
+        until_waiting(&table, 1);
+        thread::scope(|scope| {
+            scope.spawn(|| table.latch("fast").map(drop).unwrap());
+        });
+        drop(slow);
+    });
+}
+
+#[test]
+fn a_timed_out_caller_never_gets_the_latch() {
+    let table = LatchTable::<str>::new();
+    let held = table.latch("a").unwrap();
+    thread::scope(|scope| {
+        let late = scope.spawn(|| {
+            table
+                .latch_timeout("a", Duration::from_millis(1))
+                .map(drop)
+                .unwrap_err()
+        });
+        assert_eq!(late.join().unwrap(), LatchTimeoutError::TimedOut);
+    });
+    drop(held);
+    assert_eq!(table.held(), 0);
+    assert_eq!(table.stats().timeouts, 1);
+}
+
+#[test]
+fn a_thread_that_holds_a_latch_gets_an_error_instead_of_a_deadlock() {
+    let table = LatchTable::<str>::new();
+    let held = table.latch("a").unwrap();
+    assert_eq!(table.latch("a").unwrap_err(), LatchError::Reentrant);
+    // Contended or not: the order of two keys is not for chance to decide.
+    assert_eq!(table.latch("b").unwrap_err(), LatchError::Reentrant);
+    assert_eq!(
+        table.latch_many(["b", "c"]).unwrap_err(),
+        LatchError::Reentrant
+    );
+    assert_eq!(
+        table.latch_timeout("b", Duration::ZERO).unwrap_err(),
+        LatchTimeoutError::Reentrant
+    );
+    assert!(table.try_latch("b").is_ok());
+    let other = LatchTable::<str>::new();
+    assert!(other.latch("a").is_ok());
+    drop(held);
+    assert!(table.latch("b").is_ok());
+}
+
+#[test]
+fn keys_taken_together_count_once_each_and_go_together() {
+    let table = LatchTable::<str>::new();
+    let latches = table.latch_many(["b", "a", "b"]).unwrap();
+    assert_eq!((latches.len(), table.held()), (2, 2));
+    assert!(table.try_latch("a").is_err());
+    drop(latches);
+    assert_eq!(table.held(), 0);
+    assert!(
+        table
+            .latch_many(std::iter::empty::<&str>())
+            .unwrap()
+            .is_empty()
+    );
+}
+
+#[test]
+fn keys_that_are_not_all_free_are_not_taken_at_all() {
+    let table = LatchTable::<str>::new();
+    let held = table.latch("b").unwrap().detach();
+    assert!(table.try_latch_many(["a", "b", "c"]).is_err());
+    assert_eq!(
+        table
+            .latch_many_timeout(["a", "b", "c"], Duration::from_millis(1))
+            .unwrap_err(),
+        LatchTimeoutError::TimedOut
+    );
+    assert_eq!(table.held(), 1);
+    drop(held);
+}
+
+#[test]
+fn rings_of_overlapping_keys_do_not_deadlock() {
+    let table = LatchTable::<u64>::new();
+    let sums = Mutex::new([100_i64; 5]);
+    thread::scope(|scope| {
+        for i in 0..5_u64 {
+            let (table, sums) = (&table, &sums);
+            scope.spawn(move || {
+                for round in 0..500 {
+                    let (from, to) = (i, (i + 1 + round % 4) % 5);
+                    let _both = table.latch_many([&from, &to]).unwrap();
+                    let before = *sums.lock().unwrap();
+                    let mut after = before;
+                    after[from as usize] -= 1;
+                    after[to as usize] += 1;
+                    let mut sums = sums.lock().unwrap();
+                    sums[from as usize] = after[from as usize];
+                    sums[to as usize] = after[to as usize];
+                }
+            });
+        }
+    });
+    assert_eq!(sums.into_inner().unwrap().iter().sum::<i64>(), 500);
+}
+
+#[test]
+fn a_full_line_refuses_and_applies_nothing() {
+    let table = LatchTable::<str>::builder().max_waiters(1).build().unwrap();
+    let held = table.latch("a").unwrap().detach();
+    thread::scope(|scope| {
+        scope.spawn(|| table.latch("a").map(drop).unwrap());
+        until_waiting(&table, 1);
+        assert_eq!(table.latch("a").unwrap_err(), LatchError::Busy);
+        let (send, refused) = mpsc::channel();
+        let pending = table.latch_with("a", move |latch| send.send(latch.unwrap_err()).unwrap());
+        assert_eq!(refused.recv().unwrap(), LatchError::Busy);
+        drop(pending);
+        drop(held);
+    });
+    assert_eq!(table.stats().busy, 2);
+    assert_eq!(table.held(), 0);
+}
+
+#[test]
+fn a_panicking_holder_releases_its_latch() {
+    let table = LatchTable::<str>::new();
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        let _held = table.latch("a").unwrap();
+        panic!("the holder fails");
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(table.held(), 0);
+}
+
+#[test]
+fn a_registered_waiter_is_called_outside_all_locks() {
+    let table = LatchTable::<str>::builder().shards(1).build().unwrap();
+    let held = table.latch("a").unwrap();
+    let inside = table.clone();
+    let (send, receive) = mpsc::channel();
+    let pending = table.latch_with("a", move |latch| {
+        drop(inside.try_latch("b").unwrap());
+        drop(latch.unwrap());
+        send.send(()).unwrap();
+    });
+    drop(held);
+    receive.recv().unwrap();
+    assert!(pending.is_delivered());
+    assert_eq!(table.held(), 0);
+}
+
+#[test]
+fn a_cancelled_registration_is_never_called() {
+    let table = LatchTable::<str>::new();
+    let held = table.latch("a").unwrap();
+    let (send, receive) = mpsc::channel::<()>();
+    drop(table.latch_with("a", move |_latch| drop(send)));
+    assert_eq!(receive.recv(), Err(mpsc::RecvError));
+    drop(held);
+    assert_eq!((table.held(), table.waiters()), (0, 0));
+}
+
+#[test]
+fn a_forgotten_latch_comes_back_when_its_thread_ends_and_goes_to_who_waits() {
+    let (send, reports) = mpsc::channel();
+    let table = LatchTable::<str>::builder()
+        .name("keys")
+        .on_leak(move |report| send.send(report).unwrap())
+        .build()
+        .unwrap();
+    let ready = Barrier::new(2);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            std::mem::forget(table.latch("a").unwrap());
+            ready.wait();
+            until_waiting(&table, 1);
+        });
+        ready.wait();
+        drop(table.latch("a").unwrap());
+    });
+    assert_eq!((table.held(), table.stats().leaked), (0, 1));
+    let report = reports.recv().unwrap();
+    assert_eq!((&*report.component, report.amount), ("keys", 1));
+    assert!(report.acquired_at.file().ends_with("latch.rs"));
+}
+
+#[test]
+fn a_late_guard_does_not_release_a_fresh_owners_latch() {
+    thread_local! {
+        static KEPT: std::cell::RefCell<Option<latchwork::latch::OwnedLatch>> =
+            const { std::cell::RefCell::new(None) };
+    }
+    // The original removed a "dead" latch without comparing the owner.
+    let table = LatchTable::<str>::new();
+    holder::scope(|| KEPT.set(Some(table.latch("a").unwrap().detach().attach())));
+    let fresh = table.latch("a").unwrap();
+    drop(KEPT.take());
+    assert!(table.try_latch("a").is_err());
+    assert_eq!(table.sweep(), 0);
+    drop(fresh);
+    assert_eq!(table.held(), 0);
+}
+
+#[test]
+fn a_leaked_latch_outlives_its_table() {
+    thread::spawn(|| {
+        let table = LatchTable::<str>::new();
+        std::mem::forget(table.latch("a").unwrap());
+        drop(table);
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn a_detached_latch_moves_to_another_thread() {
+    let table = LatchTable::<str>::new();
+    let latch = table.latch("a").unwrap().detach();
+    assert_eq!(table.held(), 1);
+    thread::spawn(move || drop(latch.attach().detach()))
+        .join()
+        .unwrap();
+    assert_eq!(table.held(), 0);
+}
+
+#[test]
+fn newcomers_do_not_pass_a_waiter_for_ever() {
+    // The original let newcomers barge past the queue for as long as they came.
+    let table = LatchTable::<str>::new();
+    let (stop, stopped) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn({
+            let table = &table;
+            move || {
+                while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
+                    drop(table.latch("a").unwrap());
+                }
+            }
+        });
+        for _ in 0..20 {
+            drop(table.latch("a").unwrap());
+        }
+        drop(stop);
+    });
+}
+
+#[test]
+fn errors_say_what_to_do_next() {
+    let table = LatchTable::<str>::new();
+    let _held = table.latch("a").unwrap();
+    let error = table.latch("b").unwrap_err().to_string();
+    assert!(error.contains("latch_many"), "{error}");
+}
