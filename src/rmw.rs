@@ -101,6 +101,14 @@ struct Core<S> {
     counters: Counters,
 }
 
+/// What an update found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Missing,
+    Expired,
+    Live(Option<u64>),
+}
+
 #[derive(Default)]
 struct Counters {
     expired: AtomicU64,
@@ -155,7 +163,7 @@ impl<S: Store> Rmw<S> {
     }
 
     /// Runs one short command: `decide` sees the live record, and what it returns is applied.
-    #[inline]
+    #[inline(always)]
     fn write<'e, R>(
         &self,
         key: &[u8],
@@ -165,27 +173,31 @@ impl<S: Store> Rmw<S> {
         let key = self.key(key);
         let latch = core.latches.latch_hashed(key.hash)?;
         let mut arm = None;
-        let step = |record: Option<&Record>| match decide(record) {
-            Ok((effect, result)) => {
-                arm = effect.deadline_after(record);
-                (effect, Ok(result))
-            }
-            Err(error) => (Effect::Keep, Err(error)),
-        };
-        let outcome = core.store.change(key, |record| match record {
-            Some(record) if core.is_expired(record) => (Effect::Delete, Err(step)),
-            _ => {
-                let (effect, result) = step(record);
-                (effect, Ok(result))
+        let mut expired = None;
+        let result = core.store.change(key, |record| {
+            let is_expired = record.is_some_and(|record| core.is_expired(record));
+            let live = record.filter(|_| !is_expired);
+            match decide(live) {
+                Ok((effect, result)) => {
+                    arm = effect.deadline_after(live);
+                    match effect {
+                        Effect::Put(_) => (effect, Ok(result)),
+                        _ if is_expired => {
+                            expired = Some(effect);
+                            (Effect::Delete, Ok(result))
+                        }
+                        _ => (effect, Ok(result)),
+                    }
+                }
+                Err(error) if is_expired => (Effect::Delete, Err(error)),
+                Err(error) => (Effect::Keep, Err(error)),
             }
         })?;
-        let result = match outcome {
-            Ok(result) => result,
-            Err(step) => {
-                core.counters.expired.fetch_add(1, Ordering::Relaxed);
-                core.store.change(key, step)?
-            }
-        };
+        if let Some(effect) = expired {
+            // The record is out of the way now, and the latch is still held.
+            core.counters.expired.fetch_add(1, Ordering::Relaxed);
+            core.store.change(key, |_| (effect, ()))?;
+        }
         drop(latch);
         if let Some(at) = arm {
             self.arm(at);
@@ -237,34 +249,39 @@ impl<S: Store> Rmw<S> {
         let core = &*self.core;
         let key = self.key(key.as_ref());
         let latch = core.latches.latch_hashed(key.hash)?;
-        let (found, seen) = core.store.load(key);
-        let expired = found.as_ref().is_some_and(|record| core.is_expired(record));
-        let before = found.as_ref().and_then(Record::expires_at);
-        let missing = found.is_none();
-        let mut entry = Entry::new(found.filter(|_| !expired));
+        let (mut entry, before, seen) = core.store.load(key, |record, seen| {
+            let before = match record {
+                None => Before::Missing,
+                Some(record) if core.is_expired(record) => Before::Expired,
+                Some(record) => Before::Live(record.expires_at()),
+            };
+            let live = record.filter(|_| !matches!(before, Before::Expired));
+            (Entry::new(live), before, seen)
+        });
         let result = operation(&mut entry);
-        let effect = match entry.into_staged() {
-            None if expired => Effect::Delete,
-            None => return Ok(result),
-            Some(None) if missing => return Ok(result),
-            Some(None) => Effect::Delete,
-            Some(Some(record)) => {
-                core.check_len(&record.value)?;
-                match record.expires_at() {
-                    Some(at) if Some(at) != before && core.check_deadline(at)? <= core.clock.now() => {
+        let (staged, at) = (entry.is_staged(), entry.expires_at());
+        let is_new_deadline = before != Before::Live(at) && at.is_some();
+        let effect = match entry.into_value() {
+            _ if !staged && before != Before::Expired => return Ok(result),
+            Some(value) if staged => {
+                core.check_len(&value)?;
+                match at {
+                    Some(at) if is_new_deadline && core.check_deadline(at)? <= core.clock.now() => {
                         Effect::Delete
                     }
-                    _ => Effect::Put(record),
+                    _ => Effect::Put(Record::new(value, at)),
                 }
             }
-        };
-        let arm = match &effect {
-            Effect::Put(record) if record.expires_at() != before => record.expires_at(),
-            _ => None,
+            _ => Effect::Delete,
         };
         core.store.publish(key, effect, seen)?;
         drop(latch);
-        if let Some(at) = arm {
+        if before == Before::Expired {
+            core.counters.expired.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(at) = at
+            && is_new_deadline
+        {
             self.arm(at);
         }
         Ok(result)

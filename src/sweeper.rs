@@ -352,7 +352,7 @@ impl Core {
     }
 
     fn start(core: &Arc<Self>, state: &mut State) -> io::Result<()> {
-        if !thread::BACKGROUND || state.thread.is_some() || state.stopped {
+        if !thread::STARTS_ITS_OWN || state.thread.is_some() || state.stopped {
             return Ok(());
         }
         let body = Arc::clone(core);
@@ -548,7 +548,9 @@ impl fmt::Debug for Sweeper {
 
 impl fmt::Debug for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Job").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Job")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 

@@ -254,11 +254,7 @@ impl<S: Store> Rmw<S> {
     /// # Errors
     /// [`TooLong`](RmwError::TooLong), [`WrongType`](RmwError::WrongType),
     /// [`Reentrant`](RmwError::Reentrant), [`Busy`](RmwError::Busy).
-    pub fn append(
-        &self,
-        key: impl AsRef<[u8]>,
-        bytes: impl AsRef<[u8]>,
-    ) -> Result<u64, RmwError> {
+    pub fn append(&self, key: impl AsRef<[u8]>, bytes: impl AsRef<[u8]>) -> Result<u64, RmwError> {
         let bytes = bytes.as_ref();
         self.write(key.as_ref(), |record| {
             let offset = Record::len_of(record)?;
@@ -299,7 +295,9 @@ impl<S: Store> Rmw<S> {
             if bytes.is_empty() {
                 return Ok((Effect::Keep, len));
             }
-            let end = self.core.check_end(offset.checked_add(bytes.len() as u64))?;
+            let end = self
+                .core
+                .check_end(offset.checked_add(bytes.len() as u64))?;
             // Not above the limit, which is a usize.
             let offset = offset as usize;
             Ok((Effect::Write { offset, bytes }, len.max(end)))

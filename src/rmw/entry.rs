@@ -23,21 +23,30 @@ use super::value::Value;
 /// ```
 #[derive(Debug)]
 pub struct Entry {
-    record: Option<Record>,
+    value: Option<Value>,
+    expires_at: Option<u64>,
     staged: bool,
 }
 
 impl Entry {
-    pub(super) fn new(record: Option<Record>) -> Self {
+    #[inline(always)]
+    pub(super) fn new(live: Option<&Record>) -> Self {
         Self {
-            record,
+            value: live.map(|record| record.value.clone()),
+            expires_at: live.and_then(Record::expires_at),
             staged: false,
         }
     }
 
-    /// What was staged, if anything was.
-    pub(super) fn into_staged(self) -> Option<Option<Record>> {
-        self.staged.then_some(self.record)
+    /// Whether anything was staged.
+    #[inline]
+    pub(super) fn is_staged(&self) -> bool {
+        self.staged
+    }
+
+    #[inline(always)]
+    pub(super) fn into_value(self) -> Option<Value> {
+        self.value
     }
 
     /// The value, as staged so far; `None` if the key is missing.
@@ -48,8 +57,9 @@ impl Entry {
     /// assert!(rmw.update("k", |entry| entry.get().is_none())?);
     /// # Ok::<(), latchwork::rmw::RmwError>(())
     /// ```
+    #[inline]
     pub fn get(&self) -> Option<&Value> {
-        self.record.as_ref().map(|record| &record.value)
+        self.value.as_ref()
     }
 
     /// The value as a number; `None` if the key is missing.
@@ -64,8 +74,9 @@ impl Entry {
     ///
     /// # Errors
     /// [`NotAnInteger`](RmwError::NotAnInteger), [`WrongType`](RmwError::WrongType).
+    #[inline]
     pub fn integer(&self) -> Result<Option<i64>, RmwError> {
-        self.record.as_ref().map(Record::integer).transpose()
+        self.value.as_ref().map(Value::integer).transpose()
     }
 
     /// Stages a value; the expiry stays as it is.
@@ -77,13 +88,10 @@ impl Entry {
     /// assert_eq!(rmw.get("k")?, Some("v".into()));
     /// # Ok::<(), latchwork::rmw::RmwError>(())
     /// ```
+    #[inline]
     pub fn set(&mut self, value: impl Into<Value>) {
-        let value = value.into();
+        self.value = Some(value.into());
         self.staged = true;
-        match &mut self.record {
-            Some(record) => record.value = value,
-            missing => *missing = Some(Record::new(value, None)),
-        }
     }
 
     /// Stages that the key goes away.
@@ -97,8 +105,9 @@ impl Entry {
     /// # Ok::<(), latchwork::rmw::RmwError>(())
     /// ```
     pub fn remove(&mut self) {
+        self.value = None;
+        self.expires_at = None;
         self.staged = true;
-        self.record = None;
     }
 
     /// The expiry in Unix milliseconds; `None` for a key that is missing or has none.
@@ -110,7 +119,7 @@ impl Entry {
     /// # Ok::<(), latchwork::rmw::RmwError>(())
     /// ```
     pub fn expires_at(&self) -> Option<u64> {
-        self.record.as_ref().and_then(Record::expires_at)
+        self.expires_at
     }
 
     /// Stages an expiry in Unix milliseconds, or none. A time that has passed deletes the key. On
@@ -127,10 +136,10 @@ impl Entry {
     /// # Ok::<(), latchwork::rmw::RmwError>(())
     /// ```
     pub fn set_expires_at(&mut self, unix_millis: Option<u64>) {
-        if let Some(record) = &mut self.record {
-            self.staged = true;
+        if self.value.is_some() {
             // Time zero has passed, like any other; in a record it would mean "none".
-            record.set_expires_at(unix_millis.map(|at| at.max(1)));
+            self.expires_at = unix_millis.map(|at| at.max(1));
+            self.staged = true;
         }
     }
 }

@@ -34,7 +34,9 @@ impl<S: Store> Core<S> {
     /// The time `after` from now; durations are rounded up to milliseconds.
     fn time_in(&self, after: Duration) -> Result<u64, RmwError> {
         let whole = u64::try_from(after.as_millis()).ok();
-        let millis = whole.and_then(|ms| ms.checked_add(u64::from(after.subsec_nanos() % 1_000_000 > 0)));
+        let millis = whole.and_then(|ms| {
+            ms.checked_add(u64::from(!after.subsec_nanos().is_multiple_of(1_000_000)))
+        });
         millis
             .and_then(|millis| self.clock.now().checked_add(millis))
             .filter(|&at| at <= i64::MAX as u64)

@@ -123,10 +123,11 @@ impl<S: Store> Rmw<S> {
             }
         }
         // Under all the latches, nobody can have set one of them since.
-        core.store.change_many(&keys, |i, _| match values[i].take() {
-            Some(value) => Effect::Put(Record::new(value, None)),
-            None => Effect::Keep,
-        })?;
+        core.store
+            .change_many(&keys, |i, _| match values[i].take() {
+                Some(value) => Effect::Put(Record::new(value, None)),
+                None => Effect::Keep,
+            })?;
         Ok(true)
     }
 }

@@ -93,65 +93,41 @@ enum Left<'e> {
 }
 
 impl Table {
-    #[inline]
+    #[inline(always)]
     fn find(&self, key: Key<'_>) -> Option<&Slot> {
         self.slots.find(key.hash, |slot| slot.is(key))
     }
 
-    #[inline]
+    #[inline(always)]
     fn place(&self, key: Key<'_>) -> Option<usize> {
-        self.slots
-            .find_bucket_index(key.hash, |slot| slot.is(key))
+        self.slots.find_bucket_index(key.hash, |slot| slot.is(key))
     }
 
-    #[inline]
+    #[inline(always)]
     fn at(&self, place: usize) -> &Record {
         let slot = self.slots.get_bucket(place);
         &slot.expect("a place found under this lock is taken").record
     }
 
-    #[inline]
+    #[inline(always)]
     fn at_mut(&mut self, place: usize) -> &mut Record {
         let slot = self.slots.get_bucket_mut(place);
         &mut slot.expect("a place found under this lock is taken").record
     }
 
     /// Applies an effect to the key, which is at `place` or missing.
-    #[inline]
-    fn apply<'e>(
-        &mut self,
-        key: Key<'_>,
-        place: Option<usize>,
-        effect: Effect<'e>,
-    ) -> Left<'e> {
+    #[inline(always)]
+    fn apply<'e>(&mut self, key: Key<'_>, place: Option<usize>, effect: Effect<'e>) -> Left<'e> {
         match (effect, place) {
             (Effect::Put(new), Some(place)) => {
+                let now = new.expires_at();
                 let old = mem::replace(self.at_mut(place), new);
-                let now = self.at(place).expires_at();
                 self.reindex(key.hash, old.expires_at(), now);
                 Left::Drop(Some(old))
             }
-            (Effect::Put(new), None) => {
-                self.reindex(key.hash, None, new.expires_at());
-                let slot = Slot {
-                    key: Bytes::from(key.bytes),
-                    hash: key.hash,
-                    record: new,
-                };
-                self.slots.insert_unique(key.hash, slot, |slot| slot.hash);
-                Left::Drop(None)
-            }
+            (Effect::Put(new), None) => self.insert(key, new),
             (Effect::Write { offset, bytes }, Some(place)) => self.write(place, offset, bytes),
-            (Effect::Write { offset, bytes }, None) if offset + bytes.len() <= COPY_UNDER_LOCK => {
-                let new = Bytes::overwritten(b"", offset, bytes);
-                self.apply(key, None, Effect::Put(Record::new(new, None)))
-            }
-            (Effect::Write { offset, bytes }, None) => Left::Copy {
-                old: Bytes::from(b""),
-                deadline: None,
-                offset,
-                bytes,
-            },
+            (Effect::Write { offset, bytes }, None) => self.write_new(key, offset, bytes),
             (Effect::Expire(at), Some(place)) => {
                 let record = self.at_mut(place);
                 let old = record.expires_at();
@@ -165,6 +141,33 @@ impl Table {
         }
     }
 
+    #[inline(never)]
+    fn insert<'e>(&mut self, key: Key<'_>, record: Record) -> Left<'e> {
+        self.reindex(key.hash, None, record.expires_at());
+        let slot = Slot {
+            key: Bytes::from(key.bytes),
+            hash: key.hash,
+            record,
+        };
+        self.slots.insert_unique(key.hash, slot, |slot| slot.hash);
+        Left::Drop(None)
+    }
+
+    #[inline(never)]
+    fn write_new<'e>(&mut self, key: Key<'_>, offset: usize, bytes: &'e [u8]) -> Left<'e> {
+        if offset + bytes.len() <= COPY_UNDER_LOCK {
+            let new = Bytes::overwritten(b"", offset, bytes);
+            return self.insert(key, Record::new(new, None));
+        }
+        Left::Copy {
+            old: Bytes::from(b""),
+            deadline: None,
+            offset,
+            bytes,
+        }
+    }
+
+    #[inline(never)]
     fn write<'e>(&mut self, place: usize, offset: usize, bytes: &'e [u8]) -> Left<'e> {
         let record = self.at_mut(place);
         if let Value::Integer(_) = record.value {
@@ -189,6 +192,7 @@ impl Table {
         }
     }
 
+    #[inline(never)]
     fn remove(&mut self, place: usize) -> Record {
         let entry = self.slots.get_bucket_entry(place);
         let (slot, _) = entry
@@ -210,7 +214,7 @@ impl Table {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn reindex(&mut self, hash: u64, old: Option<u64>, new: Option<u64>) {
         if old == new {
             return;
@@ -224,6 +228,7 @@ impl Table {
     }
 
     /// Takes a deadline out of the index, unless another key with the same hash has it too.
+    #[inline(never)]
     fn unindex(&mut self, hash: u64, at: u64) {
         let shared = self
             .slots
@@ -253,7 +258,7 @@ impl Shard {
     }
 
     /// Does after the lock what `apply` left.
-    #[inline]
+    #[inline(always)]
     fn finish(&self, key: Key<'_>, left: Left<'_>, epoch: u64) {
         if let Left::Copy { .. } = left {
             self.copy(key, left, epoch);
@@ -278,6 +283,7 @@ impl Shard {
         self.publish(key, Effect::Put(new), Seen { epoch, place });
     }
 
+    #[inline(always)]
     fn publish(&self, key: Key<'_>, effect: Effect<'_>, seen: Seen) {
         let mut table = self.table.write();
         if table.epoch != seen.epoch {
@@ -342,14 +348,17 @@ impl Store for MemStore {
 
     fn view_many(&self, keys: &[Key<'_>], mut look: impl FnMut(usize, Option<&Record>)) {
         let shards = self.shards_of(keys);
-        let locked: Vec<_> = shards.iter().map(|&i| self.shards[i].table.read()).collect();
+        let locked: Vec<_> = shards
+            .iter()
+            .map(|&i| self.shards[i].table.read())
+            .collect();
         for (i, key) in keys.iter().enumerate() {
             let table = &locked[position(&shards, self.index(key.hash))];
             look(i, table.find(*key).map(|slot| &slot.record));
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn change<'e, R>(
         &self,
         key: Key<'_>,
@@ -374,7 +383,10 @@ impl Store for MemStore {
     ) -> Result<(), StoreError> {
         let shards = self.shards_of(keys);
         let mut displaced = Vec::with_capacity(keys.len());
-        let mut locked: Vec<_> = shards.iter().map(|&i| self.shards[i].table.write()).collect();
+        let mut locked: Vec<_> = shards
+            .iter()
+            .map(|&i| self.shards[i].table.write())
+            .collect();
         for (i, key) in keys.iter().enumerate() {
             let at = position(&shards, self.index(key.hash));
             let table = &mut *locked[at];
@@ -399,18 +411,18 @@ impl Store for MemStore {
         Ok(())
     }
 
-    #[inline]
-    fn load(&self, key: Key<'_>) -> (Option<Record>, Seen) {
+    #[inline(always)]
+    fn load<R>(&self, key: Key<'_>, look: impl FnOnce(Option<&Record>, Seen) -> R) -> R {
         let table = self.shard(key.hash).table.read();
         let place = table.place(key);
         let seen = Seen {
             epoch: table.epoch,
             place: place.unwrap_or(usize::MAX),
         };
-        (place.map(|place| table.at(place).clone()), seen)
+        look(place.map(|place| table.at(place)), seen)
     }
 
-    #[inline]
+    #[inline(always)]
     fn publish(&self, key: Key<'_>, effect: Effect<'_>, seen: Seen) -> Result<(), StoreError> {
         self.shard(key.hash).publish(key, effect, seen);
         Ok(())
@@ -457,10 +469,9 @@ impl Store for MemStore {
         let shard = self.shard(hash);
         let mut displaced = Vec::new();
         let mut table = shard.table.write();
-        while let Some(place) = table
-            .slots
-            .find_bucket_index(hash, |slot| slot.hash == hash && slot.record.is_expired(now))
-        {
+        while let Some(place) = table.slots.find_bucket_index(hash, |slot| {
+            slot.hash == hash && slot.record.is_expired(now)
+        }) {
             displaced.push(table.remove(place));
         }
         shard.count(&table);

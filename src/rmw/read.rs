@@ -2,30 +2,42 @@
 
 use std::time::Duration;
 
+use super::Rmw;
 use super::error::RmwError;
 use super::options::Ttl;
 use super::store::{Key, Record, Store};
 use super::value::{Bytes, Value, ValueType};
-use super::Rmw;
 
-impl Record {
-    /// The string, if the value is one.
+impl Value {
+    /// The value, if it is a string.
     #[inline]
     pub(super) fn string(&self) -> Result<&Value, RmwError> {
-        match self.value.value_type() {
-            ValueType::String => Ok(&self.value),
+        match self {
+            Value::Bytes(_) | Value::Integer(_) => Ok(self),
         }
+    }
+
+    #[inline]
+    pub(super) fn integer(&self) -> Result<i64, RmwError> {
+        self.string()?.as_integer().ok_or(RmwError::NotAnInteger)
+    }
+}
+
+impl Record {
+    #[inline]
+    pub(super) fn string(&self) -> Result<&Value, RmwError> {
+        self.value.string()
+    }
+
+    #[inline]
+    pub(super) fn integer(&self) -> Result<i64, RmwError> {
+        self.value.integer()
     }
 
     /// The length of a string that may be missing.
     #[inline]
     pub(super) fn len_of(record: Option<&Record>) -> Result<usize, RmwError> {
         record.map_or(Ok(0), |record| record.string().map(Value::len))
-    }
-
-    #[inline]
-    pub(super) fn integer(&self) -> Result<i64, RmwError> {
-        self.string()?.as_integer().ok_or(RmwError::NotAnInteger)
     }
 }
 
@@ -82,11 +94,7 @@ impl<S: Store> Rmw<S> {
     /// # Ok::<(), latchwork::rmw::RmwError>(())
     /// ```
     #[inline]
-    pub fn get_with<R>(
-        &self,
-        key: impl AsRef<[u8]>,
-        look: impl FnOnce(Option<&Value>) -> R,
-    ) -> R {
+    pub fn get_with<R>(&self, key: impl AsRef<[u8]>, look: impl FnOnce(Option<&Value>) -> R) -> R {
         let value = self.view(key.as_ref(), |record| record.map(|r| r.value.clone()));
         look(value.as_ref())
     }
@@ -146,7 +154,9 @@ impl<S: Store> Rmw<S> {
     /// # Errors
     /// [`WrongType`](RmwError::WrongType).
     pub fn strlen(&self, key: impl AsRef<[u8]>) -> Result<u64, RmwError> {
-        self.view(key.as_ref(), |record| Record::len_of(record).map(|len| len as u64))
+        self.view(key.as_ref(), |record| {
+            Record::len_of(record).map(|len| len as u64)
+        })
     }
 
     /// The part of a key's string from `start` to `end`, both included; negative ones count from
@@ -164,12 +174,7 @@ impl<S: Store> Rmw<S> {
     ///
     /// # Errors
     /// [`WrongType`](RmwError::WrongType).
-    pub fn getrange(
-        &self,
-        key: impl AsRef<[u8]>,
-        start: i64,
-        end: i64,
-    ) -> Result<Value, RmwError> {
+    pub fn getrange(&self, key: impl AsRef<[u8]>, start: i64, end: i64) -> Result<Value, RmwError> {
         // The part is copied from the shared value, after the lock.
         let Some(value) = self.get(key)? else {
             return Ok(Value::from(""));

@@ -207,8 +207,9 @@ pub trait Store: Send + Sync + 'static {
         decide: impl FnMut(usize, Option<&Record>) -> Effect<'e>,
     ) -> Result<(), StoreError>;
 
-    /// A copy of a key's record (its bytes are shared), for an operation that takes its time.
-    fn load(&self, key: Key<'_>) -> (Option<Record>, Seen);
+    /// Shows a key's record to `look`, with what `publish` needs: the start of an operation that
+    /// takes its time and works on a copy.
+    fn load<R>(&self, key: Key<'_>, look: impl FnOnce(Option<&Record>, Seen) -> R) -> R;
 
     /// Applies what became of a `load`, unless the store has been cleared in between: then the
     /// update is one that the clear has removed.
