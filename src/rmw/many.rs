@@ -1,0 +1,133 @@
+//! The commands that change several keys at one moment.
+
+use super::Rmw;
+use super::error::RmwError;
+use super::store::{Effect, Key, Record, Store};
+use super::value::Value;
+
+impl<S: Store> Rmw<S> {
+    /// Takes the latches of all keys, in an order that every such command shares.
+    fn hashes(keys: &[Key<'_>]) -> Vec<u64> {
+        keys.iter().map(|key| key.hash).collect()
+    }
+
+    /// Deletes keys at one moment and says how many there were (`DEL`, `UNLINK`). The values are
+    /// freed outside all locks.
+    ///
+    /// ```
+    /// # use latchwork::rmw::Rmw;
+    /// let rmw = Rmw::new();
+    /// rmw.mset([("a", 1), ("b", 2)])?;
+    /// assert_eq!(rmw.del(&["a", "b", "c"])?, 2);
+    /// # Ok::<(), latchwork::rmw::RmwError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Reentrant`](RmwError::Reentrant), [`Busy`](RmwError::Busy).
+    pub fn del<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<u64, RmwError> {
+        if let [key] = keys {
+            return self.write(key.as_ref(), |record| match record {
+                Some(_) => Ok((Effect::Delete, 1)),
+                None => Ok((Effect::Keep, 0)),
+            });
+        }
+        let keys: Vec<_> = keys.iter().map(|key| self.key(key.as_ref())).collect();
+        let core = &*self.core;
+        let _latches = core.latches.latch_many_hashed(&Self::hashes(&keys))?;
+        let now = core.clock.now();
+        let mut deleted = 0;
+        core.store.change_many(&keys, |_, record| match record {
+            Some(record) => {
+                deleted += u64::from(!record.is_expired(now));
+                Effect::Delete
+            }
+            None => Effect::Keep,
+        })?;
+        Ok(deleted)
+    }
+
+    /// Sets keys at one moment and clears their expiries (`MSET`): no [`mget`](Self::mget) sees
+    /// some of them set. Of a repeated key the last value stays.
+    ///
+    /// ```
+    /// # use latchwork::rmw::Rmw;
+    /// let rmw = Rmw::new();
+    /// rmw.mset([("a", 1), ("b", 2), ("a", 3)])?;
+    /// assert_eq!(rmw.mget(&["a", "b"]), [Some(3.into()), Some(2.into())]);
+    /// # Ok::<(), latchwork::rmw::RmwError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`set`](Self::set); none of the keys was set then.
+    pub fn mset<K: AsRef<[u8]>, V: Into<Value>>(
+        &self,
+        pairs: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<(), RmwError> {
+        self.set_many(pairs, false).map(drop)
+    }
+
+    /// Sets keys at one moment if none of them exists (`MSETNX`), and says whether it did.
+    ///
+    /// ```
+    /// # use latchwork::rmw::Rmw;
+    /// let rmw = Rmw::new();
+    /// assert!(rmw.mset_if_missing([("a", 1), ("b", 2)])?);
+    /// assert!(!rmw.mset_if_missing([("b", 3), ("c", 4)])?);
+    /// assert!(!rmw.contains("c"));
+    /// # Ok::<(), latchwork::rmw::RmwError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`set`](Self::set); none of the keys was set then.
+    pub fn mset_if_missing<K: AsRef<[u8]>, V: Into<Value>>(
+        &self,
+        pairs: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<bool, RmwError> {
+        self.set_many(pairs, true)
+    }
+
+    fn set_many<K: AsRef<[u8]>, V: Into<Value>>(
+        &self,
+        pairs: impl IntoIterator<Item = (K, V)>,
+        if_missing: bool,
+    ) -> Result<bool, RmwError> {
+        let (names, mut values): (Vec<K>, Vec<Option<Value>>) = pairs
+            .into_iter()
+            .map(|(key, value)| (key, Some(value.into())))
+            .unzip();
+        let core = &*self.core;
+        for value in values.iter().flatten() {
+            core.check_len(value)?;
+        }
+        if let [name] = &names[..]
+            && let Some(value) = values[0].take()
+        {
+            return self.write(name.as_ref(), |record| {
+                Ok(if if_missing && record.is_some() {
+                    (Effect::Keep, false)
+                } else {
+                    (Effect::Put(Record::new(value, None)), true)
+                })
+            });
+        }
+        let keys: Vec<_> = names.iter().map(|key| self.key(key.as_ref())).collect();
+        let _latches = core.latches.latch_many_hashed(&Self::hashes(&keys))?;
+        if if_missing {
+            let now = core.clock.now();
+            let mut found = false;
+            core.store.view_many(&keys, |_, record| {
+                found |= record.is_some_and(|record| !record.is_expired(now));
+            });
+            if found {
+                return Ok(false);
+            }
+        }
+        // Under all the latches, nobody can have set one of them since.
+        core.store
+            .change_many(&keys, |i, _| match values[i].take() {
+                Some(value) => Effect::Put(Record::new(value, None)),
+                None => Effect::Keep,
+            })?;
+        Ok(true)
+    }
+}
