@@ -26,7 +26,11 @@ mod waiter;
 
 #[cfg(feature = "latch")]
 pub use latch::LatchTable;
+#[cfg(feature = "rmw")]
+pub use rmw::Rmw;
 #[cfg(feature = "semaphore")]
 pub use semaphore::Semaphore;
+#[cfg(feature = "latch")]
+pub use sweeper::Sweeper;
 #[cfg(any(feature = "semaphore", feature = "latch"))]
 pub use waiter::{Pending, WaitHistogram};

@@ -33,7 +33,7 @@ impl<S: Store> Rmw<S> {
         }
         let keys: Vec<_> = keys.iter().map(|key| self.key(key.as_ref())).collect();
         let core = &*self.core;
-        let _latches = core.latches.latch_many_hashed(&Self::hashes(&keys))?;
+        let _latches = core.latches.latch_many_hashed(Self::hashes(&keys))?;
         let now = core.clock.now();
         let mut deleted = 0;
         core.store.change_many(&keys, |_, record| match record {
@@ -111,7 +111,7 @@ impl<S: Store> Rmw<S> {
             });
         }
         let keys: Vec<_> = names.iter().map(|key| self.key(key.as_ref())).collect();
-        let _latches = core.latches.latch_many_hashed(&Self::hashes(&keys))?;
+        let _latches = core.latches.latch_many_hashed(Self::hashes(&keys))?;
         if if_missing {
             let now = core.clock.now();
             let mut found = false;
