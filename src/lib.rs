@@ -13,6 +13,8 @@ pub mod error;
 pub mod holder;
 #[cfg(feature = "latch")]
 pub mod latch;
+#[cfg(all(latchwork_loom, feature = "loom"))]
+pub mod model;
 mod os;
 #[cfg(feature = "rmw")]
 pub mod rmw;

@@ -16,7 +16,7 @@
 
 #[cfg(latchwork_loom)]
 #[path = "sync/modelled.rs"]
-mod world;
+pub(crate) mod world;
 #[cfg(not(latchwork_loom))]
 #[path = "sync/native.rs"]
 mod world;

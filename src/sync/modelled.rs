@@ -1,10 +1,12 @@
 //! The world under loom: the same surface, every step a choice that the model explores.
 
+pub use loom;
+
 pub(crate) use loom::sync::Arc;
 
 pub(crate) mod atomic {
     pub(crate) use loom::sync::atomic::{
-        AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+        AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
     };
 }
 

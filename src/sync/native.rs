@@ -4,7 +4,7 @@ pub(crate) use std::sync::Arc;
 
 pub(crate) mod atomic {
     pub(crate) use std::sync::atomic::{
-        AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+        AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
     };
 }
 
@@ -33,6 +33,7 @@ pub(crate) mod track {
 }
 
 pub(crate) mod time {
+    #[allow(unreachable_pub, reason = "the type of public deadlines")]
     pub use std::time::Instant;
 
     /// The present.
