@@ -132,8 +132,7 @@ pub(crate) fn contest(
     })
 }
 
-/// The same with an empty section, every wait between two clock reads. The histogram is in
-/// nanoseconds.
+/// The same, every wait between two clock reads. The histogram is in nanoseconds.
 ///
 /// # Errors
 ///
@@ -142,6 +141,7 @@ pub(crate) fn contest_waits(
     threads: usize,
     time: Duration,
     exclusive: &impl Exclusive,
+    section: impl Fn() + Sync,
 ) -> Result<Histogram<u64>, Overlap> {
     let guarded = AtomicU64::new(0);
     let turnout = crowd(
@@ -154,6 +154,7 @@ pub(crate) fn contest_waits(
                 let guard = exclusive.acquire();
                 let waited = asked.elapsed();
                 increment(&guarded);
+                section();
                 drop(guard);
                 waits.saturating_record(u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX));
             }
@@ -268,6 +269,6 @@ mod tests {
     fn a_lock_that_excludes_nobody_is_caught() {
         // Without a lock two threads lose increments sooner or later.
         while contest(4, Duration::from_millis(50), &Open, || ()).is_ok() {}
-        while contest_waits(4, Duration::from_millis(50), &Open).is_ok() {}
+        while contest_waits(4, Duration::from_millis(50), &Open, || ()).is_ok() {}
     }
 }

@@ -13,6 +13,7 @@ mod rows;
 mod semaphore;
 mod stats;
 mod table;
+mod work;
 
 use std::error::Error;
 use std::io::{self, Stdout};

@@ -9,7 +9,8 @@
 //! permit guards, releases, and at once asks again. No work outside the permit: it would
 //! only dilute the difference, and leave the permit free part of the time. The same loop
 //! runs over both sides, see `crowd`. For the tail each wait lies between two clock reads,
-//! the same two on both sides, and the percentile is taken over a round's waits of a side.
+//! the same two on both sides, and the percentile is taken over a round's waits of a side. Two
+//! unjudged lines show the same loops with half a microsecond of arithmetic inside the permit.
 
 use std::error::Error;
 use std::hint::black_box;
@@ -21,14 +22,19 @@ use latchwork::semaphore::{Fairness, Permit};
 
 use crate::Bench;
 use crate::crowd::{Contest, Exclusive, contest, contest_waits};
-use crate::harness::{Ratio, interleave, mean, per_op};
+use crate::harness::{Ratio, Round, interleave, mean, per_op};
 use crate::peers::condvar;
 use crate::peers::sem_t::SemT;
 use crate::rows;
 use crate::stats::Spread;
 use crate::table::Shown;
+use crate::work::Work;
 
 const THREADS: usize = 4;
+
+/// The section of the lines that inform: long enough that others come while it lasts.
+const WORK: Duration = Duration::from_nanos(500);
+const WITH_WORK: &str = "with 0.5 µs of work inside";
 
 impl Exclusive for Semaphore {
     type Guard<'a> = Permit<'a>;
@@ -107,52 +113,82 @@ fn tokio(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
 }
 
 fn contended(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
-    let ours = Semaphore::new(1)?;
-    let peer = condvar::Semaphore::new(1);
     let time = bench
         .effort
         .pick(Duration::from_millis(50), Duration::from_millis(100));
     let rounds = bench.effort.pick(31, 101);
-    let rounds = interleave(
-        &mut bench.effort,
-        rounds,
-        || contest(THREADS, time, &ours, || ()).map(|run| run.cost()),
-        || contest(THREADS, time, &peer, || ()).map(|run| run.cost()),
-    )?;
-    bench
-        .report
-        .row(rows::SEM_CONDVAR, &Ratio::of(&rounds, mean).into())?;
+    let ratio = cost(bench, time, rounds, || ())?;
+    bench.report.row(rows::SEM_CONDVAR, &ratio.into())?;
+    let work = Work::of(WORK);
+    let ratio = cost(bench, time, rounds / 3, || work.run())?;
+    bench.report.detail(WITH_WORK, &ratio.into())?;
     Ok(())
 }
 
-fn tail(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
+fn cost(
+    bench: &mut Bench,
+    time: Duration,
+    rounds: usize,
+    section: impl Fn() + Sync,
+) -> Result<Ratio, Box<dyn Error>> {
     let ours = Semaphore::new(1)?;
     let peer = condvar::Semaphore::new(1);
+    let rounds = interleave(
+        &mut bench.effort,
+        rounds,
+        || contest(THREADS, time, &ours, &section).map(|run| run.cost()),
+        || contest(THREADS, time, &peer, &section).map(|run| run.cost()),
+    )?;
+    Ok(Ratio::of(&rounds, mean))
+}
+
+fn tail(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
     let time = bench
         .effort
         .pick(Duration::from_millis(100), Duration::from_millis(200));
     let rounds = bench.effort.pick(25, 61);
-    let rounds = interleave(
-        &mut bench.effort,
-        rounds,
-        || contest_waits(THREADS, time, &ours),
-        || contest_waits(THREADS, time, &peer),
-    )?;
-    let at = |percent: f64| {
-        Shown::from(Ratio::of(&rounds, |runs: &[Histogram<u64>; 2]| {
-            let mut both = runs[0].clone();
-            both.add(&runs[1])
-                .expect("the histograms have the same bounds");
-            both.value_at_percentile(percent) as f64
-        }))
-    };
-    bench.report.row(rows::SEM_TAIL, &at(99.9))?;
+    let waits = contested_waits(bench, time, rounds, || ())?;
+    bench
+        .report
+        .row(rows::SEM_TAIL, &percentile(&waits, 99.9).into())?;
     for percent in [50.0, 99.0, 99.99, 100.0] {
+        let ratio = percentile(&waits, percent);
         bench
             .report
-            .detail(&format!("p{percent} of the wait"), &at(percent))?;
+            .detail(&format!("p{percent} of the wait"), &ratio.into())?;
     }
+    let work = Work::of(WORK);
+    let waits = contested_waits(bench, time, rounds / 3, || work.run())?;
+    bench
+        .report
+        .detail(WITH_WORK, &percentile(&waits, 99.9).into())?;
     Ok(())
+}
+
+fn contested_waits(
+    bench: &mut Bench,
+    time: Duration,
+    rounds: usize,
+    section: impl Fn() + Sync,
+) -> Result<Vec<Round<Histogram<u64>>>, Box<dyn Error>> {
+    let ours = Semaphore::new(1)?;
+    let peer = condvar::Semaphore::new(1);
+    Ok(interleave(
+        &mut bench.effort,
+        rounds,
+        || contest_waits(THREADS, time, &ours, &section),
+        || contest_waits(THREADS, time, &peer, &section),
+    )?)
+}
+
+/// A side's percentile in a round is that of all waits of its two runs.
+fn percentile(rounds: &[Round<Histogram<u64>>], percent: f64) -> Ratio {
+    Ratio::of(rounds, |runs| {
+        let mut both = runs[0].clone();
+        both.add(&runs[1])
+            .expect("the histograms have the same bounds");
+        both.value_at_percentile(percent) as f64
+    })
 }
 
 /// Five seconds a run; the full effort takes five runs, each with the peer's beside it.
