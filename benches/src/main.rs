@@ -8,7 +8,11 @@
 mod crowd;
 mod harness;
 mod kvnode;
+#[cfg(feature = "peers")]
+mod latch;
 mod peers;
+#[cfg(feature = "peers")]
+mod rmw;
 mod rows;
 mod semaphore;
 mod stats;
@@ -47,11 +51,37 @@ const FAMILIES: &[Family] = &[
         run: semaphore::run,
     },
     Family {
+        name: "latch",
+        rows: rows::LATCH,
+        run: LATCH,
+    },
+    Family {
+        name: "rmw",
+        rows: rows::RMW,
+        run: RMW,
+    },
+    Family {
         name: "kvnode",
         rows: rows::KVNODE,
         run: kvnode::run,
     },
 ];
+
+#[cfg(feature = "peers")]
+const LATCH: Run = latch::run;
+#[cfg(not(feature = "peers"))]
+const LATCH: Run = nothing;
+
+#[cfg(feature = "peers")]
+const RMW: Run = rmw::run;
+#[cfg(not(feature = "peers"))]
+const RMW: Run = nothing;
+
+/// A family of which no row can be measured without the peers.
+#[cfg(not(feature = "peers"))]
+fn nothing(_: &mut Bench) -> Result<(), Box<dyn Error>> {
+    Ok(())
+}
 
 const NEEDS_PEERS: &str = "its peer is not built in; add `--features peers` to the command";
 

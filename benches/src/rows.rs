@@ -18,6 +18,16 @@ pub(crate) const SEM_TAIL: Row = Row::at_most("sem.contended.tail", 1.0);
 /// The least thread's count over the greatest's, five seconds, `Fairness::Eventual`.
 pub(crate) const SEM_FAIRNESS: Row = Row::at_least("sem.contended.fairness", 0.8);
 
+/// Latch + drop on one thread, over lockable's.
+pub(crate) const LATCH_FREE: Row = Row::at_most("latch.free.lockable", 0.3);
+/// Ten-microsecond sections of one key on four threads, without the sections, over lockable's.
+pub(crate) const LATCH_LONG: Row = Row::at_most("latch.long.lockable", 0.1);
+
+/// `update` += 1 of one key on one thread, over DashMap's `entry(key.clone())`.
+pub(crate) const RMW_ONE_KEY: Row = Row::at_most("rmw.one_key.dashmap", 1.5);
+/// `get` of 64 bytes out of a million keys beside a writer, over papaya's.
+pub(crate) const RMW_GET: Row = Row::at_most("rmw.get.papaya", 1.3);
+
 /// Requests a second at `-P 16`, over redis-server's.
 pub(crate) const KVNODE_P16: Row = Row::at_least("kvnode.p16.redis", 1.0);
 /// Requests a second at `-P 1`, over redis-server's.
@@ -32,6 +42,8 @@ pub(crate) const SEMAPHORE: &[Row] = &[
     SEM_TAIL,
     SEM_FAIRNESS,
 ];
+pub(crate) const LATCH: &[Row] = &[LATCH_FREE, LATCH_LONG];
+pub(crate) const RMW: &[Row] = &[RMW_ONE_KEY, RMW_GET];
 pub(crate) const KVNODE: &[Row] = &[KVNODE_P16, KVNODE_P1];
 
 #[cfg(test)]
@@ -40,7 +52,7 @@ mod tests {
 
     #[test]
     fn no_two_rows_share_an_id() {
-        let mut ids: Vec<&str> = [SEMAPHORE, KVNODE]
+        let mut ids: Vec<&str> = [SEMAPHORE, LATCH, RMW, KVNODE]
             .concat()
             .iter()
             .map(|row| row.id)
