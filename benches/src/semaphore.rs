@@ -146,7 +146,7 @@ fn tail(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
     let time = bench
         .effort
         .pick(Duration::from_millis(100), Duration::from_millis(200));
-    let rounds = bench.effort.pick(25, 61);
+    let rounds = bench.effort.pick(41, 101);
     let waits = contested_waits(bench, time, rounds, || ())?;
     bench
         .report
@@ -158,7 +158,7 @@ fn tail(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
             .detail(&format!("p{percent} of the wait"), &ratio.into())?;
     }
     let work = Work::of(WORK);
-    let waits = contested_waits(bench, time, rounds / 3, || work.run())?;
+    let waits = contested_waits(bench, time, rounds / 4, || work.run())?;
     bench
         .report
         .detail(WITH_WORK, &percentile(&waits, 99.9).into())?;
