@@ -7,7 +7,8 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `core` | the word, the line, who gets the next permit |
+//! | `state` | the word: permits and flags |
+//! | `core` | the line, and who gets the next permit |
 //! | `permit` | the guards |
 //! | `error` | the errors, one for each kind of call |
 
@@ -15,6 +16,7 @@ mod builder;
 mod core;
 mod error;
 mod permit;
+mod state;
 
 pub use builder::{BuildError, Builder, InvalidPermits};
 pub use error::{AcquireError, AcquireTimeoutError, TryAcquireError};
@@ -169,7 +171,7 @@ impl Semaphore {
     #[track_caller]
     pub fn acquire_many(&self, n: u64) -> Result<Permit<'_>, AcquireError> {
         let seat = Seat::find();
-        if self.core.take_uncontended(n) {
+        if self.core.try_take(n).is_ok() {
             return Ok(self.permit(seat, n));
         }
         self.check(n)?;
@@ -188,7 +190,7 @@ impl Semaphore {
     #[track_caller]
     pub fn try_acquire_many(&self, n: u64) -> Result<Permit<'_>, TryAcquireError> {
         let seat = Seat::find();
-        if self.core.take_uncontended(n) {
+        if self.core.try_take(n).is_ok() {
             return Ok(self.permit(seat, n));
         }
         self.check(n)?;
@@ -246,7 +248,7 @@ impl Semaphore {
         deadline: impl FnOnce() -> Option<Instant>,
     ) -> Result<Permit<'_>, AcquireTimeoutError> {
         let seat = Seat::find();
-        if self.core.take_uncontended(n) {
+        if self.core.try_take(n).is_ok() {
             return Ok(self.permit(seat, n));
         }
         self.check(n)?;

@@ -6,7 +6,8 @@ use crate::holder::anchor::Anchor;
 use crate::holder::{LeakReport, OnLeak, courier};
 use crate::sync::unmodelled::Arc;
 
-use super::core::{Core, MOST_PERMITS};
+use super::core::Core;
+use super::state::MOST_PERMITS;
 use super::{Fairness, Semaphore};
 
 /// Makes a [`Semaphore`].

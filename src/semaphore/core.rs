@@ -1,26 +1,20 @@
-//! The state of a semaphore, and who gets the next permit.
-//!
-//! `state` is one word, so that there is one modification order to reason about:
-//!
-//! | bits | hold |
-//! |---|---|
-//! | 2..64 | available permits, signed: negative while `set_max` has left more running than it allows |
-//! | 1 | `CLOSED` |
-//! | 0 | `WAITERS`: the line is not empty |
+//! Who gets the next permit.
 //!
 //! | step | how | ordering |
 //! |---|---|---|
-//! | take, nobody in line | CAS, if no flag is set | Acquire, pairs with the release |
-//! | release | add; then, if `WAITERS` was set, serve the line | Release |
-//! | take past the line | CAS, while the oldest waiter is young ([`PATIENCE`]) and the order is `Eventual` | Acquire |
+//! | take | CAS on the word, if neither `DUE` nor `CLOSED` is set | Acquire, pairs with the release |
+//! | release | add to the word; then serve the line, if there is one and its head is not on its way | Release |
 //! | join, leave, serve, resize, close | under the queue's lock | the lock |
 //!
-//! `WAITERS` is set by a CAS on the word that showed too few permits, so a release comes either before it,
-//! and is seen, or after it, and serves the line: no wake-up is lost. A permit that is released while somebody
-//! waits is there for all to see, but a newcomer takes it only where it may pass the line.
+//! `WAITERS` is set by a CAS on the very word that showed too few permits, so a release comes either before it,
+//! and is seen, or after it, and serves the line: no wake-up is lost.
 //!
-//! Only the head of the line is served. While it is young it is told to try again and competes
-//! with newcomers; then, or from the start under `Fifo`, permits are handed to it, as many as there are, until it has all it wanted.
+//! Only the head of the line is served. Under `Eventual` it is told to try again when enough permits are
+//! there, and competes with newcomers; while it is on its way (`TOLD`), nobody tells it twice. When it has waited for
+//! [`PATIENCE`] it is `DUE`, as it always is under `Fifo`: newcomers may not pass it any more, and whatever is
+//! available is handed to it until it has all it wanted. A waiter finds out by itself that it has become
+//! due, by a first sleep that is no longer than that, so nobody reads a clock on its behalf.
+//!
 //! A request for more than `max` cannot be served by any release: it is parked aside, keeps its age, and comes back
 //! when `set_max` makes it possible. Whoever leaves the line returns what it was handed, and that feeds the next.
 
@@ -36,19 +30,8 @@ use crate::waiter::{
     Callback, Counter, Gauge, Key, Line, PATIENCE, Parker, Recorder, Signal, Slab, Waiter, Wakes,
 };
 
+use super::state::{CLOSED, DUE, State, TOLD, WAITERS};
 use super::{AcquireError, Fairness};
-
-/// What the builder allows when nothing else is asked for, and the most it can: 2^48 - 1.
-pub(super) const MOST_PERMITS: u64 = (1 << 48) - 1;
-
-const WAITERS: u64 = 1;
-const CLOSED: u64 = 2;
-const FLAGS: u64 = WAITERS | CLOSED;
-const SHIFT: u32 = 2;
-
-fn available(state: u64) -> i64 {
-    state as i64 >> SHIFT
-}
 
 /// What a registered request is told: it owns what it wanted, or never will.
 pub(super) type Outcome = Result<(), AcquireError>;
@@ -88,12 +71,10 @@ pub(super) struct Counters {
 }
 
 pub(super) struct Core {
-    state: AtomicU64,
+    state: State,
     max: AtomicU64,
     /// Odd while `state` and `max` are moved together.
     resizes: AtomicU64,
-    /// When the oldest waiter came, in nanoseconds since `born`.
-    oldest: AtomicU64,
     queue: Mutex<Queue>,
     pub(super) fairness: Fairness,
     pub(super) ceiling: u64,
@@ -101,12 +82,11 @@ pub(super) struct Core {
     pub(super) name: unmodelled::Arc<str>,
     pub(super) on_leak: Option<OnLeak>,
     pub(super) counters: Counters,
-    born: Instant,
 }
 
 impl anchor::Core for Core {
     fn is_idle(&self) -> bool {
-        let available = available(self.state.load(Ordering::Relaxed));
+        let available = self.state.read(Ordering::Relaxed).available();
         available == self.max.load(Ordering::Relaxed) as i64
     }
 }
@@ -121,7 +101,7 @@ unsafe impl Claimed for Core {
         let mut wakes = Wakes::new();
         self.counters.leaked.add(held.first);
         if mutant::enabled("semaphore-leak-wakes-nobody") {
-            self.state.fetch_add(held.first << SHIFT, Ordering::Release);
+            self.state.put(held.first, Ordering::Release);
         } else {
             self.feed(&mut self.queue.lock(), held.first, None, &mut wakes);
         }
@@ -147,10 +127,9 @@ impl Core {
         on_leak: Option<OnLeak>,
     ) -> Self {
         Self {
-            state: AtomicU64::new(permits << SHIFT),
+            state: State::new(permits),
             max: AtomicU64::new(permits),
             resizes: AtomicU64::new(0),
-            oldest: AtomicU64::new(0),
             queue: Mutex::new(Queue {
                 slab: Slab::new(),
                 line: Line::new(),
@@ -168,59 +147,17 @@ impl Core {
                 hand_offs: Counter::new(),
                 leaked: Counter::new(),
             },
-            born: now(),
         }
     }
 
-    /// Takes `n` permits if nobody waits and nobody closed: the path without contention.
+    /// Takes `n` permits if they are there and that is fair.
     #[inline]
-    pub(super) fn take_uncontended(&self, n: u64) -> bool {
-        let wanted = n << SHIFT;
-        let mut state = self.state.load(Ordering::Relaxed);
-        while state & FLAGS == 0 && state as i64 >= wanted as i64 {
-            match self.state.compare_exchange_weak(
-                state,
-                state - wanted,
-                Ordering::Acquire,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return true,
-                Err(seen) => state = seen,
-            }
-        }
-        false
-    }
-
-    /// Takes `n` permits if that is fair without waiting.
     pub(super) fn try_take(&self, n: u64) -> Result<(), Refusal> {
-        let mut state = self.state.load(Ordering::Relaxed);
-        loop {
-            if state & CLOSED != 0 {
-                return Err(Refusal::Closed);
-            }
-            if available(state) < n as i64 || (state & WAITERS != 0 && !self.may_barge()) {
-                return Err(Refusal::NotNow);
-            }
-            match self.state.compare_exchange_weak(
-                state,
-                state - (n << SHIFT),
-                Ordering::Acquire,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return Ok(()),
-                Err(seen) => state = seen,
-            }
+        match self.state.take(n, CLOSED | DUE) {
+            Ok(()) => Ok(()),
+            Err(state) if state.has(CLOSED) => Err(Refusal::Closed),
+            Err(_) => Err(Refusal::NotNow),
         }
-    }
-
-    /// Whether a newcomer may pass the line: the oldest in it is still young.
-    fn may_barge(&self) -> bool {
-        self.fairness == Fairness::Eventual
-            && self.nanos(now()) < self.oldest.load(Ordering::Relaxed) + PATIENCE.as_nanos() as u64
-    }
-
-    fn nanos(&self, time: Instant) -> u64 {
-        time.saturating_duration_since(self.born).as_nanos() as u64
     }
 
     /// Waits for `n` permits until `deadline`. When it refuses, nothing was taken and nothing will be.
@@ -230,9 +167,10 @@ impl Core {
         if deadline.is_some_and(|deadline| since >= deadline) {
             return self.try_take(n).inspect_err(|_| self.count_timeout());
         }
-        for _ in 0..hint::SPINS {
+        for pauses in hint::backoff() {
+            (0..pauses).for_each(|_| hint::spin_loop());
             match self.try_take(n) {
-                Err(Refusal::NotNow) => hint::spin_loop(),
+                Err(Refusal::NotNow) => {}
                 decided => return decided,
             }
         }
@@ -246,8 +184,10 @@ impl Core {
             parker.prepare();
             self.join(&mut queue, Waiter::Thread(parker.clone()), n, since)
         };
+        // The first sleep ends when the request becomes due.
+        let mut patience = (self.fairness == Fairness::Eventual).then(|| since + PATIENCE);
         let outcome = loop {
-            let signal = parker.park(deadline);
+            let signal = parker.park(deadline.into_iter().chain(patience).min());
             match signal {
                 Some(Signal::Granted) => break Ok(()),
                 Some(Signal::Refused) => break Err(Refusal::Closed),
@@ -257,19 +197,20 @@ impl Core {
             let decided = {
                 let mut queue = self.queue.lock();
                 match parker.news() {
-                    // Told while this thread was on its way to the lock: the time-out comes too late.
+                    // Told while this thread was on its way to the lock: a time-out comes too late.
                     Some(Signal::Granted) if !mutant::enabled("semaphore-timeout-keeps-grant") => {
                         Some(Ok(()))
                     }
                     Some(Signal::Refused) => Some(Err(Refusal::Closed)),
-                    _ if signal.is_some() => {
-                        self.retry(&mut queue, key, &parker, &mut wakes);
-                        (parker.news() == Some(Signal::Granted)).then_some(Ok(()))
-                    }
-                    _ => {
+                    _ if signal.is_none() && deadline.is_some_and(|time| now() >= time) => {
                         self.leave(&mut queue, key, &mut wakes);
                         self.count_timeout();
                         Some(Err(Refusal::NotNow))
+                    }
+                    _ => {
+                        patience = patience.filter(|_| signal.is_some());
+                        self.retry(&mut queue, key, &parker, &mut wakes);
+                        (parker.news() == Some(Signal::Granted)).then_some(Ok(()))
                     }
                 }
             };
@@ -315,30 +256,26 @@ impl Core {
         drop(request);
     }
 
-    /// Takes `n`, or sets `WAITERS` on the very state that did not allow it.
+    /// Takes `n`, or sets `WAITERS` on the very word that did not allow it.
     fn try_take_or_flag(&self, queue: &MutexGuard<'_, Queue>, n: u64) -> Result<(), Refusal> {
         let is_possible = n <= self.max.load(Ordering::Relaxed);
         loop {
-            match self.try_take(n) {
-                Err(Refusal::NotNow) => {}
-                decided => return decided,
+            let Err(state) = self.state.take(n, CLOSED | DUE) else {
+                return Ok(());
+            };
+            if state.has(CLOSED) {
+                return Err(Refusal::Closed);
             }
-            let state = self.state.load(Ordering::Relaxed);
-            if !is_possible || state & WAITERS != 0 {
+            if !is_possible || state.has(WAITERS) {
                 return Err(Refusal::NotNow);
             }
-            // A request behind nobody is refused for one reason only.
-            if state & CLOSED == 0 && available(state) < n as i64 {
-                debug_assert!(queue.line.is_empty());
-                let flagged = self.state.compare_exchange(
-                    state,
-                    state | WAITERS,
-                    Ordering::Relaxed,
-                    Ordering::Relaxed,
-                );
-                if flagged.is_ok() {
-                    return Err(Refusal::NotNow);
-                }
+            debug_assert!(queue.line.is_empty());
+            let flags = match self.fairness {
+                Fairness::Fifo => WAITERS | DUE,
+                Fairness::Eventual => WAITERS,
+            };
+            if self.state.flag(state, flags) {
+                return Err(Refusal::NotNow);
             }
         }
     }
@@ -357,13 +294,10 @@ impl Core {
         if parked {
             return queue.parked.push(&mut queue.slab, request);
         }
-        if queue.line.is_empty() {
-            self.oldest.store(self.nanos(since), Ordering::Relaxed);
-        }
         queue.line.push(&mut queue.slab, request)
     }
 
-    /// The head of the line is back from a [`Signal::Retry`].
+    /// A request's thread is back: it was told to try again, or has become due.
     fn retry(&self, queue: &mut Queue, key: Key, parker: &Arc<Parker>, wakes: &mut Wakes<Outcome>) {
         if let Some(request) = queue.slab.get_mut(key) {
             request.retries = false;
@@ -399,7 +333,8 @@ impl Core {
         } else {
             Ordering::Release
         };
-        if self.state.fetch_add(n << SHIFT, order) & WAITERS != 0 {
+        let before = self.state.put(n, order);
+        if before.has(WAITERS) && (before.has(DUE) || !before.has(TOLD)) {
             self.serve_waiters();
         }
     }
@@ -412,7 +347,7 @@ impl Core {
     }
 
     /// Serves the line with `pool` permits that come from its caller and with those that are available, and
-    /// makes the rest available. `present` is the head when it is the caller, and can take for itself.
+    /// makes the rest available. `present` is a request whose thread is here, and can take for itself.
     fn feed(
         &self,
         queue: &mut Queue,
@@ -420,40 +355,70 @@ impl Core {
         present: Option<Key>,
         wakes: &mut Wakes<Outcome>,
     ) {
+        loop {
+            let (flags, enough) = self.serve_heads(queue, &mut pool, present, wakes);
+            let before = self.state.settle(std::mem::take(&mut pool), flags);
+            // A release that came before this step went by the old flags, and may have left serving
+            // the line to this thread.
+            let enough = enough.filter(|_| !mutant::enabled("semaphore-settle-blindly"));
+            if before.is_none_or(|before| enough.is_none_or(|n| before.available() < n)) {
+                return;
+            }
+        }
+    }
+
+    /// Serves heads until one cannot be. Returns the flags that the line is left with, and how many permits
+    /// would be enough to go on.
+    fn serve_heads(
+        &self,
+        queue: &mut Queue,
+        pool: &mut u64,
+        present: Option<Key>,
+        wakes: &mut Wakes<Outcome>,
+    ) -> (u64, Option<i64>) {
         let time = now();
         while let Some((key, head)) = queue.line.front(&mut queue.slab) {
             let missing = head.wanted - head.got;
             let is_due = self.fairness == Fairness::Fifo
                 || time.saturating_duration_since(head.since) >= PATIENCE;
             if is_due {
-                let share = pool.min(missing);
-                pool -= share;
-                head.got += share + self.take_up_to(missing - share);
+                let share = missing.min(*pool);
+                *pool -= share;
+                head.got += share + self.state.take_up_to(missing - share);
+                if head.got < head.wanted {
+                    return (WAITERS | DUE, Some(1));
+                }
             } else {
-                self.make_available(&mut pool);
-                if present == Some(key) {
-                    head.got += self.take_exactly(missing);
-                } else if !head.retries
-                    && available(self.state.load(Ordering::Relaxed)) >= missing as i64
-                {
-                    match &head.waiter {
-                        Waiter::Thread(parker) => {
+                if *pool > 0 {
+                    self.state.put(std::mem::take(pool), Ordering::Release);
+                }
+                match &head.waiter {
+                    Waiter::Thread(parker) if present != Some(key) => {
+                        let available = self.state.read(Ordering::Relaxed).available();
+                        if !head.retries && available >= missing as i64 {
                             head.retries = true;
                             wakes.signal(parker, Signal::Retry);
                         }
-                        // A callback cannot come back to compete: it is served here and now.
-                        Waiter::Callback(_) => head.got += self.take_exactly(missing),
+                    }
+                    // Here to compete; or a callback, which cannot come back to.
+                    _ => {
+                        if self.state.take(missing, 0).is_ok() {
+                            head.got = head.wanted;
+                        }
                     }
                 }
-            }
-            if head.got < head.wanted {
-                break;
+                if head.retries {
+                    return (WAITERS | TOLD, None);
+                }
+                if head.got < head.wanted {
+                    return (WAITERS, Some(missing as i64));
+                }
             }
             if let Some(request) = queue.line.remove(&mut queue.slab, key) {
                 self.grant(request, wakes);
             }
         }
-        self.settle(queue, pool);
+        (0, None)
     }
 
     fn grant(&self, request: Request, wakes: &mut Wakes<Outcome>) {
@@ -468,67 +433,6 @@ impl Core {
                 wakes.call(callback, Ok(()));
             }
         }
-    }
-
-    fn make_available(&self, pool: &mut u64) {
-        let permits = std::mem::take(pool);
-        if permits > 0 {
-            self.state.fetch_add(permits << SHIFT, Ordering::Release);
-        }
-    }
-
-    /// Leaves `WAITERS` and `oldest` as the line is.
-    fn settle(&self, queue: &mut Queue, mut pool: u64) {
-        match queue.line.front(&mut queue.slab) {
-            Some((_, head)) => {
-                self.oldest.store(self.nanos(head.since), Ordering::Relaxed);
-                self.make_available(&mut pool);
-            }
-            None => {
-                let flag = self.state.load(Ordering::Relaxed) & WAITERS;
-                let change = (pool << SHIFT).wrapping_sub(flag);
-                if change != 0 {
-                    self.state.fetch_add(change, Ordering::Release);
-                }
-            }
-        }
-    }
-
-    /// Takes as many available permits as there are, up to `most`.
-    fn take_up_to(&self, most: u64) -> u64 {
-        let mut state = self.state.load(Ordering::Relaxed);
-        loop {
-            let share = available(state).clamp(0, most as i64) as u64;
-            if share == 0 {
-                return 0;
-            }
-            match self.state.compare_exchange_weak(
-                state,
-                state - (share << SHIFT),
-                Ordering::Acquire,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return share,
-                Err(seen) => state = seen,
-            }
-        }
-    }
-
-    /// Takes `n` available permits, or none.
-    fn take_exactly(&self, n: u64) -> u64 {
-        let mut state = self.state.load(Ordering::Relaxed);
-        while available(state) >= n as i64 {
-            match self.state.compare_exchange_weak(
-                state,
-                state - (n << SHIFT),
-                Ordering::Acquire,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return n,
-                Err(seen) => state = seen,
-            }
-        }
-        0
     }
 }
 
@@ -557,7 +461,7 @@ impl Core {
             let Queue { slab, line, parked } = &mut *queue;
             let (max, more) = change(
                 self.max.load(Ordering::Relaxed),
-                available(self.state.load(Ordering::Relaxed)),
+                self.state.read(Ordering::Relaxed).available(),
             );
             let mut pool = 0;
             line.move_to(parked, slab, |request| {
@@ -573,13 +477,14 @@ impl Core {
                 !request.parked
             });
             // The line is flagged before the new permits show, so that no newcomer passes it unfairly.
-            if let Some((_, head)) = line.front(slab) {
-                self.oldest.store(self.nanos(head.since), Ordering::Relaxed);
-                self.state.fetch_or(WAITERS, Ordering::Relaxed);
+            if !line.is_empty() {
+                self.state.set(match self.fairness {
+                    Fairness::Fifo => WAITERS | DUE,
+                    Fairness::Eventual => WAITERS,
+                });
             }
             self.resizes.fetch_add(1, Ordering::AcqRel);
-            self.state
-                .fetch_add((more << SHIFT) as u64, Ordering::AcqRel);
+            self.state.shift(more);
             self.max.store(max, Ordering::Release);
             self.resizes.fetch_add(1, Ordering::AcqRel);
             self.feed(&mut queue, pool, None, &mut wakes);
@@ -594,7 +499,7 @@ impl Core {
             let mut queue = self.queue.lock();
             let queue = &mut *queue;
             if !mutant::enabled("semaphore-close-without-flag") {
-                self.state.fetch_or(CLOSED, Ordering::Relaxed);
+                self.state.set(CLOSED);
             }
             let mut pool = 0;
             for line in [&mut queue.line, &mut queue.parked] {
@@ -612,17 +517,17 @@ impl Core {
                     }
                 }
             }
-            self.settle(queue, pool);
+            self.state.settle(pool, 0);
         }
         wakes.deliver();
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.state.load(Ordering::Relaxed) & CLOSED != 0
+        self.state.read(Ordering::Relaxed).has(CLOSED)
     }
 
     pub(super) fn available(&self) -> u64 {
-        available(self.state.load(Ordering::Relaxed)).max(0) as u64
+        self.state.read(Ordering::Relaxed).available().max(0) as u64
     }
 
     pub(super) fn max(&self) -> u64 {
@@ -634,7 +539,7 @@ impl Core {
         loop {
             let before = self.resizes.load(Ordering::Acquire);
             let max = self.max.load(Ordering::Acquire);
-            let available = available(self.state.load(Ordering::Acquire));
+            let available = self.state.read(Ordering::Acquire).available();
             if before.is_multiple_of(2) && self.resizes.load(Ordering::Acquire) == before {
                 return (max as i64 - available) as u64;
             }

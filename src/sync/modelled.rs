@@ -63,6 +63,11 @@ pub(crate) mod lock {
 pub(crate) mod hint {
     pub(crate) use loom::hint::spin_loop;
 
+    /// A model does not spin.
+    pub(crate) fn backoff() -> impl Iterator<Item = u32> {
+        std::iter::empty()
+    }
+
     /// A model does not spin: another look at the word is another schedule, not less waiting.
     pub(crate) const SPINS: u32 = 0;
 }

@@ -1,1 +1,0 @@
-//! Paired benchmarks of latchwork against its peers, run by `cargo xtask bench`.

@@ -1,0 +1,4 @@
+//! What latchwork is compared with and no crate offers ready-made.
+
+pub(crate) mod condvar;
+pub(crate) mod sem_t;

@@ -1,0 +1,65 @@
+//! What must be shown: every row, with its bound. The benches refer to these, and a row of a
+//! bench that ends without an outcome is a MISS, so none can be lost by oversight.
+
+use crate::table::Row;
+
+/// `acquire` + drop on one thread, over a process-shared `sem_t`.
+pub(crate) const SEM_T: Row = Row::at_most("sem.uncontended.sem_t", 1.1);
+/// The same while holders are tracked.
+pub(crate) const SEM_TRACKED: Row = Row::at_most("sem.uncontended.tracked", 2.0);
+/// `acquire` + drop on one thread, over tokio's `try_acquire` + drop.
+pub(crate) const SEM_TOKIO_TRY: Row = Row::at_most("sem.uncontended.tokio_try", 0.5);
+/// `acquire` + drop on one thread, over tokio's `acquire` under pollster.
+pub(crate) const SEM_TOKIO_ACQUIRE: Row = Row::at_most("sem.uncontended.tokio_acquire", 0.2);
+/// Four threads, one permit, elapsed time an operation, over Mutex + Condvar.
+pub(crate) const SEM_CONDVAR: Row = Row::at_most("sem.contended.condvar", 1.0);
+/// The same, the 99.9th percentile of the wait.
+pub(crate) const SEM_TAIL: Row = Row::at_most("sem.contended.tail", 1.0);
+/// The least thread's count over the greatest's, five seconds, `Fairness::Eventual`.
+pub(crate) const SEM_FAIRNESS: Row = Row::at_least("sem.contended.fairness", 0.8);
+
+/// Latch + drop on one thread, over lockable's.
+pub(crate) const LATCH_FREE: Row = Row::at_most("latch.free.lockable", 0.3);
+/// Ten-microsecond sections of one key on four threads, without the sections, over lockable's.
+pub(crate) const LATCH_LONG: Row = Row::at_most("latch.long.lockable", 0.1);
+
+/// `update` += 1 of one key on one thread, over DashMap's `entry(key.clone())`.
+pub(crate) const RMW_ONE_KEY: Row = Row::at_most("rmw.one_key.dashmap", 1.5);
+/// `get` of 64 bytes out of a million keys beside a writer, over papaya's.
+pub(crate) const RMW_GET: Row = Row::at_most("rmw.get.papaya", 1.3);
+
+/// Requests a second at `-P 16`, over redis-server's.
+pub(crate) const KVNODE_P16: Row = Row::at_least("kvnode.p16.redis", 1.0);
+/// Requests a second at `-P 1`, over redis-server's.
+pub(crate) const KVNODE_P1: Row = Row::at_least("kvnode.p1.redis", 0.95);
+
+pub(crate) const SEMAPHORE: &[Row] = &[
+    SEM_T,
+    SEM_TRACKED,
+    SEM_TOKIO_TRY,
+    SEM_TOKIO_ACQUIRE,
+    SEM_CONDVAR,
+    SEM_TAIL,
+    SEM_FAIRNESS,
+];
+pub(crate) const LATCH: &[Row] = &[LATCH_FREE, LATCH_LONG];
+pub(crate) const RMW: &[Row] = &[RMW_ONE_KEY, RMW_GET];
+pub(crate) const KVNODE: &[Row] = &[KVNODE_P16, KVNODE_P1];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_rows_share_an_id() {
+        let mut ids: Vec<&str> = [SEMAPHORE, LATCH, RMW, KVNODE]
+            .concat()
+            .iter()
+            .map(|row| row.id)
+            .collect();
+        let count = ids.len();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), count);
+    }
+}
