@@ -31,7 +31,7 @@ use std::time::Duration;
 use foldhash::quality::SeedableRandomState;
 
 use crate::holder::anchor::Anchor;
-use crate::holder::claim::{self, Seat, Thread};
+use crate::holder::claim::{self, Thread};
 use crate::holder::{LeakReport, OnLeak, courier};
 use crate::sync::thread;
 use crate::sync::time::{Instant, now};
@@ -464,7 +464,7 @@ impl<K: ?Sized> LatchTable<K> {
     #[inline]
     #[track_caller]
     fn guard(&self, hold: Hold) -> Latch<'_> {
-        Latch::new(Seat::find(), self.core.borrow(), hold, Location::caller())
+        Latch::new(self.core.borrow(), hold, Location::caller())
     }
 }
 

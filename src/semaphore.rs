@@ -27,8 +27,8 @@ use std::panic::Location;
 use std::time::Duration;
 
 use crate::holder::anchor::Anchor;
-use crate::holder::claim::{self, Seat};
-use crate::holder::courier;
+use crate::holder::bound::Prepared;
+use crate::holder::{claim, courier};
 use crate::os::clock;
 use crate::sync::time::{Instant, now};
 use crate::waiter::{Callback, Delivery, Pending, WaitHistogram};
@@ -170,13 +170,13 @@ impl Semaphore {
     #[inline]
     #[track_caller]
     pub fn acquire_many(&self, n: u64) -> Result<Permit<'_>, AcquireError> {
-        let seat = Seat::find();
+        let prepared = self.prepare(n);
         if self.core.try_take(n).is_ok() {
-            return Ok(self.permit(seat, n));
+            return Ok(Permit::taken(prepared, n));
         }
         self.check(n)?;
         match self.core.take_or_wait(n, None) {
-            Ok(()) => Ok(self.permit(Seat::find(), n)),
+            Ok(()) => Ok(self.permit(n)),
             Err(_) => Err(AcquireError::Closed),
         }
     }
@@ -189,13 +189,13 @@ impl Semaphore {
     #[inline]
     #[track_caller]
     pub fn try_acquire_many(&self, n: u64) -> Result<Permit<'_>, TryAcquireError> {
-        let seat = Seat::find();
+        let prepared = self.prepare(n);
         if self.core.try_take(n).is_ok() {
-            return Ok(self.permit(seat, n));
+            return Ok(Permit::taken(prepared, n));
         }
         self.check(n)?;
         match self.core.try_take(n) {
-            Ok(()) => Ok(self.permit(seat, n)),
+            Ok(()) => Ok(Permit::taken(prepared, n)),
             Err(Refusal::Closed) => Err(TryAcquireError::Closed),
             Err(Refusal::NotNow) => Err(TryAcquireError::WouldBlock),
         }
@@ -247,13 +247,13 @@ impl Semaphore {
         n: u64,
         deadline: impl FnOnce() -> Option<Instant>,
     ) -> Result<Permit<'_>, AcquireTimeoutError> {
-        let seat = Seat::find();
+        let prepared = self.prepare(n);
         if self.core.try_take(n).is_ok() {
-            return Ok(self.permit(seat, n));
+            return Ok(Permit::taken(prepared, n));
         }
         self.check(n)?;
         match self.core.take_or_wait(n, deadline()) {
-            Ok(()) => Ok(self.permit(Seat::find(), n)),
+            Ok(()) => Ok(self.permit(n)),
             Err(Refusal::Closed) => Err(AcquireTimeoutError::Closed),
             Err(Refusal::NotNow) => Err(AcquireTimeoutError::TimedOut),
         }
@@ -439,10 +439,15 @@ impl Semaphore {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     #[track_caller]
-    fn permit(&self, seat: Seat, n: u64) -> Permit<'_> {
-        Permit::new(seat, self.core.borrow(), n, Location::caller())
+    fn prepare(&self, n: u64) -> Prepared<'_, Core> {
+        Permit::prepare(self.core.borrow(), n, Location::caller())
+    }
+
+    #[track_caller]
+    fn permit(&self, n: u64) -> Permit<'_> {
+        Permit::new(self.core.borrow(), n, Location::caller())
     }
 }
 

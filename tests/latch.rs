@@ -36,10 +36,11 @@ fn nothing_is_left_of_a_key_that_nobody_wants() {
         scope.spawn(|| {
             table
                 .latch_timeout("a", Duration::from_millis(1))
+                .map(drop)
                 .unwrap_err()
         });
-        until_waiting(&table, 1);
     });
+    assert_eq!((table.held(), table.waiters()), (1, 0));
     drop(held);
     assert_eq!((table.held(), table.waiters()), (0, 0));
 }

@@ -21,7 +21,7 @@ use crate::waiter::Wakes;
 ///
 /// # Safety
 ///
-/// While a claim stands that was made with [`Bound::new`], [`is_idle`](anchor::Core::is_idle) is false, until what it
+/// While a claim stands of a [`Bound`], [`is_idle`](anchor::Core::is_idle) is false, until what it
 /// holds has been given back.
 pub(crate) unsafe trait Claimed: anchor::Core {
     /// What the component tells its waiters.
@@ -52,29 +52,37 @@ impl<'a, C: Claimed> Bound<'a, C> {
         reclaim: reclaim::<C>,
     };
 
+    /// Writes down a claim of `held` on `core`, which is about to be taken.
+    #[inline(always)]
+    pub(crate) fn prepare(
+        core: Borrowed<'a, C>,
+        held: Held,
+        acquired_at: &'static Location<'static>,
+        since: Option<Duration>,
+    ) -> Prepared<'a, C> {
+        let seat = Seat::find();
+        Prepared {
+            seat: seat.write(Self::KIND, core.uncounted(), held, acquired_at, since),
+            handle: PhantomData,
+        }
+    }
+
     /// Puts `held`, which has been taken from `core`, on the calling thread's list.
     #[inline]
     pub(crate) fn new(
-        seat: Seat,
         core: Borrowed<'a, C>,
         held: Held,
         acquired_at: &'static Location<'static>,
         since: Option<Duration>,
     ) -> Self {
-        // SAFETY: by the contract of `Claimed` the core is not idle until the claim is released and
-        // given back, so it is not freed until then.
-        let claim = unsafe { seat.claim(Self::KIND, core.uncounted(), held, acquired_at, since) };
-        Self {
-            claim,
-            handle: PhantomData,
-        }
+        Self::prepare(core, held, acquired_at, since).claim()
     }
 
     /// A claim on nothing, as good as reclaimed.
     #[cold]
-    pub(crate) fn nothing(seat: Seat) -> Self {
+    pub(crate) fn nothing() -> Self {
         Self {
-            claim: seat.nothing(),
+            claim: Seat::find().nothing(),
             handle: PhantomData,
         }
     }
@@ -121,6 +129,25 @@ impl<'a, C: Claimed> Bound<'a, C> {
     }
 }
 
+/// A claim that is written down and not made: nothing has been taken yet.
+pub(crate) struct Prepared<'a, C: Claimed> {
+    seat: Seat,
+    handle: PhantomData<&'a Anchor<C>>,
+}
+
+impl<'a, C: Claimed> Prepared<'a, C> {
+    /// Makes the claim: what was written down has been taken. No other claim was made on this thread meanwhile.
+    #[inline(always)]
+    pub(crate) fn claim(self) -> Bound<'a, C> {
+        Bound {
+            // SAFETY: the seat was written by `prepare`. By the contract of `Claimed` the core is not
+            // idle until the claim is released and given back, so it is not freed until then.
+            claim: unsafe { self.seat.claim() },
+            handle: PhantomData,
+        }
+    }
+}
+
 /// A claim with a handle of its own.
 #[derive(Debug)]
 pub(crate) struct OwnedBound<C: Claimed> {
@@ -140,7 +167,7 @@ impl<C: Claimed> OwnedBound<C> {
         // but by a borrow of it.
         let core = unsafe { Borrowed::from_uncounted(handle.borrow().uncounted()) };
         Self {
-            bound: Bound::new(Seat::find(), core, held, acquired_at, since),
+            bound: Bound::new(core, held, acquired_at, since),
             _handle: handle,
         }
     }

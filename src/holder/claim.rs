@@ -111,7 +111,7 @@ struct Chunk {
     slots: [Slot; SLOTS],
     /// Every slot below is live. The owner's.
     low: Cell<usize>,
-    /// No slot from here on is live. The owner's.
+    /// No slot from here on is live; at least `FEW`. The owner's.
     high: Cell<usize>,
     next: AtomicPtr<Chunk>,
     /// The table that the chunk is of, set once.
@@ -123,30 +123,32 @@ impl Chunk {
         Self {
             slots: std::array::from_fn(Slot::new),
             low: Cell::new(0),
-            high: Cell::new(0),
+            high: Cell::new(FEW),
             next: AtomicPtr::new(ptr::null_mut()),
             table: Cell::new(None),
         }
     }
 
-    /// The lowest free slot, accounted for as live.
-    #[inline]
-    fn vacancy(&self) -> Option<&Slot> {
-        let low = self.low.get();
-        let slot = self.slots.get(low)?;
-        if slot.is_live() {
-            return self.vacancy_above(low);
+    /// The lowest free slot, and its serial.
+    #[inline(always)]
+    fn vacancy(&self) -> Option<(&Slot, u64)> {
+        let slot = self.slots.get(self.low.get())?;
+        let serial = slot.serial.load(Ordering::Relaxed);
+        if serial & LIVE == 0 {
+            Some((slot, serial))
+        } else {
+            self.vacancy_above()
         }
-        if low >= self.high.get() {
-            self.high.set(low + 1);
-        }
-        Some(slot)
     }
 
+    /// The same when `low` has fallen behind. It is only raised here, and lowered to slots that were
+    /// given out before, so this is where `high` is kept above it.
     #[cold]
-    fn vacancy_above(&self, low: usize) -> Option<&Slot> {
+    fn vacancy_above(&self) -> Option<(&Slot, u64)> {
+        let low = self.low.get();
         let free = self.slots[low..].iter().position(|slot| !slot.is_live())?;
         self.low.set(low + free);
+        self.high.set(self.high.get().max(low + free + 1));
         self.vacancy()
     }
 
@@ -252,9 +254,13 @@ impl Table {
     fn seat(&'static self) -> Seat {
         let mut last = &self.first;
         for chunk in self.chunks() {
-            if let Some(slot) = chunk.vacancy() {
+            if let Some((slot, serial)) = chunk.vacancy() {
                 CHUNK.with(|first| first.set(Some(chunk)));
-                return Seat { chunk, slot };
+                return Seat {
+                    chunk,
+                    slot,
+                    serial,
+                };
             }
             last = chunk;
         }
@@ -322,20 +328,24 @@ pub(crate) struct Claim {
 }
 
 /// Where the calling thread's next claim goes.
-///
-/// Looked up before the atomic step that takes what is claimed: what comes after that step waits for it.
 #[derive(Clone, Copy)]
 pub(crate) struct Seat {
     chunk: &'static Chunk,
     slot: &'static Slot,
+    /// The serial of the free slot.
+    serial: u64,
 }
 
 impl Seat {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find() -> Self {
         match CHUNK.with(Cell::get) {
             Some(chunk) => match chunk.vacancy() {
-                Some(slot) => Self { chunk, slot },
+                Some((slot, serial)) => Self {
+                    chunk,
+                    slot,
+                    serial,
+                },
                 None => Table::current().seat(),
             },
             None => Table::register().seat(),
@@ -350,26 +360,22 @@ impl Seat {
         }
     }
 
-    /// Puts a claim of `held` on `core` on the calling thread's list.
+    /// Writes down what is about to be claimed.
     ///
-    /// No other claim was made on this thread since the seat was found.
-    ///
-    /// # Safety
-    ///
-    /// `kind.reclaim` may be called with `core` until [`Claim::release`] has returned what was held.
-    #[inline]
-    pub(crate) unsafe fn claim(
+    /// Before the atomic step that takes it: what comes after that step waits for it, and what comes before does not. A
+    /// seat that is not taken after all needs no undoing.
+    #[inline(always)]
+    pub(crate) fn write(
         self,
         kind: &'static Kind,
         core: NonNull<()>,
         held: Held,
         acquired_at: &'static Location<'static>,
         since: Option<Duration>,
-    ) -> Claim {
-        let Self { chunk, slot } = self;
-        let serial = slot.serial.load(Ordering::Relaxed) + LIVE;
+    ) -> Self {
+        let slot = self.slot;
         // Pairs with the fence in `holders`: a reader that sees a word written below sees the serial
-        // that the last release stored, or this one.
+        // that the last release stored, or a later one.
         fence(Ordering::Release);
         set(&slot.first, held.first);
         set(&slot.second, held.second);
@@ -387,9 +393,22 @@ impl Seat {
         if !slot.kind.get().is_some_and(|seen| ptr::eq(seen, kind)) {
             slot.kind.set(Some(kind));
         }
-        slot.serial.store(serial, Ordering::Release);
+        self
+    }
+
+    /// Puts what was written on the calling thread's list.
+    ///
+    /// # Safety
+    ///
+    /// The seat was found and written with `kind` and `core` since this thread last made a claim, and `kind.reclaim`
+    /// may be called with `core` until [`Claim::release`] has returned what was held.
+    #[inline(always)]
+    pub(crate) unsafe fn claim(self) -> Claim {
+        let serial = self.serial + LIVE;
+        debug_assert_eq!(self.slot.serial.load(Ordering::Relaxed), self.serial);
+        self.slot.serial.store(serial, Ordering::Release);
         Claim {
-            chunk: NonNull::from(chunk),
+            chunk: NonNull::from(self.chunk),
             serial,
         }
     }
@@ -539,7 +558,7 @@ pub(crate) fn holders(core: NonNull<()>) -> Vec<Seen> {
             let held = slot.held();
             let acquired_at = slot.acquired_at.load(Ordering::Relaxed);
             let since = Duration::from_nanos(slot.since.load(Ordering::Relaxed));
-            // Pairs with the fence in `Seat::claim`: the same serial after the reads means that they
+            // Pairs with the fence in `Seat::write`: the same serial after the reads means that they
             // all belong to it.
             fence(Ordering::Acquire);
             if slot.serial.load(Ordering::Relaxed) == serial {

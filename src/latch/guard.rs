@@ -5,7 +5,7 @@ use std::panic::Location;
 
 use crate::holder::anchor::{Anchor, Borrowed};
 use crate::holder::bound::{Bound, OwnedBound};
-use crate::holder::claim::{Seat, Thread};
+use crate::holder::claim::Thread;
 
 use super::core::{Core, Hold};
 
@@ -49,13 +49,12 @@ pub struct Latch<'a> {
 impl<'a> Latch<'a> {
     #[inline]
     pub(super) fn new(
-        seat: Seat,
         core: Borrowed<'a, Core>,
         hold: Hold,
         acquired_at: &'static Location<'static>,
     ) -> Self {
         Self {
-            bound: Bound::new(seat, core, hold.into(), acquired_at, None),
+            bound: Bound::new(core, hold.into(), acquired_at, None),
         }
     }
 

@@ -5,8 +5,8 @@ use std::panic::Location;
 use std::time::Duration;
 
 use crate::holder::anchor::{Anchor, Borrowed};
-use crate::holder::bound::{Bound, OwnedBound};
-use crate::holder::claim::{Held, Seat};
+use crate::holder::bound::{Bound, OwnedBound, Prepared};
+use crate::holder::claim::Held;
 use crate::os::clock;
 
 use super::core::Core;
@@ -19,7 +19,7 @@ fn held(permits: u64) -> Held {
 }
 
 /// When a claim on a semaphore that tracks its holders begins.
-#[inline]
+#[inline(always)]
 fn since(core: &Core) -> Option<Duration> {
     core.tracks_holders.then(clock::coarse)
 }
@@ -67,23 +67,36 @@ pub struct Permit<'a> {
 }
 
 impl<'a> Permit<'a> {
+    /// Writes down a guard of `permits` that are about to be taken.
+    #[inline(always)]
+    pub(super) fn prepare(
+        core: Borrowed<'a, Core>,
+        permits: u64,
+        acquired_at: &'static Location<'static>,
+    ) -> Prepared<'a, Core> {
+        Bound::prepare(core, held(permits), acquired_at, since(&core))
+    }
+
+    /// The guard of permits that have been taken as they were written down.
+    #[inline(always)]
+    pub(super) fn taken(prepared: Prepared<'a, Core>, permits: u64) -> Self {
+        Self {
+            // A claim must keep its core from being idle, and nothing does not.
+            bound: if permits > 0 {
+                prepared.claim()
+            } else {
+                Bound::nothing()
+            },
+        }
+    }
+
     #[inline]
     pub(super) fn new(
-        seat: Seat,
         core: Borrowed<'a, Core>,
         permits: u64,
         acquired_at: &'static Location<'static>,
     ) -> Self {
-        if permits == 0 {
-            // A claim must keep its core from being idle, and nothing does not.
-            return Self {
-                bound: Bound::nothing(seat),
-            };
-        }
-        let since = since(&core);
-        Self {
-            bound: Bound::new(seat, core, held(permits), acquired_at, since),
-        }
+        Self::taken(Self::prepare(core, permits, acquired_at), permits)
     }
 
     /// How many permits this holds; 0 if they have been reclaimed by [`holder::scope`](crate::holder::scope).
@@ -110,7 +123,7 @@ impl<'a> Permit<'a> {
         } else {
             self.bound.set_first(rest);
         }
-        Some(Permit::new(Seat::find(), core, n, acquired_at))
+        Some(Permit::new(core, n, acquired_at))
     }
 
     /// Takes over the permits of `other`.
