@@ -528,7 +528,7 @@ impl<S: Store> RmwBuilder<S> {
     pub fn build(self) -> Rmw<S> {
         let core = Arc::new(Core {
             store: self.store,
-            latches: self.latches.unwrap_or_else(LatchTable::new),
+            latches: self.latches.unwrap_or_default(),
             clock: self.clock,
             max_len: self.max_len as u64,
             sweep_interval: self.sweep_interval,
