@@ -262,20 +262,22 @@ impl<S: Store> Rmw<S> {
         let result = operation(&mut entry);
         let (staged, at) = (entry.is_staged(), entry.expires_at());
         let is_new_deadline = before != Before::Live(at) && at.is_some();
-        let effect = match entry.into_value() {
+        match entry.into_value() {
             _ if !staged && before != Before::Expired => return Ok(result),
             Some(value) if staged => {
                 core.check_len(&value)?;
                 match at {
                     Some(at) if is_new_deadline && core.check_deadline(at)? <= core.clock.now() => {
-                        Effect::Delete
+                        core.store.publish(key, Effect::Delete, seen)?;
                     }
-                    _ => Effect::Put(Record::new(value, at)),
+                    _ => {
+                        let effect = Effect::Put(Record::new(value, at));
+                        core.store.publish(key, effect, seen)?;
+                    }
                 }
             }
-            _ => Effect::Delete,
-        };
-        core.store.publish(key, effect, seen)?;
+            _ => core.store.publish(key, Effect::Delete, seen)?,
+        }
         drop(latch);
         if before == Before::Expired {
             core.counters.expired.fetch_add(1, Ordering::Relaxed);
