@@ -172,31 +172,32 @@ impl<S: Store> Rmw<S> {
         let core = &*self.core;
         let key = self.key(key);
         let latch = core.latches.latch_hashed(key.hash)?;
-        let mut arm = None;
-        let mut expired = None;
+        let (mut arm, mut expired, mut later) = (None, false, None);
         let result = core.store.change(key, |record| {
-            let is_expired = record.is_some_and(|record| core.is_expired(record));
-            let live = record.filter(|_| !is_expired);
+            expired = record.is_some_and(|record| core.is_expired(record));
+            let live = record.filter(|_| !expired);
             match decide(live) {
                 Ok((effect, result)) => {
                     arm = effect.deadline_after(live);
                     match effect {
                         Effect::Put(_) => (effect, Ok(result)),
-                        _ if is_expired => {
-                            expired = Some(effect);
+                        _ if expired => {
+                            later = Some(effect);
                             (Effect::Delete, Ok(result))
                         }
                         _ => (effect, Ok(result)),
                     }
                 }
-                Err(error) if is_expired => (Effect::Delete, Err(error)),
+                Err(error) if expired => (Effect::Delete, Err(error)),
                 Err(error) => (Effect::Keep, Err(error)),
             }
         })?;
-        if let Some(effect) = expired {
-            // The record is out of the way now, and the latch is still held.
+        if expired {
             core.counters.expired.fetch_add(1, Ordering::Relaxed);
-            core.store.change(key, |_| (effect, ()))?;
+            if let Some(effect) = later {
+                // The record is out of the way now, and the latch is still held.
+                core.store.change(key, |_| (effect, ()))?;
+            }
         }
         drop(latch);
         if let Some(at) = arm {
@@ -261,20 +262,22 @@ impl<S: Store> Rmw<S> {
         let result = operation(&mut entry);
         let (staged, at) = (entry.is_staged(), entry.expires_at());
         let is_new_deadline = before != Before::Live(at) && at.is_some();
-        let effect = match entry.into_value() {
+        match entry.into_value() {
             _ if !staged && before != Before::Expired => return Ok(result),
             Some(value) if staged => {
                 core.check_len(&value)?;
                 match at {
                     Some(at) if is_new_deadline && core.check_deadline(at)? <= core.clock.now() => {
-                        Effect::Delete
+                        core.store.publish(key, Effect::Delete, seen)?;
                     }
-                    _ => Effect::Put(Record::new(value, at)),
+                    _ => {
+                        let effect = Effect::Put(Record::new(value, at));
+                        core.store.publish(key, effect, seen)?;
+                    }
                 }
             }
-            _ => Effect::Delete,
-        };
-        core.store.publish(key, effect, seen)?;
+            _ => core.store.publish(key, Effect::Delete, seen)?,
+        }
         drop(latch);
         if before == Before::Expired {
             core.counters.expired.fetch_add(1, Ordering::Relaxed);
@@ -527,7 +530,7 @@ impl<S: Store> RmwBuilder<S> {
     pub fn build(self) -> Rmw<S> {
         let core = Arc::new(Core {
             store: self.store,
-            latches: self.latches.unwrap_or_else(LatchTable::new),
+            latches: self.latches.unwrap_or_default(),
             clock: self.clock,
             max_len: self.max_len as u64,
             sweep_interval: self.sweep_interval,

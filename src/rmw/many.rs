@@ -4,9 +4,9 @@ use super::Rmw;
 use super::error::RmwError;
 use super::store::{Effect, Key, Record, Store};
 use super::value::Value;
+use crate::sync::unmodelled::Ordering;
 
 impl<S: Store> Rmw<S> {
-    /// Takes the latches of all keys, in an order that every such command shares.
     fn hashes(keys: &[Key<'_>]) -> Vec<u64> {
         keys.iter().map(|key| key.hash).collect()
     }
@@ -34,15 +34,20 @@ impl<S: Store> Rmw<S> {
         let keys: Vec<_> = keys.iter().map(|key| self.key(key.as_ref())).collect();
         let core = &*self.core;
         let _latches = core.latches.latch_many_hashed(Self::hashes(&keys))?;
-        let now = core.clock.now();
-        let mut deleted = 0;
+        let (mut deleted, mut expired) = (0, 0);
         core.store.change_many(&keys, |_, record| match record {
             Some(record) => {
-                deleted += u64::from(!record.is_expired(now));
+                let count = if core.is_expired(record) {
+                    &mut expired
+                } else {
+                    &mut deleted
+                };
+                *count += 1;
                 Effect::Delete
             }
             None => Effect::Keep,
         })?;
+        core.counters.expired.fetch_add(expired, Ordering::Relaxed);
         Ok(deleted)
     }
 

@@ -74,8 +74,8 @@ struct Slot {
 
 impl Slot {
     #[inline]
-    fn is(&self, key: Key<'_>) -> bool {
-        self.hash == key.hash && *self.key == *key.bytes
+    fn is(&self, key: &[u8], hash: u64) -> bool {
+        self.hash == hash && *self.key == *key
     }
 }
 
@@ -94,13 +94,14 @@ enum Left<'e> {
 
 impl Table {
     #[inline(always)]
-    fn find(&self, key: Key<'_>) -> Option<&Slot> {
-        self.slots.find(key.hash, |slot| slot.is(key))
+    fn find(&self, Key { bytes, hash }: Key<'_>) -> Option<&Slot> {
+        self.slots.find(hash, move |slot| slot.is(bytes, hash))
     }
 
     #[inline(always)]
-    fn place(&self, key: Key<'_>) -> Option<usize> {
-        self.slots.find_bucket_index(key.hash, |slot| slot.is(key))
+    fn place(&self, Key { bytes, hash }: Key<'_>) -> Option<usize> {
+        let is = move |slot: &Slot| slot.is(bytes, hash);
+        self.slots.find_bucket_index(hash, is)
     }
 
     #[inline(always)]
@@ -290,7 +291,7 @@ impl Shard {
             return;
         }
         let place = match table.slots.get_bucket(seen.place) {
-            Some(slot) if slot.is(key) => Some(seen.place),
+            Some(slot) if slot.is(key.bytes, key.hash) => Some(seen.place),
             _ => table.place(key),
         };
         let left = table.apply(key, place, effect);
