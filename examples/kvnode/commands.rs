@@ -1,0 +1,193 @@
+//! Commands: looked up in one table, checked, run.
+//!
+//! A handler gets its arguments (the name first, as on the wire) and appends exactly one reply, or returns an error
+//! before having appended anything. The texts of errors are Redis 7.0's.
+
+mod connection;
+mod keys;
+mod server;
+mod strings;
+mod table;
+
+use std::borrow::Cow;
+
+use latchwork::rmw::RmwError;
+
+use crate::clients::Client;
+use crate::reply::Reply;
+use crate::request::{Args, parse_integer};
+use crate::server::{Counters, Server};
+
+pub(crate) use table::Command;
+
+/// What a handler works with.
+#[derive(Debug)]
+pub(crate) struct Context<'a> {
+    pub(crate) server: &'a Server,
+    pub(crate) counters: &'a Counters,
+    pub(crate) client: &'a Client,
+    pub(crate) reply: &'a mut Reply,
+    /// Set by a command after which the connection is closed.
+    pub(crate) ends: bool,
+}
+
+pub(crate) type Handler = fn(&mut Context<'_>, &'static Command, Args<'_>) -> Result<(), Refusal>;
+
+/// Why a command was refused: the error reply's text.
+#[derive(Debug)]
+pub(crate) struct Refusal(Cow<'static, str>);
+
+impl Refusal {
+    pub(crate) const SYNTAX: Self = Self(Cow::Borrowed("ERR syntax error"));
+    pub(crate) const NOT_AN_INTEGER: Self =
+        Self(Cow::Borrowed("ERR value is not an integer or out of range"));
+    pub(crate) const WRONG_TYPE: Self = Self(Cow::Borrowed(
+        "WRONGTYPE Operation against a key holding the wrong kind of value",
+    ));
+    pub(crate) const OFFSET: Self = Self(Cow::Borrowed("ERR offset is out of range"));
+    pub(crate) const TOO_LONG: Self = Self(Cow::Borrowed(
+        "ERR string exceeds maximum allowed size (proto-max-bulk-len)",
+    ));
+
+    pub(crate) fn new(text: impl Into<Cow<'static, str>>) -> Self {
+        Self(text.into())
+    }
+
+    fn arity(command: &Command) -> Self {
+        Self(
+            format!(
+                "ERR wrong number of arguments for '{}' command",
+                command.name
+            )
+            .into(),
+        )
+    }
+
+    fn expiry(command: &Command) -> Self {
+        Self(format!("ERR invalid expire time in '{}' command", command.name).into())
+    }
+}
+
+impl From<RmwError> for Refusal {
+    fn from(error: RmwError) -> Self {
+        match error {
+            RmwError::NotAnInteger => Self::NOT_AN_INTEGER,
+            RmwError::Overflow => Self::new("ERR increment or decrement would overflow"),
+            RmwError::WrongType => Self::WRONG_TYPE,
+            RmwError::TooLong { .. } => Self::TOO_LONG,
+            RmwError::InvalidExpiry => Self::new("ERR invalid expire time"),
+            RmwError::Busy => Self::new("BUSY too many commands wait for this key"),
+            other => Self::new(format!("ERR {other}")),
+        }
+    }
+}
+
+/// Runs one request.
+pub(crate) fn run(context: &mut Context<'_>, args: Args<'_>) {
+    Counters::add(&context.counters.commands, 1);
+    let outcome = match find(args) {
+        Ok(command) if command.takes(args.len()) => {
+            context.client.runs(code(command));
+            (command.handler)(context, command, args)
+        }
+        Ok(command) => Err(Refusal::arity(command)),
+        Err(text) => return context.reply.error(&text),
+    };
+    if let Err(Refusal(text)) = outcome {
+        context.reply.error(text.as_bytes());
+    }
+}
+
+/// Finds the command, or the subcommand if it has some. The error is the reply's text: it repeats what the client sent,
+/// which need not be UTF-8.
+fn find(args: Args<'_>) -> Result<&'static Command, Vec<u8>> {
+    let Some(command) = table::find(&args[0]) else {
+        return Err(unknown(args));
+    };
+    match args.get(1) {
+        Some(name) if !command.subcommands.is_empty() => {
+            command.subcommand(name).ok_or_else(|| {
+                let mut text = b"ERR unknown subcommand '".to_vec();
+                text.extend_from_slice(c_string(name, 128));
+                text.extend_from_slice(
+                    format!("'. Try {} HELP.", command.name.to_uppercase()).as_bytes(),
+                );
+                text
+            })
+        }
+        _ => Ok(command),
+    }
+}
+
+#[cold]
+fn unknown(args: Args<'_>) -> Vec<u8> {
+    let mut text = b"ERR unknown command '".to_vec();
+    text.extend_from_slice(c_string(&args[0], 128));
+    text.extend_from_slice(b"', with args beginning with: ");
+    let mut shown: usize = 0;
+    for argument in args.from(1).iter() {
+        if shown >= 128 {
+            break;
+        }
+        let part = c_string(argument, 128 - shown);
+        text.push(b'\'');
+        text.extend_from_slice(part);
+        text.extend_from_slice(b"' ");
+        shown += part.len() + 3;
+    }
+    text
+}
+
+/// The first bytes, `most` at the most and none from the first NUL on: what C's `%.*s` prints.
+fn c_string(bytes: &[u8], most: usize) -> &[u8] {
+    let bytes = &bytes[..bytes.len().min(most)];
+    let end = bytes
+        .iter()
+        .position(|&byte| byte == 0)
+        .unwrap_or(bytes.len());
+    &bytes[..end]
+}
+
+/// What identifies a command in an atomic: its address in the table.
+fn code(command: &'static Command) -> usize {
+    std::ptr::from_ref(command).addr()
+}
+
+/// The name that goes with a [`code`]; `NULL` for none, as Redis says.
+pub(crate) fn name_of(wanted: usize) -> &'static str {
+    table::all()
+        .find(|command| code(command) == wanted)
+        .map_or("NULL", |command| command.name)
+}
+
+/// A keyword in lower case, without an allocation; empty if longer than any keyword.
+#[derive(Debug)]
+struct Word {
+    bytes: [u8; 16],
+    len: usize,
+}
+
+fn word(argument: &[u8]) -> Word {
+    let mut word = Word {
+        bytes: [0; 16],
+        len: 0,
+    };
+    if let Some(room) = word.bytes.get_mut(..argument.len()) {
+        room.copy_from_slice(argument);
+        room.make_ascii_lowercase();
+        word.len = argument.len();
+    }
+    word
+}
+
+impl std::ops::Deref for Word {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+fn integer(text: &[u8]) -> Result<i64, Refusal> {
+    parse_integer(text).ok_or(Refusal::NOT_AN_INTEGER)
+}
