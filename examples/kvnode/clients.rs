@@ -29,6 +29,7 @@ pub(crate) struct Client {
     command: AtomicUsize,
     unread: AtomicU32,
     unsent: AtomicU32,
+    memory: AtomicUsize,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -71,11 +72,12 @@ impl Client {
     }
 
     /// After a burst: when it was, and what is left over.
-    pub(crate) fn seen(&self, now: Instant, unread: usize, unsent: usize) {
+    pub(crate) fn seen(&self, now: Instant, unread: usize, unsent: usize, memory: usize) {
         let active = now.saturating_duration_since(self.connected).as_millis();
         self.active.store(active as u64, Ordering::Relaxed);
         self.unread.store(unread as u32, Ordering::Relaxed);
         self.unsent.store(unsent as u32, Ordering::Relaxed);
+        self.memory.store(memory, Ordering::Relaxed);
     }
 
     /// Appends this client's line in the format of `CLIENT LIST`, without the line's end.
@@ -94,7 +96,7 @@ impl Client {
         let _ = write!(
             line,
             " age={} idle={} flags={} db=0 sub=0 psub=0 ssub=0 multi=-1 qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0 \
-             rbs=0 rbp=0 obl={unsent} oll=0 omem=0 tot-mem=0 events=r cmd={} user=default redir=-1 resp=2 lib-name=",
+             rbs=0 rbp=0 obl={unsent} oll=0 omem=0 tot-mem={} events=r cmd={} user=default redir=-1 resp=2 lib-name=",
             age.as_secs(),
             age.saturating_sub(active).as_secs(),
             if self.no_evict.load(Ordering::Relaxed) {
@@ -103,6 +105,7 @@ impl Client {
                 "N"
             },
             self.unread.load(Ordering::Relaxed),
+            self.memory.load(Ordering::Relaxed),
             commands::name_of(self.command.load(Ordering::Relaxed)),
         );
         line.extend_from_slice(&said.library);
@@ -155,6 +158,7 @@ impl Clients {
             command: AtomicUsize::new(0),
             unread: AtomicU32::new(0),
             unsent: AtomicU32::new(0),
+            memory: AtomicUsize::new(0),
         });
         self.lock().insert(client.id, Arc::clone(&client));
         client

@@ -97,9 +97,11 @@ struct Unsent {
     sent: usize,
 }
 
-/// One connection. Dropping it closes the socket and gives its place back.
+/// One connection. Dropping it gives its place back and closes the socket, in this order: a client that has seen the end
+/// of its connection finds a place for the next one.
 #[derive(Debug)]
 pub(crate) struct Connection {
+    _place: SendPermit,
     socket: OwnedFd,
     pub(crate) client: Arc<Client>,
     half: Option<Box<Half>>,
@@ -113,12 +115,12 @@ pub(crate) struct Connection {
     pub(crate) deadline: Option<Instant>,
     /// What the epoll set waits for: true for room to write, false for input.
     pub(crate) waits_to_write: bool,
-    _place: SendPermit,
 }
 
 impl Connection {
     pub(crate) fn new(socket: OwnedFd, client: Arc<Client>, place: SendPermit) -> Self {
         Self {
+            _place: place,
             socket,
             client,
             half: None,
@@ -128,7 +130,6 @@ impl Connection {
             progress: false,
             deadline: None,
             waits_to_write: false,
-            _place: place,
         }
     }
 
@@ -246,7 +247,6 @@ impl Connection {
             self.progress = true;
         }
         if got > 0 && !self.ending && !self.broken {
-            half.parser.shrink();
             self.half = Some(half);
         }
     }
@@ -356,6 +356,15 @@ impl Connection {
         }
     }
 
+    /// How many bytes this connection makes the server hold.
+    fn memory(&self) -> usize {
+        let half = self.half.as_ref();
+        let half = half.map_or(0, |half| half.bytes.capacity() + half.parser.memory());
+        let unsent = self.unsent.as_ref();
+        let unsent = unsent.map_or(0, |unsent| unsent.bytes.capacity());
+        size_of::<Self>() + size_of::<Client>() + half + unsent
+    }
+
     /// After an event: is it over, and if not, until when may what is pending take?
     fn settle(&mut self, shared: &Shared) -> Fate {
         if self.broken || (self.ending && self.unsent.is_none()) {
@@ -367,15 +376,14 @@ impl Connection {
         } else if self.deadline.is_none() || progress {
             self.deadline = Some(shared.now + shared.server.options.stall_timeout);
         }
-        let unread = self
-            .half
-            .as_ref()
-            .map_or(0, |half| half.bytes.len() - half.start);
-        let unsent = self
-            .unsent
-            .as_ref()
-            .map_or(0, |unsent| unsent.bytes.len() - unsent.sent);
-        self.client.seen(shared.now, unread, unsent);
+        let half = self.half.as_ref();
+        let unsent = self.unsent.as_ref();
+        self.client.seen(
+            shared.now,
+            half.map_or(0, |half| half.bytes.len() - half.start),
+            unsent.map_or(0, |unsent| unsent.bytes.len() - unsent.sent),
+            self.memory(),
+        );
         Fate::Open
     }
 }

@@ -3,11 +3,11 @@
 //! A pure state machine over a byte slice; it owns no socket and copies no argument. It is resumable: when a request is
 //! incomplete the parser keeps what it has learnt as offsets from the request's first byte, so a request that arrives in
 //! a thousand pieces is read once, not a thousand times, and where the pieces were cut makes no difference to the
-//! outcome. What a header announces is never allocated: memory follows the bytes that have arrived (an argument of n
-//! bytes costs 8 more, and the shortest one is 6 bytes on the wire).
+//! outcome. What a header announces is never allocated: memory follows the bytes that have arrived (8 bytes an argument,
+//! whose shortest form is 6 bytes on the wire, or 2 in an inline request, which is short itself).
 //!
-//! Limits and error texts are those of Redis 7.0. It is stricter in two places: every line and argument must really end
-//! in CR LF, because a miscounted argument would silently turn data into commands, and a request holds at most
+//! Limits and error texts are those of Redis 7.0. It is stricter in two places: every header and argument must really
+//! end in CR LF, because a miscounted argument would silently turn data into commands, and a request holds at most
 //! [`ARGUMENTS_MAX`] arguments.
 
 use std::borrow::Cow;
@@ -161,8 +161,16 @@ impl Parser {
         }
     }
 
-    /// Gives back memory that only a big request needed.
+    /// How many bytes this parser holds.
+    pub(crate) fn memory(&self) -> usize {
+        self.spans.capacity() * size_of::<Span>() + self.words.capacity()
+    }
+
+    /// Between requests, gives back memory that only a big one needed.
     pub(crate) fn shrink(&mut self) {
+        if !matches!(self.state, State::First) {
+            return;
+        }
         if self.spans.capacity() > 1024 {
             self.spans = Vec::new();
         }
@@ -316,7 +324,7 @@ impl Parser {
                 };
                 rest = tail;
                 match (quote, byte) {
-                    (None, b' ' | b'\n' | b'\r' | b'\t' | 0) => break,
+                    (None, b' ' | b'\n' | b'\r' | b'\t') => break,
                     (None, b'"' | b'\'') => quote = Some(byte),
                     (Some(b'"'), b'\\') => match tail {
                         [b'x', high, low, after @ ..]
