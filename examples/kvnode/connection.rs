@@ -218,9 +218,10 @@ impl Connection {
         if outcome == Read::Bytes {
             let mut parser = std::mem::take(&mut shared.parser);
             let used = self.run(&input, &mut parser, shared);
-            if used == input.len() || self.ending || self.broken {
+            // A parser that has stopped in the middle of a request is of no use to another connection.
+            if used == input.len() {
                 shared.parser = parser;
-            } else {
+            } else if !self.ending && !self.broken {
                 let bytes = input[used..].to_vec();
                 self.half = Some(Box::new(Half {
                     bytes,
