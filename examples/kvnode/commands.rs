@@ -33,38 +33,47 @@ pub(crate) struct Context<'a> {
 
 pub(crate) type Handler = fn(&mut Context<'_>, &'static Command, Args<'_>) -> Result<(), Refusal>;
 
-/// Why a command was refused: the error reply's text.
+/// Why a command was refused: the error reply's text. It may repeat what the client sent, which need not be UTF-8.
 #[derive(Debug)]
-pub(crate) struct Refusal(Cow<'static, str>);
+pub(crate) struct Refusal(Cow<'static, [u8]>);
 
 impl Refusal {
-    pub(crate) const SYNTAX: Self = Self(Cow::Borrowed("ERR syntax error"));
-    pub(crate) const NOT_AN_INTEGER: Self =
-        Self(Cow::Borrowed("ERR value is not an integer or out of range"));
-    pub(crate) const WRONG_TYPE: Self = Self(Cow::Borrowed(
-        "WRONGTYPE Operation against a key holding the wrong kind of value",
-    ));
-    pub(crate) const OFFSET: Self = Self(Cow::Borrowed("ERR offset is out of range"));
-    pub(crate) const TOO_LONG: Self = Self(Cow::Borrowed(
-        "ERR string exceeds maximum allowed size (proto-max-bulk-len)",
-    ));
+    const SYNTAX: Self = Self::fixed("ERR syntax error");
+    const NOT_AN_INTEGER: Self = Self::fixed("ERR value is not an integer or out of range");
+    const OFFSET: Self = Self::fixed("ERR offset is out of range");
 
-    pub(crate) fn new(text: impl Into<Cow<'static, str>>) -> Self {
-        Self(text.into())
+    const fn fixed(text: &'static str) -> Self {
+        Self(Cow::Borrowed(text.as_bytes()))
+    }
+
+    fn new(text: String) -> Self {
+        Self(Cow::Owned(text.into_bytes()))
+    }
+
+    /// A text around something that the client sent.
+    fn quoting(before: &str, sent: &[u8], after: &str) -> Self {
+        Self(Cow::Owned(
+            [
+                before.as_bytes(),
+                c_string(sent, usize::MAX),
+                after.as_bytes(),
+            ]
+            .concat(),
+        ))
     }
 
     fn arity(command: &Command) -> Self {
-        Self(
-            format!(
-                "ERR wrong number of arguments for '{}' command",
-                command.name
-            )
-            .into(),
-        )
+        Self::new(format!(
+            "ERR wrong number of arguments for '{}' command",
+            command.name
+        ))
     }
 
     fn expiry(command: &Command) -> Self {
-        Self(format!("ERR invalid expire time in '{}' command", command.name).into())
+        Self::new(format!(
+            "ERR invalid expire time in '{}' command",
+            command.name
+        ))
     }
 }
 
@@ -72,11 +81,14 @@ impl From<RmwError> for Refusal {
     fn from(error: RmwError) -> Self {
         match error {
             RmwError::NotAnInteger => Self::NOT_AN_INTEGER,
-            RmwError::Overflow => Self::new("ERR increment or decrement would overflow"),
-            RmwError::WrongType => Self::WRONG_TYPE,
-            RmwError::TooLong { .. } => Self::TOO_LONG,
-            RmwError::InvalidExpiry => Self::new("ERR invalid expire time"),
-            RmwError::Busy => Self::new("BUSY too many commands wait for this key"),
+            RmwError::Overflow => Self::fixed("ERR increment or decrement would overflow"),
+            RmwError::WrongType => {
+                Self::fixed("WRONGTYPE Operation against a key holding the wrong kind of value")
+            }
+            RmwError::TooLong { .. } => {
+                Self::fixed("ERR string exceeds maximum allowed size (proto-max-bulk-len)")
+            }
+            RmwError::Busy => Self::fixed("BUSY too many commands wait for this key"),
             other => Self::new(format!("ERR {other}")),
         }
     }
@@ -85,34 +97,33 @@ impl From<RmwError> for Refusal {
 /// Runs one request.
 pub(crate) fn run(context: &mut Context<'_>, args: Args<'_>) {
     Counters::add(&context.counters.commands, 1);
-    let outcome = match find(args) {
-        Ok(command) if command.takes(args.len()) => {
-            context.client.runs(code(command));
-            (command.handler)(context, command, args)
+    let outcome = find(args).and_then(|command| {
+        if !command.takes(args.len()) {
+            return Err(Refusal::arity(command));
         }
-        Ok(command) => Err(Refusal::arity(command)),
-        Err(text) => return context.reply.error(&text),
-    };
+        context.client.runs(code(command));
+        (command.handler)(context, command, args)
+    });
     if let Err(Refusal(text)) = outcome {
-        context.reply.error(text.as_bytes());
+        context.reply.error(&text);
     }
 }
 
-/// Finds the command, or the subcommand if it has some. The error is the reply's text: it repeats what the client sent,
-/// which need not be UTF-8.
-fn find(args: Args<'_>) -> Result<&'static Command, Vec<u8>> {
+/// Finds the command, or the subcommand if it has some.
+fn find(args: Args<'_>) -> Result<&'static Command, Refusal> {
     let Some(command) = table::find(&args[0]) else {
         return Err(unknown(args));
     };
     match args.get(1) {
         Some(name) if !command.subcommands.is_empty() => {
             command.subcommand(name).ok_or_else(|| {
-                let mut text = b"ERR unknown subcommand '".to_vec();
-                text.extend_from_slice(c_string(name, 128));
-                text.extend_from_slice(
-                    format!("'. Try {} HELP.", command.name.to_uppercase()).as_bytes(),
-                );
-                text
+                let parent = command.name.to_uppercase();
+                let name = c_string(name, 128);
+                Refusal::quoting(
+                    "ERR unknown subcommand '",
+                    name,
+                    &format!("'. Try {parent} HELP."),
+                )
             })
         }
         _ => Ok(command),
@@ -120,7 +131,7 @@ fn find(args: Args<'_>) -> Result<&'static Command, Vec<u8>> {
 }
 
 #[cold]
-fn unknown(args: Args<'_>) -> Vec<u8> {
+fn unknown(args: Args<'_>) -> Refusal {
     let mut text = b"ERR unknown command '".to_vec();
     text.extend_from_slice(c_string(&args[0], 128));
     text.extend_from_slice(b"', with args beginning with: ");
@@ -135,7 +146,7 @@ fn unknown(args: Args<'_>) -> Vec<u8> {
         text.extend_from_slice(b"' ");
         shown += part.len() + 3;
     }
-    text
+    Refusal(Cow::Owned(text))
 }
 
 /// The first bytes, `most` at the most and none from the first NUL on: what C's `%.*s` prints.

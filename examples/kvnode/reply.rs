@@ -52,10 +52,6 @@ impl Reply {
         self.raw(b"$-1\r\n");
     }
 
-    pub(crate) fn nil_array(&mut self) {
-        self.raw(b"*-1\r\n");
-    }
-
     pub(crate) fn bulk(&mut self, bytes: &[u8]) {
         if self.bytes.len() + bytes.len() > REPLY_MAX {
             self.overflowed = true;

@@ -19,17 +19,31 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The example's binary.
 pub(crate) fn binary() -> PathBuf {
     let test = std::env::current_exe().expect("the test's own path");
-    let profile = test.parent().and_then(Path::parent).expect("target/<profile>/deps/<test>");
+    let profile = test
+        .parent()
+        .and_then(Path::parent)
+        .expect("target/<profile>/deps/<test>");
     let binary = profile.join("examples").join("kvnode");
-    assert!(binary.exists(), "{} is missing: run `cargo build --example kvnode`", binary.display());
+    assert!(
+        binary.exists(),
+        "{} is missing: run `cargo build --example kvnode`",
+        binary.display()
+    );
     binary
 }
 
 /// Whether a program is installed; prints `SKIP` if not.
 pub(crate) fn is_installed(program: &str) -> bool {
-    let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    let found = Command::new(program)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok();
     if !found {
-        println!("SKIP: {program} is not installed (Debian: apt-get install redis-server redis-tools)");
+        println!(
+            "SKIP: {program} is not installed (Debian: apt-get install redis-server redis-tools)"
+        );
     }
     found
 }
@@ -59,14 +73,22 @@ impl Server {
             .strip_prefix("kvnode is listening on ")
             .and_then(|address| address.trim_end().parse().ok())
             .unwrap_or_else(|| panic!("unexpected first line {line:?}"));
-        Self { child, stdout, address }
+        Self {
+            child,
+            stdout,
+            address,
+        }
     }
 
     pub(crate) fn connect(&self) -> Client<TcpStream> {
         let stream = TcpStream::connect(self.address).expect("connect");
         stream.set_nodelay(true).expect("TCP_NODELAY");
-        stream.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
-        stream.set_write_timeout(Some(PATIENCE)).expect("SO_SNDTIMEO");
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("SO_RCVTIMEO");
+        stream
+            .set_write_timeout(Some(PATIENCE))
+            .expect("SO_SNDTIMEO");
         Client::new(stream)
     }
 
@@ -85,7 +107,9 @@ impl Server {
     /// Waits for it to end, and returns how it did and what else it printed.
     pub(crate) fn wait(mut self) -> (ExitStatus, String) {
         let mut rest = String::new();
-        self.stdout.read_to_string(&mut rest).expect("kvnode's output");
+        self.stdout
+            .read_to_string(&mut rest)
+            .expect("kvnode's output");
         (self.child.wait().expect("wait for kvnode"), rest)
     }
 }
@@ -111,9 +135,20 @@ impl Redis {
         if !is_installed("redis-server") {
             return None;
         }
-        let socket = std::env::temp_dir().join(format!("latchwork-{}-{name}.sock", std::process::id()));
+        let socket =
+            std::env::temp_dir().join(format!("latchwork-{}-{name}.sock", std::process::id()));
         let mut child = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--appendonly", "no", "--databases", "1", "--unixsocket"])
+            .args([
+                "--port",
+                "0",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--databases",
+                "1",
+                "--unixsocket",
+            ])
             .arg(&socket)
             .current_dir(std::env::temp_dir())
             .stdin(Stdio::null())
@@ -122,7 +157,9 @@ impl Redis {
             .expect("start redis-server");
         let mut log = BufReader::new(child.stdout.take().expect("piped"));
         let mut line = String::new();
-        while log.read_line(&mut line).expect("redis-server's log") > 0 && !line.contains("eady to accept connections") {
+        while log.read_line(&mut line).expect("redis-server's log") > 0
+            && !line.contains("eady to accept connections")
+        {
             line.clear();
         }
         // The log must be read on, or the server would block on a full pipe.
@@ -132,7 +169,9 @@ impl Redis {
 
     pub(crate) fn connect(&self) -> Client<UnixStream> {
         let stream = UnixStream::connect(&self.socket).expect("connect to redis-server");
-        stream.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("SO_RCVTIMEO");
         Client::new(stream)
     }
 }
@@ -165,7 +204,9 @@ pub(crate) struct Client<S: Read> {
 
 impl<S: Read + Write> Client<S> {
     fn new(stream: S) -> Self {
-        Self { stream: BufReader::with_capacity(1 << 20, stream) }
+        Self {
+            stream: BufReader::with_capacity(1 << 20, stream),
+        }
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) {
@@ -185,10 +226,16 @@ impl<S: Read + Write> Client<S> {
             pending -= 1;
             let start = bytes.len();
             self.stream.read_until(b'\n', &mut bytes).expect("receive");
-            let line = std::str::from_utf8(&bytes[start..]).unwrap_or("");
-            assert!(line.ends_with("\r\n"), "the connection ended in {:?}", String::from_utf8_lossy(&bytes));
-            let number = line.get(1..).and_then(|rest| rest.trim_end().parse::<i64>().ok());
-            match (line.as_bytes()[0], number) {
+            let line = &bytes[start..];
+            assert!(
+                line.ends_with(b"\r\n"),
+                "the connection ended in {:?}",
+                line.escape_ascii().to_string()
+            );
+            let number = std::str::from_utf8(&line[1..])
+                .ok()
+                .and_then(|rest| rest.trim_end().parse::<i64>().ok());
+            match (line[0], number) {
                 (b'$', Some(len @ 0..)) => {
                     let body = bytes.len();
                     bytes.resize(body + len as usize + 2, 0);
@@ -218,7 +265,9 @@ impl<S: Read + Write> Client<S> {
         let mut rest = Vec::new();
         match self.stream.read_to_end(&mut rest) {
             // A server that has had enough need not read on before it closes.
-            Err(error) if error.kind() != io::ErrorKind::ConnectionReset => panic!("receive: {error}"),
+            Err(error) if error.kind() != io::ErrorKind::ConnectionReset => {
+                panic!("receive: {error}")
+            }
             _ => rest,
         }
     }
@@ -227,6 +276,9 @@ impl<S: Read + Write> Client<S> {
 impl Client<TcpStream> {
     /// Tells the server that nothing more will come.
     pub(crate) fn end(&self) {
-        self.stream.get_ref().shutdown(Shutdown::Write).expect("shutdown");
+        self.stream
+            .get_ref()
+            .shutdown(Shutdown::Write)
+            .expect("shutdown");
     }
 }

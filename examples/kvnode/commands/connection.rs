@@ -31,10 +31,13 @@ pub(super) fn select(
     _: &'static Command,
     args: Args<'_>,
 ) -> Result<(), Refusal> {
-    match integer(&args[1])? {
-        0 => context.reply.ok(),
-        number if i32::try_from(number).is_err() => return Err(Refusal::NOT_AN_INTEGER),
-        _ => return Err(Refusal::new("ERR DB index is out of range")),
+    match i32::try_from(integer(&args[1])?) {
+        Ok(0) => context.reply.ok(),
+        Ok(_) => return Err(Refusal::fixed("ERR DB index is out of range")),
+        Err(_) => {
+            let text = "ERR value is out of range, value must between -2147483648 and 2147483647";
+            return Err(Refusal::fixed(text));
+        }
     }
     Ok(())
 }
@@ -92,14 +95,13 @@ pub(super) fn client_list(
             b"normal" => context.server.clients.all(),
             b"master" | b"replica" | b"slave" | b"pubsub" => Vec::new(),
             _ => {
-                let kind = String::from_utf8_lossy(&args[3]);
-                return Err(Refusal::new(format!("ERR Unknown client type '{kind}'")));
+                return Err(Refusal::quoting("ERR Unknown client type '", &args[3], "'"));
             }
         },
         Some(b"id") if args.len() > 3 => {
             let mut wanted = Vec::new();
             for id in args.from(3).iter() {
-                let id = integer(id).map_err(|_| Refusal::new("ERR Invalid client ID"))?;
+                let id = integer(id).map_err(|_| Refusal::fixed("ERR Invalid client ID"))?;
                 wanted.extend(
                     u64::try_from(id)
                         .ok()
@@ -137,7 +139,7 @@ pub(super) fn client_setname(
     args: Args<'_>,
 ) -> Result<(), Refusal> {
     if !is_plain(&args[2]) {
-        return Err(Refusal::new(
+        return Err(Refusal::fixed(
             "ERR Client names cannot contain spaces, newlines or special characters.",
         ));
     }
@@ -158,17 +160,10 @@ pub(super) fn client_setinfo(
         b"lib-name" if plain => context.client.set_library(&args[3]),
         b"lib-ver" if plain => context.client.set_library_version(&args[3]),
         b"lib-name" | b"lib-ver" => {
-            let attribute = String::from_utf8_lossy(&attribute);
-            let text =
-                format!("ERR {attribute} cannot contain spaces, newlines or special characters.");
-            return Err(Refusal::new(text));
+            let text = " cannot contain spaces, newlines or special characters.";
+            return Err(Refusal::quoting("ERR ", &attribute, text));
         }
-        _ => {
-            let attribute = String::from_utf8_lossy(&args[2]);
-            return Err(Refusal::new(format!(
-                "ERR Unrecognized option '{attribute}'"
-            )));
-        }
+        _ => return Err(Refusal::quoting("ERR Unrecognized option '", &args[2], "'")),
     }
     context.reply.ok();
     Ok(())

@@ -12,7 +12,7 @@ pub(super) fn dbsize(
     _: &'static Command,
     _: Args<'_>,
 ) -> Result<(), Refusal> {
-    context.reply.count(context.server.store.len() as u64);
+    context.reply.count(context.server.store.len());
     Ok(())
 }
 
@@ -42,7 +42,8 @@ pub(super) fn del(
     _: &'static Command,
     args: Args<'_>,
 ) -> Result<(), Refusal> {
-    let deleted = context.server.store.del(args.from(1).iter())?;
+    let keys: Vec<&[u8]> = args.from(1).iter().collect();
+    let deleted = context.server.store.del(&keys)?;
     context.reply.count(deleted);
     Ok(())
 }
@@ -53,9 +54,9 @@ pub(super) fn exists(
     _: &'static Command,
     args: Args<'_>,
 ) -> Result<(), Refusal> {
-    context
-        .reply
-        .count(context.server.store.exists(args.from(1).iter()));
+    let keys: Vec<&[u8]> = args.from(1).iter().collect();
+    let existing = context.server.store.exists(&keys);
+    context.reply.count(existing);
     Ok(())
 }
 
@@ -133,19 +134,16 @@ fn condition(options: Args<'_>) -> Result<ExpireWhen, Refusal> {
             b"xx" => xx = true,
             b"gt" => gt = true,
             b"lt" => lt = true,
-            _ => {
-                let option = String::from_utf8_lossy(option);
-                return Err(Refusal::new(format!("ERR Unsupported option {option}")));
-            }
+            _ => return Err(Refusal::quoting("ERR Unsupported option ", option, "")),
         }
     }
     if nx && (xx || gt || lt) {
-        return Err(Refusal::new(
+        return Err(Refusal::fixed(
             "ERR NX and XX, GT or LT options at the same time are not compatible",
         ));
     }
     if gt && lt {
-        return Err(Refusal::new(
+        return Err(Refusal::fixed(
             "ERR GT and LT options at the same time are not compatible",
         ));
     }

@@ -8,28 +8,19 @@ use super::{Command, Context, Refusal, integer, word};
 use crate::request::Args;
 use crate::server::Counters;
 
-/// The longest string, as with Redis; the store's own limit is the same.
-const STRING_MAX: u64 = 512 * 1024 * 1024;
-
 pub(super) fn get(
     context: &mut Context<'_>,
     _: &'static Command,
     args: Args<'_>,
 ) -> Result<(), Refusal> {
     let reply = &mut *context.reply;
-    let found = context
-        .server
-        .store
-        .get_with(&args[1], |value| match value {
-            Some(value) => {
-                reply.bulk(&value.text());
-                true
-            }
-            None => {
-                reply.nil();
-                false
-            }
-        })?;
+    let found = context.server.store.get_with(&args[1], |value| {
+        match value {
+            Some(value) => reply.bulk(&value.text()),
+            None => reply.nil(),
+        }
+        value.is_some()
+    });
     count(context, found);
     Ok(())
 }
@@ -39,8 +30,8 @@ pub(super) fn mget(
     _: &'static Command,
     args: Args<'_>,
 ) -> Result<(), Refusal> {
-    // All values are taken first, cheap references each, so that one look at the store answers all keys.
-    let values = context.server.store.mget(args.from(1).iter())?;
+    let keys: Vec<&[u8]> = args.from(1).iter().collect();
+    let values = context.server.store.mget(&keys);
     context.reply.array(values.len());
     for value in values {
         count(context, value.is_some());
@@ -242,7 +233,7 @@ pub(super) fn getex(
         Ok(None) => GetExpiry::Keep,
         // Redis looks the key up first: a missing key is nil, whatever the time says.
         Err(refusal) => {
-            if context.server.store.exists([&args[1]]) > 0 {
+            if context.server.store.contains(&args[1]) {
                 return Err(refusal);
             }
             GetExpiry::Keep
@@ -260,7 +251,7 @@ pub(super) fn append(
     args: Args<'_>,
 ) -> Result<(), Refusal> {
     let len = context.server.store.append(&args[1], &args[2])?;
-    context.reply.integer(len as i64);
+    context.reply.count(len);
     Ok(())
 }
 
@@ -270,7 +261,7 @@ pub(super) fn strlen(
     args: Args<'_>,
 ) -> Result<(), Refusal> {
     let len = context.server.store.strlen(&args[1])?;
-    context.reply.integer(len as i64);
+    context.reply.count(len);
     Ok(())
 }
 
@@ -280,15 +271,8 @@ pub(super) fn setrange(
     args: Args<'_>,
 ) -> Result<(), Refusal> {
     let offset = u64::try_from(integer(&args[2])?).map_err(|_| Refusal::OFFSET)?;
-    // Whatever the key holds, or whether it exists: an empty string sets nothing, wherever.
-    if !args[3].is_empty() && offset.saturating_add(args[3].len() as u64) > STRING_MAX {
-        return Err(Refusal::TOO_LONG);
-    }
-    let len = context
-        .server
-        .store
-        .setrange(&args[1], offset as usize, &args[3])?;
-    context.reply.integer(len as i64);
+    let len = context.server.store.setrange(&args[1], offset, &args[3])?;
+    context.reply.count(len);
     Ok(())
 }
 
@@ -335,7 +319,7 @@ pub(super) fn decrby(
 ) -> Result<(), Refusal> {
     let amount = integer(&args[2])?
         .checked_neg()
-        .ok_or(Refusal::new("ERR decrement would overflow"))?;
+        .ok_or(Refusal::fixed("ERR decrement would overflow"))?;
     add(context, &args[1], amount)
 }
 
