@@ -1,16 +1,11 @@
 //! `examples/kvnode` against a real redis-server: the same requests to both, and the replies compared byte for byte.
 //! Skipped without redis-server; written for 7.0.
 
-#[path = "support/random.rs"]
-mod random;
-#[path = "support/kvnode.rs"]
-mod support;
-
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use random::Random;
-use support::{Client, Redis, Server, encode};
+use crate::random::Random;
+use crate::support::{Client, Redis, Server, encode};
 
 type Request = Vec<Vec<u8>>;
 
