@@ -1,0 +1,204 @@
+//! Commands: looked up in one table, checked, run.
+//!
+//! A handler gets its arguments (the name first, as on the wire) and appends exactly one reply, or returns an error
+//! before having appended anything. The texts of errors are Redis 7.0's.
+
+mod connection;
+mod keys;
+mod server;
+mod strings;
+mod table;
+
+use std::borrow::Cow;
+
+use latchwork::rmw::RmwError;
+
+use crate::clients::Client;
+use crate::reply::Reply;
+use crate::request::{Args, parse_integer};
+use crate::server::{Counters, Server};
+
+pub(crate) use table::Command;
+
+/// What a handler works with.
+#[derive(Debug)]
+pub(crate) struct Context<'a> {
+    pub(crate) server: &'a Server,
+    pub(crate) counters: &'a Counters,
+    pub(crate) client: &'a Client,
+    pub(crate) reply: &'a mut Reply,
+    /// Set by a command after which the connection is closed.
+    pub(crate) ends: bool,
+}
+
+pub(crate) type Handler = fn(&mut Context<'_>, &'static Command, Args<'_>) -> Result<(), Refusal>;
+
+/// Why a command was refused: the error reply's text. It may repeat what the client sent, which need not be UTF-8.
+#[derive(Debug)]
+pub(crate) struct Refusal(Cow<'static, [u8]>);
+
+impl Refusal {
+    const SYNTAX: Self = Self::fixed("ERR syntax error");
+    const NOT_AN_INTEGER: Self = Self::fixed("ERR value is not an integer or out of range");
+    const OFFSET: Self = Self::fixed("ERR offset is out of range");
+
+    const fn fixed(text: &'static str) -> Self {
+        Self(Cow::Borrowed(text.as_bytes()))
+    }
+
+    fn new(text: String) -> Self {
+        Self(Cow::Owned(text.into_bytes()))
+    }
+
+    /// A text around something that the client sent.
+    fn quoting(before: &str, sent: &[u8], after: &str) -> Self {
+        Self(Cow::Owned(
+            [
+                before.as_bytes(),
+                c_string(sent, usize::MAX),
+                after.as_bytes(),
+            ]
+            .concat(),
+        ))
+    }
+
+    fn arity(command: &Command) -> Self {
+        Self::new(format!(
+            "ERR wrong number of arguments for '{}' command",
+            command.name
+        ))
+    }
+
+    fn expiry(command: &Command) -> Self {
+        Self::new(format!(
+            "ERR invalid expire time in '{}' command",
+            command.name
+        ))
+    }
+}
+
+impl From<RmwError> for Refusal {
+    fn from(error: RmwError) -> Self {
+        match error {
+            RmwError::NotAnInteger => Self::NOT_AN_INTEGER,
+            RmwError::Overflow => Self::fixed("ERR increment or decrement would overflow"),
+            RmwError::WrongType => {
+                Self::fixed("WRONGTYPE Operation against a key holding the wrong kind of value")
+            }
+            RmwError::TooLong { .. } => {
+                Self::fixed("ERR string exceeds maximum allowed size (proto-max-bulk-len)")
+            }
+            RmwError::Busy => Self::fixed("BUSY too many commands wait for this key"),
+            other => Self::new(format!("ERR {other}")),
+        }
+    }
+}
+
+/// Runs one request.
+pub(crate) fn run(context: &mut Context<'_>, args: Args<'_>) {
+    Counters::add(&context.counters.commands, 1);
+    let outcome = find(args).and_then(|command| {
+        if !command.takes(args.len()) {
+            return Err(Refusal::arity(command));
+        }
+        context.client.runs(code(command));
+        (command.handler)(context, command, args)
+    });
+    if let Err(Refusal(text)) = outcome {
+        context.reply.error(&text);
+    }
+}
+
+/// Finds the command, or the subcommand if it has some.
+fn find(args: Args<'_>) -> Result<&'static Command, Refusal> {
+    let Some(command) = table::find(&args[0]) else {
+        return Err(unknown(args));
+    };
+    match args.get(1) {
+        Some(name) if !command.subcommands.is_empty() => {
+            command.subcommand(name).ok_or_else(|| {
+                let parent = command.name.to_uppercase();
+                let name = c_string(name, 128);
+                Refusal::quoting(
+                    "ERR unknown subcommand '",
+                    name,
+                    &format!("'. Try {parent} HELP."),
+                )
+            })
+        }
+        _ => Ok(command),
+    }
+}
+
+#[cold]
+fn unknown(args: Args<'_>) -> Refusal {
+    let mut text = b"ERR unknown command '".to_vec();
+    text.extend_from_slice(c_string(&args[0], 128));
+    text.extend_from_slice(b"', with args beginning with: ");
+    let mut shown: usize = 0;
+    for argument in args.from(1).iter() {
+        if shown >= 128 {
+            break;
+        }
+        let part = c_string(argument, 128 - shown);
+        text.push(b'\'');
+        text.extend_from_slice(part);
+        text.extend_from_slice(b"' ");
+        shown += part.len() + 3;
+    }
+    Refusal(Cow::Owned(text))
+}
+
+/// The first bytes, `most` at the most and none from the first NUL on: what C's `%.*s` prints.
+fn c_string(bytes: &[u8], most: usize) -> &[u8] {
+    let bytes = &bytes[..bytes.len().min(most)];
+    let end = bytes
+        .iter()
+        .position(|&byte| byte == 0)
+        .unwrap_or(bytes.len());
+    &bytes[..end]
+}
+
+/// What identifies a command in an atomic: its address in the table.
+fn code(command: &'static Command) -> usize {
+    std::ptr::from_ref(command).addr()
+}
+
+/// The name that goes with a [`code`]; `NULL` for none, as Redis says.
+pub(crate) fn name_of(wanted: usize) -> &'static str {
+    table::all()
+        .find(|command| code(command) == wanted)
+        .map_or("NULL", |command| command.name)
+}
+
+/// A keyword in lower case, without an allocation; empty if longer than any keyword.
+#[derive(Debug)]
+struct Word {
+    bytes: [u8; 16],
+    len: usize,
+}
+
+fn word(argument: &[u8]) -> Word {
+    let mut word = Word {
+        bytes: [0; 16],
+        len: 0,
+    };
+    if let Some(room) = word.bytes.get_mut(..argument.len()) {
+        room.copy_from_slice(argument);
+        room.make_ascii_lowercase();
+        word.len = argument.len();
+    }
+    word
+}
+
+impl std::ops::Deref for Word {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+fn integer(text: &[u8]) -> Result<i64, Refusal> {
+    parse_integer(text).ok_or(Refusal::NOT_AN_INTEGER)
+}

@@ -1,0 +1,238 @@
+//! Commands on keys of any type: existence, deletion, expiry.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use latchwork::rmw::{ExpireWhen, Ttl};
+
+use super::{Command, Context, Refusal, integer, word};
+use crate::request::Args;
+
+pub(super) fn dbsize(
+    context: &mut Context<'_>,
+    _: &'static Command,
+    _: Args<'_>,
+) -> Result<(), Refusal> {
+    context.reply.count(context.server.store.len());
+    Ok(())
+}
+
+/// `FLUSHALL` and `FLUSHDB`, which are the same with one database.
+pub(super) fn flush(
+    context: &mut Context<'_>,
+    _: &'static Command,
+    args: Args<'_>,
+) -> Result<(), Refusal> {
+    let plain = match args.get(1) {
+        None => true,
+        Some(how) => {
+            args.len() == 2
+                && (how.eq_ignore_ascii_case(b"async") || how.eq_ignore_ascii_case(b"sync"))
+        }
+    };
+    if !plain {
+        return Err(Refusal::SYNTAX);
+    }
+    context.server.store.clear()?;
+    context.reply.ok();
+    Ok(())
+}
+
+pub(super) fn del(
+    context: &mut Context<'_>,
+    _: &'static Command,
+    args: Args<'_>,
+) -> Result<(), Refusal> {
+    let keys: Vec<&[u8]> = args.from(1).iter().collect();
+    let deleted = context.server.store.del(&keys)?;
+    context.reply.count(deleted);
+    Ok(())
+}
+
+/// `EXISTS` and `TOUCH`: how many of the keys exist, one named twice counting twice.
+pub(super) fn exists(
+    context: &mut Context<'_>,
+    _: &'static Command,
+    args: Args<'_>,
+) -> Result<(), Refusal> {
+    let keys: Vec<&[u8]> = args.from(1).iter().collect();
+    let existing = context.server.store.exists(&keys);
+    context.reply.count(existing);
+    Ok(())
+}
+
+pub(super) fn key_type(
+    context: &mut Context<'_>,
+    _: &'static Command,
+    args: Args<'_>,
+) -> Result<(), Refusal> {
+    let name = context
+        .server
+        .store
+        .value_type(&args[1])
+        .map_or("none", |found| found.name());
+    context.reply.status(name);
+    Ok(())
+}
+
+pub(super) fn expire(
+    context: &mut Context<'_>,
+    command: &'static Command,
+    args: Args<'_>,
+) -> Result<(), Refusal> {
+    set_expiry(context, command, args, 1000, now() as i64)
+}
+
+pub(super) fn pexpire(
+    context: &mut Context<'_>,
+    command: &'static Command,
+    args: Args<'_>,
+) -> Result<(), Refusal> {
+    set_expiry(context, command, args, 1, now() as i64)
+}
+
+pub(super) fn expireat(
+    context: &mut Context<'_>,
+    command: &'static Command,
+    args: Args<'_>,
+) -> Result<(), Refusal> {
+    set_expiry(context, command, args, 1000, 0)
+}
+
+pub(super) fn pexpireat(
+    context: &mut Context<'_>,
+    command: &'static Command,
+    args: Args<'_>,
+) -> Result<(), Refusal> {
+    set_expiry(context, command, args, 1, 0)
+}
+
+/// The amount counts `unit` milliseconds from `base`. A time that has passed deletes the key.
+fn set_expiry(
+    context: &mut Context<'_>,
+    command: &'static Command,
+    args: Args<'_>,
+    unit: i64,
+    base: i64,
+) -> Result<(), Refusal> {
+    let when = condition(args.from(3))?;
+    let at = integer(&args[2])?
+        .checked_mul(unit)
+        .and_then(|millis| millis.checked_add(base))
+        .ok_or_else(|| Refusal::expiry(command))?;
+    // Before 1970 is as past as 1970.
+    let at = u64::try_from(at).unwrap_or(0).max(1);
+    let applied = context.server.store.expire_at(&args[1], at, when)?;
+    context.reply.flag(applied);
+    Ok(())
+}
+
+fn condition(options: Args<'_>) -> Result<ExpireWhen, Refusal> {
+    let (mut nx, mut xx, mut gt, mut lt) = (false, false, false, false);
+    for option in options.iter() {
+        match &*word(option) {
+            b"nx" => nx = true,
+            b"xx" => xx = true,
+            b"gt" => gt = true,
+            b"lt" => lt = true,
+            _ => return Err(Refusal::quoting("ERR Unsupported option ", option, "")),
+        }
+    }
+    if nx && (xx || gt || lt) {
+        return Err(Refusal::fixed(
+            "ERR NX and XX, GT or LT options at the same time are not compatible",
+        ));
+    }
+    if gt && lt {
+        return Err(Refusal::fixed(
+            "ERR GT and LT options at the same time are not compatible",
+        ));
+    }
+    Ok(match (nx, xx, gt, lt) {
+        (true, ..) => ExpireWhen::Persistent,
+        (_, _, true, _) => ExpireWhen::Later,
+        (_, true, _, true) => ExpireWhen::ExpiringAndEarlier,
+        (_, _, _, true) => ExpireWhen::Earlier,
+        (_, true, ..) => ExpireWhen::Expiring,
+        _ => ExpireWhen::Always,
+    })
+}
+
+pub(super) fn persist(
+    context: &mut Context<'_>,
+    _: &'static Command,
+    args: Args<'_>,
+) -> Result<(), Refusal> {
+    let applied = context.server.store.persist(&args[1])?;
+    context.reply.flag(applied);
+    Ok(())
+}
+
+pub(super) fn ttl(
+    context: &mut Context<'_>,
+    _: &'static Command,
+    args: Args<'_>,
+) -> Result<(), Refusal> {
+    remaining(context, args, |left| left.saturating_add(500) / 1000)
+}
+
+pub(super) fn pttl(
+    context: &mut Context<'_>,
+    _: &'static Command,
+    args: Args<'_>,
+) -> Result<(), Refusal> {
+    remaining(context, args, |left| left)
+}
+
+fn remaining(
+    context: &mut Context<'_>,
+    args: Args<'_>,
+    convert: fn(i64) -> i64,
+) -> Result<(), Refusal> {
+    context
+        .reply
+        .integer(match context.server.store.ttl(&args[1]) {
+            Ttl::Missing => -2,
+            Ttl::Persistent => -1,
+            Ttl::Remaining(left) => convert(i64::try_from(left.as_millis()).unwrap_or(i64::MAX)),
+        });
+    Ok(())
+}
+
+pub(super) fn expiretime(
+    context: &mut Context<'_>,
+    _: &'static Command,
+    args: Args<'_>,
+) -> Result<(), Refusal> {
+    moment(context, args, |at| at.saturating_add(500) / 1000)
+}
+
+pub(super) fn pexpiretime(
+    context: &mut Context<'_>,
+    _: &'static Command,
+    args: Args<'_>,
+) -> Result<(), Refusal> {
+    moment(context, args, |at| at)
+}
+
+fn moment(
+    context: &mut Context<'_>,
+    args: Args<'_>,
+    convert: fn(i64) -> i64,
+) -> Result<(), Refusal> {
+    context
+        .reply
+        .integer(match context.server.store.expires_at(&args[1]) {
+            None => -2,
+            Some(None) => -1,
+            Some(Some(at)) => convert(i64::try_from(at).unwrap_or(i64::MAX)),
+        });
+    Ok(())
+}
+
+/// Milliseconds since 1970.
+pub(super) fn now() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

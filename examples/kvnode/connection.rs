@@ -1,0 +1,396 @@
+//! One connection: bytes in, commands run, replies out.
+//!
+//! An idle connection owns no buffer. Input is read into its I/O thread's scratch buffer and parsed there; replies
+//! gather in the thread's [`Reply`] and leave in one write a burst. Only what is left over stays with the connection:
+//!
+//! | state | it keeps | it waits for | deadline |
+//! |---|---|---|---|
+//! | idle | nothing | input | none |
+//! | `half` | the request's bytes so far | the rest | [`PROGRESS`] more bytes or a request's end, each stall-timeout |
+//! | `unsent` | replies, and the input not yet acted on | room to write; reads nothing | some room, each stall-timeout |
+//!
+//! So a client that does not read its replies is not read from either: what it can make the server hold is one burst of
+//! input, [`FLUSH_AT`] bytes of replies, and one reply more.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use latchwork::semaphore::SendPermit;
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
+use rustix::net::{SendFlags, Shutdown, send, shutdown};
+
+use crate::clients::Client;
+use crate::commands::{self, Context};
+use crate::reply::Reply;
+use crate::request::Parser;
+use crate::server::{Counters, Server};
+
+/// How much is read at a time.
+pub(crate) const READ_SIZE: usize = 64 * 1024;
+/// How many bytes of replies gather before they are written, though the burst has not ended.
+const FLUSH_AT: usize = 256 * 1024;
+/// A request half received must grow by this much within the stall-timeout, or be completed.
+const PROGRESS: usize = 64 * 1024;
+
+/// What the connections of one I/O thread share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) server: Arc<Server>,
+    /// Which of the server's counters are this thread's.
+    pub(crate) thread: usize,
+    /// When the current round of events began.
+    pub(crate) now: Instant,
+    input: Vec<u8>,
+    parser: Parser,
+    reply: Reply,
+}
+
+impl Shared {
+    pub(crate) fn new(server: Arc<Server>, thread: usize) -> Self {
+        Self {
+            server,
+            thread,
+            now: Instant::now(),
+            input: Vec::with_capacity(READ_SIZE),
+            parser: Parser::default(),
+            reply: Reply::default(),
+        }
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.server.counters[self.thread]
+    }
+}
+
+/// What became of a connection after an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Open,
+    Closed,
+}
+
+/// What a read found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Read {
+    Bytes,
+    Nothing,
+    End,
+}
+
+/// Input that could not be acted on yet.
+#[derive(Debug)]
+struct Half {
+    bytes: Vec<u8>,
+    /// Where the current request starts.
+    start: usize,
+    parser: Parser,
+    /// How many of its bytes had arrived when the deadline was last set.
+    seen: usize,
+}
+
+/// Replies that found no room.
+#[derive(Debug)]
+struct Unsent {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+/// One connection. Dropping it gives its place back and closes the socket, in this order: a client that has seen the end
+/// of its connection finds a place for the next one.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    _place: SendPermit,
+    socket: OwnedFd,
+    pub(crate) client: Arc<Client>,
+    half: Option<Box<Half>>,
+    unsent: Option<Box<Unsent>>,
+    /// Nothing more is to be read; close once the replies are out.
+    ending: bool,
+    /// The socket is of no further use.
+    broken: bool,
+    /// Something went forward since the deadline was set.
+    progress: bool,
+    pub(crate) deadline: Option<Instant>,
+    /// What the epoll set waits for: true for room to write, false for input.
+    pub(crate) waits_to_write: bool,
+}
+
+impl Connection {
+    pub(crate) fn new(socket: OwnedFd, client: Arc<Client>, place: SendPermit) -> Self {
+        Self {
+            _place: place,
+            socket,
+            client,
+            half: None,
+            unsent: None,
+            ending: false,
+            broken: false,
+            progress: false,
+            deadline: None,
+            waits_to_write: false,
+        }
+    }
+
+    /// Input has arrived, or the peer has gone.
+    pub(crate) fn readable(&mut self, shared: &mut Shared) -> Fate {
+        if self.is_running() && self.receive(shared) == Read::End {
+            return Fate::Closed;
+        }
+        self.settle(shared)
+    }
+
+    /// There is room for replies again.
+    pub(crate) fn writable(&mut self, shared: &mut Shared) -> Fate {
+        self.send_rest(shared);
+        self.settle(shared)
+    }
+
+    /// Acts on all that the peer has sent so far, the server being about to stop; a peer that does not cease to send is
+    /// heard until `limit`. Open if replies still wait for room.
+    pub(crate) fn finish(&mut self, shared: &mut Shared, limit: Instant) -> Fate {
+        while self.is_running() {
+            if self.receive(shared) != Read::Bytes || Instant::now() >= limit {
+                self.ending = true;
+            }
+        }
+        self.settle(shared)
+    }
+
+    /// The deadline has passed. Best effort: whoever is stuck half-way through a request is told why.
+    pub(crate) fn time_out(&mut self, shared: &Shared) {
+        Counters::add(&shared.counters().stalled, 1);
+        if self.unsent.is_none() {
+            let text = b"-ERR Protocol error: timed out in the middle of a request\r\n";
+            let _ = send(&self.socket, text, SendFlags::NOSIGNAL);
+        }
+    }
+
+    /// Tells the peer that there will be no more replies.
+    pub(crate) fn end_replies(&self) {
+        let _ = shutdown(&self.socket, Shutdown::Write);
+    }
+
+    /// Makes the coming close wait, at most this long, until the peer's kernel has all that was written.
+    pub(crate) fn linger(&self, limit: Duration) {
+        let _ = rustix::net::sockopt::set_socket_linger(&self.socket, Some(limit));
+    }
+
+    pub(crate) fn wants_to_write(&self) -> bool {
+        self.unsent.is_some()
+    }
+
+    fn is_running(&self) -> bool {
+        self.unsent.is_none() && !self.ending && !self.broken
+    }
+
+    /// Reads once and acts on it.
+    fn receive(&mut self, shared: &mut Shared) -> Read {
+        let Some(mut half) = self.half.take() else {
+            return self.receive_fresh(shared);
+        };
+        half.bytes.drain(..half.start);
+        half.start = 0;
+        // Room for the next read and, for a long argument, for as much again as has arrived: the announced length bounds
+        // the guess but never makes it.
+        let room = half
+            .parser
+            .wants(half.bytes.len())
+            .min(half.bytes.len())
+            .max(READ_SIZE);
+        half.bytes.reserve(room);
+        match self.read(&mut half.bytes, shared) {
+            Read::Bytes => self.advance(half, shared),
+            outcome => {
+                self.half = Some(half);
+                return outcome;
+            }
+        }
+        Read::Bytes
+    }
+
+    /// Reads into the shared buffer, and keeps what is left over.
+    fn receive_fresh(&mut self, shared: &mut Shared) -> Read {
+        let mut input = std::mem::take(&mut shared.input);
+        input.clear();
+        let outcome = self.read(&mut input, shared);
+        if outcome == Read::Bytes {
+            let mut parser = std::mem::take(&mut shared.parser);
+            let used = self.run(&input, &mut parser, shared);
+            // A parser that has stopped in the middle of a request is of no use to another connection.
+            if used == input.len() {
+                shared.parser = parser;
+            } else if !self.ending && !self.broken {
+                let bytes = input[used..].to_vec();
+                self.half = Some(Box::new(Half {
+                    bytes,
+                    start: 0,
+                    parser,
+                    seen: 0,
+                }));
+            }
+        }
+        shared.input = input;
+        outcome
+    }
+
+    /// Acts on what `half` holds, and keeps what is left over.
+    fn advance(&mut self, mut half: Box<Half>, shared: &mut Shared) {
+        let used = self.run(&half.bytes[half.start..], &mut half.parser, shared);
+        half.start += used;
+        if used > 0 {
+            half.seen = 0;
+        }
+        let got = half.bytes.len() - half.start;
+        if got >= half.seen + PROGRESS {
+            half.seen = got;
+            self.progress = true;
+        }
+        if got > 0 && !self.ending && !self.broken {
+            self.half = Some(half);
+        }
+    }
+
+    fn read(&mut self, buffer: &mut Vec<u8>, shared: &Shared) -> Read {
+        match rustix::io::read(&self.socket, spare_capacity(buffer)) {
+            Ok(0) => Read::End,
+            Ok(number) => {
+                Counters::add(&shared.counters().received, number as u64);
+                Read::Bytes
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Read::Nothing,
+            Err(_) => {
+                self.broken = true;
+                Read::End
+            }
+        }
+    }
+
+    /// Runs the complete requests in `bytes` until none is left or their replies find no room; returns how many bytes
+    /// that used up.
+    fn run(&mut self, bytes: &[u8], parser: &mut Parser, shared: &mut Shared) -> usize {
+        let mut used = 0;
+        while self.is_running() && used < bytes.len() {
+            match parser.parse(&bytes[used..]) {
+                Ok(Some(request)) => {
+                    used += request.len;
+                    self.progress = true;
+                    if !request.args.is_empty() {
+                        let mut context = Context {
+                            server: &shared.server,
+                            counters: &shared.server.counters[shared.thread],
+                            client: &self.client,
+                            reply: &mut shared.reply,
+                            ends: false,
+                        };
+                        commands::run(&mut context, request.args);
+                        self.ending = context.ends;
+                    }
+                    if shared.reply.len() >= FLUSH_AT {
+                        self.flush(shared);
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    shared
+                        .reply
+                        .error(format!("ERR Protocol error: {}", error.text()).as_bytes());
+                    self.ending = true;
+                }
+            }
+        }
+        parser.shrink();
+        self.flush(shared);
+        used
+    }
+
+    /// Writes the gathered replies; what finds no room stays with the connection.
+    fn flush(&mut self, shared: &mut Shared) {
+        let errors = shared.reply.take_errors();
+        if errors > 0 {
+            Counters::add(&shared.counters().errors, errors);
+        }
+        if shared.reply.has_overflowed() {
+            Counters::add(&shared.counters().overflowed, 1);
+            self.broken = true;
+        } else if shared.reply.len() > 0 && !self.broken {
+            let sent = self.write(shared.reply.bytes(), shared);
+            if sent < shared.reply.len() && !self.broken {
+                self.unsent = Some(Box::new(Unsent {
+                    bytes: shared.reply.take_rest(sent),
+                    sent: 0,
+                }));
+            }
+        }
+        shared.reply.clear();
+    }
+
+    /// Writes on after a wait; once all is written, acts on the input that had to wait meanwhile.
+    fn send_rest(&mut self, shared: &mut Shared) {
+        let Some(mut unsent) = self.unsent.take() else {
+            return;
+        };
+        let sent = self.write(&unsent.bytes[unsent.sent..], shared);
+        self.progress |= sent > 0;
+        unsent.sent += sent;
+        if unsent.sent < unsent.bytes.len() {
+            self.unsent = Some(unsent);
+        } else if self.is_running()
+            && let Some(half) = self.half.take()
+        {
+            self.advance(half, shared);
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8], shared: &Shared) -> usize {
+        match send(&self.socket, bytes, SendFlags::NOSIGNAL) {
+            Ok(number) => {
+                Counters::add(&shared.counters().sent, number as u64);
+                number
+            }
+            Err(Errno::AGAIN | Errno::INTR) => 0,
+            Err(_) => {
+                self.broken = true;
+                0
+            }
+        }
+    }
+
+    /// How many bytes this connection makes the server hold.
+    fn memory(&self) -> usize {
+        let half = self.half.as_ref();
+        let half = half.map_or(0, |half| half.bytes.capacity() + half.parser.memory());
+        let unsent = self.unsent.as_ref();
+        let unsent = unsent.map_or(0, |unsent| unsent.bytes.capacity());
+        size_of::<Self>() + size_of::<Client>() + half + unsent
+    }
+
+    /// After an event: is it over, and if not, until when may what is pending take?
+    fn settle(&mut self, shared: &Shared) -> Fate {
+        if self.broken || (self.ending && self.unsent.is_none()) {
+            return Fate::Closed;
+        }
+        let progress = std::mem::take(&mut self.progress);
+        if self.half.is_none() && self.unsent.is_none() {
+            self.deadline = None;
+        } else if self.deadline.is_none() || progress {
+            self.deadline = Some(shared.now + shared.server.options.stall_timeout);
+        }
+        let half = self.half.as_ref();
+        let unsent = self.unsent.as_ref();
+        self.client.seen(
+            shared.now,
+            half.map_or(0, |half| half.bytes.len() - half.start),
+            unsent.map_or(0, |unsent| unsent.bytes.len() - unsent.sent),
+            self.memory(),
+        );
+        Fate::Open
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

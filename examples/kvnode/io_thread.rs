@@ -1,0 +1,308 @@
+//! An I/O thread: an epoll loop over its share of the connections. Commands run inline; nothing here waits for another
+//! client.
+//!
+//! It sleeps without a time-out unless some connection is stalled (half a request, or replies unread), so a server
+//! whose clients are idle makes no system calls at all. Level-triggered: a burst longer than one read is announced
+//! again, after everybody else has had a turn.
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use latchwork::semaphore::SendPermit;
+use rustix::buffer::spare_capacity;
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+
+use crate::clients::Client;
+use crate::connection::{Connection, Fate, Shared};
+use crate::server::Server;
+
+/// How long a stop may take: for replies still unsent, and for clients that keep sending.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// How many events are taken at a time.
+const EVENTS: usize = 256;
+/// The inbox's token in the epoll set; connections have their slot's number.
+const INBOX: u64 = u64::MAX;
+
+/// A new connection, on its way to its I/O thread.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) socket: OwnedFd,
+    pub(crate) client: Arc<Client>,
+    pub(crate) place: SendPermit,
+}
+
+/// What an I/O thread has been sent.
+#[derive(Debug, Default)]
+struct Mail {
+    arrivals: Vec<Arrival>,
+    /// Nothing more will come: serve out what there is and end.
+    last: bool,
+}
+
+/// How others reach an I/O thread.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    mail: Mutex<Mail>,
+    /// How many connections it has, those in the inbox included.
+    load: AtomicUsize,
+    wake: OwnedFd,
+}
+
+impl Inbox {
+    pub(crate) fn new() -> rustix::io::Result<Self> {
+        Ok(Self {
+            mail: Mutex::default(),
+            load: AtomicUsize::new(0),
+            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        })
+    }
+
+    pub(crate) fn load(&self) -> usize {
+        self.load.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn hand_over(&self, arrival: Arrival) {
+        self.load.fetch_add(1, Ordering::Relaxed);
+        self.lock().arrivals.push(arrival);
+        self.wake();
+    }
+
+    /// Asks the thread to end in good order; nothing may be handed over after this.
+    pub(crate) fn stop(&self) {
+        self.lock().last = true;
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // The counter cannot overflow, and a write to an eventfd fails in no other way.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    /// Takes what has arrived; true once it is the last.
+    fn take(&self) -> (Vec<Arrival>, bool) {
+        let mut mail = self.lock();
+        (std::mem::take(&mut mail.arrivals), mail.last)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Mail> {
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The thread's own state.
+#[derive(Debug)]
+pub(crate) struct IoThread {
+    epoll: OwnedFd,
+    inbox: Arc<Inbox>,
+    /// A connection keeps its slot for life; free slots are used again.
+    slots: Vec<Option<Box<Connection>>>,
+    free: Vec<usize>,
+    /// The connections with a deadline, the nearest first.
+    stalled: BTreeSet<(Instant, usize)>,
+    /// When a stop that has begun must be over.
+    stop_by: Option<Instant>,
+    /// Closed while stopping, but not yet for the kernel.
+    leaving: Vec<Connection>,
+    shared: Shared,
+}
+
+impl IoThread {
+    pub(crate) fn new(
+        server: Arc<Server>,
+        thread: usize,
+        inbox: Arc<Inbox>,
+    ) -> rustix::io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(
+            &epoll,
+            &inbox.wake,
+            epoll::EventData::new_u64(INBOX),
+            epoll::EventFlags::IN,
+        )?;
+        Ok(Self {
+            epoll,
+            inbox,
+            slots: Vec::new(),
+            free: Vec::new(),
+            stalled: BTreeSet::new(),
+            stop_by: None,
+            leaving: Vec::new(),
+            shared: Shared::new(server, thread),
+        })
+    }
+
+    /// Serves until the server stops and every connection has what it is owed.
+    pub(crate) fn run(mut self) -> rustix::io::Result<()> {
+        let mut events = Vec::with_capacity(EVENTS);
+        loop {
+            self.wait(&mut events)?;
+            self.shared.now = Instant::now();
+            let mut called = false;
+            for event in events.drain(..) {
+                match event.data.u64() {
+                    INBOX => called = true,
+                    slot => self.serve(slot as usize),
+                }
+            }
+            self.time_out();
+            // After the events: a slot freed above must not be given to a newcomer while an event of its former owner
+            // may still be in the batch.
+            if called {
+                self.read_mail();
+            }
+            if let Some(limit) = self.stop_by
+                && (self.free.len() == self.slots.len() || self.shared.now >= limit)
+            {
+                self.leave(limit);
+                return Ok(());
+            }
+        }
+    }
+
+    fn wait(&self, events: &mut Vec<epoll::Event>) -> rustix::io::Result<()> {
+        let wake_at = self
+            .stalled
+            .first()
+            .map(|&(deadline, _)| deadline)
+            .into_iter()
+            .chain(self.stop_by)
+            .min();
+        let timeout = wake_at.map(|at| {
+            let left = at.saturating_duration_since(Instant::now());
+            // No deadline is further away than a day.
+            Timespec {
+                tv_sec: left.as_secs() as i64,
+                tv_nsec: i64::from(left.subsec_nanos()),
+            }
+        });
+        match epoll::wait(&self.epoll, spare_capacity(events), timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read_mail(&mut self) {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.inbox.wake, &mut count);
+        let (arrivals, last) = self.inbox.take();
+        for arrival in arrivals {
+            self.adopt(arrival);
+        }
+        if last && self.stop_by.is_none() {
+            self.stop_by = Some(self.shared.now + STOP_LIMIT);
+            for slot in 0..self.slots.len() {
+                self.turn(slot, |_, _| Fate::Open);
+            }
+        }
+    }
+
+    fn adopt(&mut self, arrival: Arrival) {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        let connection = Box::new(Connection::new(
+            arrival.socket,
+            arrival.client,
+            arrival.place,
+        ));
+        let data = epoll::EventData::new_u64(slot as u64);
+        let added = epoll::add(&self.epoll, &*connection, data, epoll::EventFlags::IN);
+        self.slots[slot] = Some(connection);
+        if added.is_err() {
+            // Out of kernel memory, or over the user's limit of watches.
+            self.close(slot);
+        }
+    }
+
+    /// Handles one connection's event. Hang-ups and errors arrive with it, and show themselves in the read or write.
+    fn serve(&mut self, slot: usize) {
+        self.turn(slot, |connection, shared| {
+            if connection.waits_to_write {
+                connection.writable(shared)
+            } else {
+                connection.readable(shared)
+            }
+        });
+    }
+
+    /// Lets a connection act; then brings the epoll set and the deadlines in line with what it waits for, or closes it.
+    fn turn(&mut self, slot: usize, act: impl FnOnce(&mut Connection, &mut Shared) -> Fate) {
+        let Some(connection) = self.slots[slot].as_deref_mut() else {
+            return;
+        };
+        let old_deadline = connection.deadline;
+        let mut fate = act(connection, &mut self.shared);
+        if fate == Fate::Open
+            && let Some(limit) = self.stop_by
+        {
+            fate = connection.finish(&mut self.shared, limit);
+        }
+        if fate == Fate::Open && connection.wants_to_write() != connection.waits_to_write {
+            connection.waits_to_write = connection.wants_to_write();
+            let flags = if connection.waits_to_write {
+                epoll::EventFlags::OUT
+            } else {
+                epoll::EventFlags::IN
+            };
+            let data = epoll::EventData::new_u64(slot as u64);
+            if epoll::modify(&self.epoll, &*connection, data, flags).is_err() {
+                fate = Fate::Closed;
+            }
+        }
+        let new_deadline = if fate == Fate::Open {
+            connection.deadline
+        } else {
+            None
+        };
+        if old_deadline != new_deadline {
+            if let Some(deadline) = old_deadline {
+                self.stalled.remove(&(deadline, slot));
+            }
+            if let Some(deadline) = new_deadline {
+                self.stalled.insert((deadline, slot));
+            }
+        }
+        if fate == Fate::Closed {
+            self.close(slot);
+        }
+    }
+
+    /// Closes what has been stalled for too long.
+    fn time_out(&mut self) {
+        while let Some(&(deadline, slot)) = self.stalled.first()
+            && deadline <= self.shared.now
+        {
+            self.turn(slot, |connection, shared| {
+                connection.time_out(shared);
+                Fate::Closed
+            });
+        }
+    }
+
+    fn close(&mut self, slot: usize) {
+        let Some(connection) = self.slots[slot].take() else {
+            return;
+        };
+        self.shared.server.clients.remove(connection.client.id);
+        self.inbox.load.fetch_sub(1, Ordering::Relaxed);
+        self.free.push(slot);
+        if self.stop_by.is_some() {
+            connection.end_replies();
+            self.leaving.push(*connection);
+        }
+    }
+
+    /// Lets the sockets go for good. The process is about to end, so the last replies must have reached the peers'
+    /// kernels: each close waits for that. The ends were all announced before, so the waits overlap.
+    fn leave(&mut self, limit: Instant) {
+        for connection in self.leaving.drain(..) {
+            if Instant::now() < limit {
+                connection.linger(Duration::from_secs(1));
+            }
+        }
+    }
+}

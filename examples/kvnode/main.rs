@@ -1,0 +1,206 @@
+//! kvnode: a server for `redis-cli` and every Redis client, on latchwork's public API.
+//!
+//! ```text
+//! cargo run --release --example kvnode            # then: redis-cli -p 6380
+//! cargo run --release --example kvnode -- --help
+//! ```
+//!
+//! | thread | does | module |
+//! |---|---|---|
+//! | main | accepts, hands connections out, waits for the signal to stop | `listener` |
+//! | `kvnode-io-<i>` | an epoll loop over many connections; commands run inline | `io_thread`, `connection` |
+//! | `lw-sweep` | removes expired keys; sleeps while there are none | latchwork |
+//!
+//! From bytes to bytes: `request` (parser) → `commands` (one table, one function a command) → [`latchwork::rmw::Rmw`]
+//! (the store: atomic commands, per-key latches) → `reply`. Connections are limited by a [`latchwork::Semaphore`]: each
+//! holds a permit, which comes back however the connection ends.
+
+mod clients;
+mod commands;
+mod connection;
+mod io_thread;
+mod listener;
+mod options;
+mod reply;
+mod request;
+mod server;
+
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use io_thread::{Inbox, IoThread};
+use listener::Listener;
+use options::{Action, Options};
+use server::Server;
+
+/// Descriptors beside the clients': listener, epoll sets, eventfds, the standard streams, one to refuse with.
+const OTHER_DESCRIPTORS: u64 = 64;
+
+fn main() -> ExitCode {
+    let outcome = match options::parse(std::env::args_os().skip(1)) {
+        Ok(Action::Help) => write!(std::io::stdout(), "{}", options::HELP).map_err(Into::into),
+        Ok(Action::Version) => {
+            writeln!(std::io::stdout(), "kvnode {}", env!("CARGO_PKG_VERSION")).map_err(Into::into)
+        }
+        Ok(Action::Serve(options)) => serve(options),
+        Err(error) => {
+            eprintln!("kvnode: {error}\nTry 'kvnode --help'.");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kvnode: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(mut options: Options) -> Result<(), Box<dyn std::error::Error>> {
+    let (signals, notify) = UnixStream::pair()?;
+    let second_signal = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // Before anything else can fail half-way: the first signal asks, the second one insists.
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&second_signal))?;
+        signal_hook::flag::register(signal, Arc::clone(&second_signal))?;
+        signal_hook::low_level::pipe::register(signal, notify.try_clone()?)?;
+    }
+
+    options.max_clients = allow_descriptors(options.max_clients)?;
+    let socket = TcpListener::bind((options.bind, options.port)).map_err(|error| {
+        let (bind, port) = (options.bind, options.port);
+        format!("cannot listen on {bind} port {port}: {error}; --port 0 picks a free port")
+    })?;
+    let address = socket.local_addr()?;
+    let server = Arc::new(Server::new(options, address)?);
+
+    let mut inboxes = Vec::new();
+    let mut threads = Vec::new();
+    let healthy = Arc::new(AtomicBool::new(true));
+    for thread in 0..server.options.io_threads {
+        let inbox = Arc::new(Inbox::new()?);
+        let io_thread = IoThread::new(Arc::clone(&server), thread, Arc::clone(&inbox))?;
+        let guard = Guard {
+            server: Arc::clone(&server),
+            healthy: Arc::clone(&healthy),
+            well: false,
+        };
+        inboxes.push(inbox);
+        threads.push(
+            std::thread::Builder::new()
+                .name(format!("kvnode-io-{thread}"))
+                .spawn(move || {
+                    let mut guard = guard;
+                    match io_thread.run() {
+                        Ok(()) => guard.well = true,
+                        Err(error) => eprintln!("kvnode: I/O thread {thread}: {error}"),
+                    }
+                })?,
+        );
+    }
+    let listener = Listener::new(socket, Arc::clone(&server), inboxes)?;
+    greet(&server);
+    listener.run(&signals)?;
+    for thread in threads {
+        // A panic has been printed already, and the guard has recorded it.
+        let _ = thread.join();
+    }
+    if healthy.load(Ordering::Relaxed) {
+        Ok(())
+    } else {
+        Err("an I/O thread failed".into())
+    }
+}
+
+/// Stops the server when an I/O thread ends otherwise than it should: its clients would wait for ever.
+#[derive(Debug)]
+struct Guard {
+    server: Arc<Server>,
+    healthy: Arc<AtomicBool>,
+    /// The thread has ended as it should.
+    well: bool,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.well {
+            self.healthy.store(false, Ordering::Relaxed);
+            self.server.request_stop();
+        }
+    }
+}
+
+/// Raises the limit of open files to what `clients` need, and returns how many clients there may be.
+fn allow_descriptors(clients: u64) -> Result<u64, Box<dyn std::error::Error>> {
+    let wanted = clients + OTHER_DESCRIPTORS;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return Ok(clients);
+    }
+    // Only a privileged process may raise the maximum as well; failing that, as far as it goes.
+    let both = Rlimit {
+        current: Some(wanted),
+        maximum: limit.maximum.map(|maximum| maximum.max(wanted)),
+    };
+    if setrlimit(Resource::Nofile, both).is_ok() {
+        return Ok(clients);
+    }
+    let reachable = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: Some(reachable),
+            maximum: limit.maximum,
+        },
+    )?;
+    match reachable.checked_sub(OTHER_DESCRIPTORS) {
+        Some(possible @ 1..) => {
+            if possible < clients {
+                eprintln!(
+                    "kvnode: the limit of open files (ulimit -Hn) allows {possible} clients, not {clients}"
+                );
+            }
+            Ok(possible)
+        }
+        _ => Err(format!(
+            "the limit of open files (ulimit -Hn) is {reachable}, too low to serve anybody"
+        )
+        .into()),
+    }
+}
+
+/// Says where the server is and what to type next.
+fn greet(server: &Server) {
+    let (address, port) = (server.address, server.address.port());
+    let host = if address.ip().is_unspecified() || address.ip() == std::net::Ipv4Addr::LOCALHOST {
+        String::new()
+    } else {
+        format!(" -h {}", address.ip())
+    };
+    let threads = server.options.io_threads;
+    // Nobody may be reading; that is no reason not to serve.
+    let _ = write!(
+        std::io::stdout(),
+        "kvnode is listening on {address}\n\
+         I/O threads: {threads} (kvnode-io-0{}); clients: {} at most\n\
+         \n\
+         try:     redis-cli{host} -p {port} set greeting hello\n\
+         \x20        redis-cli{host} -p {port}\n\
+         measure: redis-benchmark{host} -p {port} -t set,get,incr -P 16 -q\n\
+         stop:    Ctrl-C, or redis-cli{host} -p {port} shutdown\n",
+        if threads > 1 {
+            format!(" to {}", threads - 1)
+        } else {
+            String::new()
+        },
+        server.options.max_clients,
+    );
+}

@@ -1,0 +1,150 @@
+//! Clients that send nonsense, too much, too little, or do not read: what they get, and that nobody else is hurt.
+
+use crate::support::{Server, encode};
+
+#[test]
+fn nonsense_is_answered_with_an_error_and_the_end_and_hurts_nobody_else() {
+    let server = Server::start(&[]);
+    let mut witness = server.connect();
+    let long = [b'a'; 70_000];
+    let nonsense: &[(&[u8], &str)] = &[
+        (b"*x\r\n", "invalid multibulk length"),
+        (b"*99999999999999999999\r\n", "invalid multibulk length"),
+        (b"*2147483647\r\n", "invalid multibulk length"),
+        (b"*1\r\n$-1\r\n", "invalid bulk length"),
+        (b"*1\r\n$9223372036854775807\r\n", "invalid bulk length"),
+        (b"*1\r\n:1\r\n", "expected '$', got ':'"),
+        (b"*1\r\n*1\r\n*1\r\n*1\r\n", "expected '$', got '*'"),
+        (
+            b"*1\r\n$3\r\nPINGPING\r\n",
+            "expected CRLF after bulk string",
+        ),
+        (b"GET \"abc\r\n", "unbalanced quotes in request"),
+        (&long, "too big inline request"),
+    ];
+    for (bytes, text) in nonsense {
+        let mut client = server.connect();
+        client.send(b"PING\r\n");
+        assert_eq!(client.reply(), b"+PONG\r\n");
+        // With a request before it, which must be answered, and one after it, which must not.
+        let mut all = b"PING\r\n".to_vec();
+        all.extend_from_slice(bytes);
+        let _ = client.try_send(&all);
+        let rest = client.rest();
+        assert_eq!(
+            String::from_utf8_lossy(&rest),
+            format!("+PONG\r\n-ERR Protocol error: {text}\r\n")
+        );
+        assert_eq!(witness.ask("PING"), "+PONG\r\n");
+    }
+}
+
+#[test]
+fn announcing_much_and_sending_little_costs_the_server_nothing() {
+    let server = Server::start(&["--io-threads", "1"]);
+    let mut clients: Vec<_> = (0..100).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send(b"*1048576\r\n$536870912\r\nabc");
+    }
+    let mut witness = server.connect();
+    let list = witness.ask("CLIENT LIST");
+    let held: Vec<usize> = fields(&list, "tot-mem")
+        .iter()
+        .map(|held| held.parse().expect("a number"))
+        .collect();
+    assert_eq!(held.len(), 101);
+    assert!(held.iter().all(|&held| held < 10_000), "{held:?}");
+}
+
+/// One field of every line of `CLIENT LIST`.
+fn fields<'a>(list: &'a str, name: &str) -> Vec<&'a str> {
+    list.lines()
+        .filter_map(|line| {
+            line.split(' ')
+                .find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
+        })
+        .collect()
+}
+
+#[test]
+fn a_client_stuck_in_the_middle_of_a_request_is_timed_out_and_an_idle_one_is_not() {
+    let server = Server::start(&["--stall-timeout", "1"]);
+    let mut idle = server.connect();
+    assert_eq!(idle.ask("PING"), "+PONG\r\n");
+    let mut stuck = server.connect();
+    stuck.send(b"*2\r\n$4\r\nECHO\r\n$10\r\nabc");
+    let text = String::from_utf8(stuck.rest()).expect("text");
+    assert_eq!(
+        text,
+        "-ERR Protocol error: timed out in the middle of a request\r\n"
+    );
+    assert_eq!(idle.ask("PING"), "+PONG\r\n");
+    assert!(
+        idle.ask("INFO stats")
+            .contains("stalled_client_disconnections:1\r\n")
+    );
+}
+
+#[test]
+fn a_client_that_does_not_read_is_held_up_and_gets_everything_once_it_does() {
+    let server = Server::start(&["--io-threads", "1"]);
+    let mut witness = server.connect();
+    let value = vec![b'v'; 100_000];
+    assert_eq!(witness.call(&[b"SET", &b"k"[..], &value]), b"+OK\r\n");
+    let mut slow = server.connect();
+    let requests = 2_000;
+    slow.send(&encode(&["GET", "k"]).repeat(requests));
+    // 200 MB of replies are owed by now. The thread takes events in order, so it has dealt with the burst before this.
+    let list = witness.ask("CLIENT LIST");
+    let held: Vec<usize> = fields(&list, "tot-mem")
+        .iter()
+        .map(|held| held.parse().expect("a number"))
+        .collect();
+    assert!(held.iter().all(|&held| held < 2_000_000), "{held:?}");
+    let expected = [b"$100000\r\n", &value[..], b"\r\n"].concat();
+    for _ in 0..requests {
+        assert!(slow.reply() == expected);
+    }
+    assert_eq!(slow.ask("PING"), "+PONG\r\n");
+}
+
+#[test]
+fn a_client_that_never_reads_is_cut_off() {
+    let server = Server::start(&["--stall-timeout", "1"]);
+    let mut witness = server.connect();
+    assert_eq!(
+        witness.call(&[b"SET", &b"k"[..], &vec![b'v'; 1_000_000]]),
+        b"+OK\r\n"
+    );
+    let mut slow = server.connect();
+    slow.send(&encode(&["GET", "k"]).repeat(1_000));
+    // The server's own clock decides; a second client's stall is timed after the first one's.
+    let mut later = server.connect();
+    later.send(b"*1\r\n$4\r\nPI");
+    assert!(!later.rest().is_empty());
+    assert!(slow.rest().len() < 1_000_000_000);
+    assert!(
+        witness
+            .ask("INFO stats")
+            .contains("stalled_client_disconnections:2\r\n")
+    );
+}
+
+#[test]
+fn beyond_max_clients_there_is_a_clear_error_and_a_place_comes_back() {
+    let server = Server::start(&["--max-clients", "2"]);
+    let mut one = server.connect();
+    let mut two = server.connect();
+    assert_eq!(one.ask("PING"), "+PONG\r\n");
+    assert_eq!(two.ask("PING"), "+PONG\r\n");
+    for _ in 0..3 {
+        let mut third = server.connect();
+        assert_eq!(third.rest(), b"-ERR max number of clients reached\r\n");
+    }
+    assert_eq!(one.ask("QUIT"), "+OK\r\n");
+    assert!(one.rest().is_empty());
+    let mut third = server.connect();
+    assert_eq!(third.ask("PING"), "+PONG\r\n");
+    assert!(two.ask("INFO").contains("connected_clients:2\r\n"));
+    assert!(two.ask("INFO").contains("rejected_connections:3\r\n"));
+}

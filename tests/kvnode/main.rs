@@ -1,0 +1,11 @@
+//! `examples/kvnode` from outside: real processes, talked to over TCP, and compared with a real redis-server.
+
+mod commands;
+mod hostile;
+mod process;
+#[path = "../support/random.rs"]
+mod random;
+mod redis;
+mod support;
+mod tools;
+mod wire;

@@ -1,0 +1,284 @@
+//! Servers and clients for the tests of `examples/kvnode`: real processes, real sockets.
+//!
+//! The server's binary is found through the test's own path: tests lie in `target/<profile>/deps`, examples in
+//! `target/<profile>/examples`. `cargo test` builds both; `cargo test --test kvnode` alone builds only the test: after
+//! a change run `cargo build --example kvnode` first.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A test that would hang fails after this long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The example's binary.
+pub(crate) fn binary() -> PathBuf {
+    let test = std::env::current_exe().expect("the test's own path");
+    let profile = test
+        .parent()
+        .and_then(Path::parent)
+        .expect("target/<profile>/deps/<test>");
+    let binary = profile.join("examples").join("kvnode");
+    assert!(
+        binary.exists(),
+        "{} is missing: run `cargo build --example kvnode`",
+        binary.display()
+    );
+    binary
+}
+
+/// Whether a program is installed; prints `SKIP` if not.
+pub(crate) fn is_installed(program: &str) -> bool {
+    let found = Command::new(program)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok();
+    if !found {
+        println!(
+            "SKIP: {program} is not installed (Debian: apt-get install redis-server redis-tools)"
+        );
+    }
+    found
+}
+
+/// A running kvnode. Killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    pub(crate) address: SocketAddr,
+}
+
+impl Server {
+    /// Starts one on a free port and waits until it listens.
+    pub(crate) fn start(options: &[&str]) -> Self {
+        let mut child = Command::new(binary())
+            .args(["--port", "0"])
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("start kvnode");
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        stdout.read_line(&mut line).expect("kvnode's first line");
+        let address = line
+            .strip_prefix("kvnode is listening on ")
+            .and_then(|address| address.trim_end().parse().ok())
+            .unwrap_or_else(|| panic!("unexpected first line {line:?}"));
+        Self {
+            child,
+            stdout,
+            address,
+        }
+    }
+
+    pub(crate) fn connect(&self) -> Client<TcpStream> {
+        let stream = TcpStream::connect(self.address).expect("connect");
+        stream.set_nodelay(true).expect("TCP_NODELAY");
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("SO_RCVTIMEO");
+        stream
+            .set_write_timeout(Some(PATIENCE))
+            .expect("SO_SNDTIMEO");
+        Client::new(stream)
+    }
+
+    pub(crate) fn port(&self) -> String {
+        self.address.port().to_string()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("signal kvnode");
+    }
+
+    /// Waits for it to end, and returns how it did and what else it printed.
+    pub(crate) fn wait(mut self) -> (ExitStatus, String) {
+        let mut rest = String::new();
+        self.stdout
+            .read_to_string(&mut rest)
+            .expect("kvnode's output");
+        (self.child.wait().expect("wait for kvnode"), rest)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Fails if it has ended already, which is fine.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A real redis-server on a Unix socket, so that no port can collide. Killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Redis {
+    child: Child,
+    socket: PathBuf,
+}
+
+impl Redis {
+    /// Starts one, or says why not.
+    pub(crate) fn start(name: &str) -> Option<Self> {
+        if !is_installed("redis-server") {
+            return None;
+        }
+        let socket =
+            std::env::temp_dir().join(format!("latchwork-{}-{name}.sock", std::process::id()));
+        let mut child = Command::new("redis-server")
+            .args([
+                "--port",
+                "0",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--databases",
+                "1",
+                "--unixsocket",
+            ])
+            .arg(&socket)
+            .current_dir(std::env::temp_dir())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("start redis-server");
+        let mut log = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        while log.read_line(&mut line).expect("redis-server's log") > 0
+            && !line.contains("eady to accept connections")
+        {
+            line.clear();
+        }
+        // The log must be read on, or the server would block on a full pipe.
+        std::thread::spawn(move || io::copy(&mut log, &mut io::sink()));
+        Some(Self { child, socket })
+    }
+
+    pub(crate) fn connect(&self) -> Client<UnixStream> {
+        let stream = UnixStream::connect(&self.socket).expect("connect to redis-server");
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("SO_RCVTIMEO");
+        Client::new(stream)
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+/// A request on the wire.
+pub(crate) fn encode<A: AsRef<[u8]>>(args: &[A]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", args.len()).into_bytes();
+    for argument in args {
+        let argument = argument.as_ref();
+        bytes.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+        bytes.extend_from_slice(argument);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+}
+
+/// A connection to a server.
+#[derive(Debug)]
+pub(crate) struct Client<S: Read> {
+    stream: BufReader<S>,
+}
+
+impl<S: Read + Write> Client<S> {
+    fn new(stream: S) -> Self {
+        Self {
+            stream: BufReader::with_capacity(1 << 20, stream),
+        }
+    }
+
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        self.stream.get_mut().write_all(bytes).expect("send");
+    }
+
+    /// Like [`send`](Self::send), for when the server may have closed already.
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.get_mut().write_all(bytes)
+    }
+
+    /// Reads one reply, as it is on the wire.
+    pub(crate) fn reply(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut pending = 1;
+        while pending > 0 {
+            pending -= 1;
+            let start = bytes.len();
+            self.stream.read_until(b'\n', &mut bytes).expect("receive");
+            let line = &bytes[start..];
+            assert!(
+                line.ends_with(b"\r\n"),
+                "the connection ended in {:?}",
+                line.escape_ascii().to_string()
+            );
+            let number = std::str::from_utf8(&line[1..])
+                .ok()
+                .and_then(|rest| rest.trim_end().parse::<i64>().ok());
+            match (line[0], number) {
+                (b'$', Some(len @ 0..)) => {
+                    let body = bytes.len();
+                    bytes.resize(body + len as usize + 2, 0);
+                    self.stream.read_exact(&mut bytes[body..]).expect("receive");
+                }
+                (b'*', Some(len)) => pending += len.max(0),
+                _ => {}
+            }
+        }
+        bytes
+    }
+
+    /// Sends one request and reads its reply.
+    pub(crate) fn call<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Vec<u8> {
+        self.send(&encode(args));
+        self.reply()
+    }
+
+    /// The same in text.
+    pub(crate) fn ask(&mut self, request: &str) -> String {
+        let args: Vec<&str> = request.split(' ').collect();
+        String::from_utf8_lossy(&self.call(&args)).into_owned()
+    }
+
+    /// Everything until the server closes.
+    pub(crate) fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        match self.stream.read_to_end(&mut rest) {
+            // A server that has had enough need not read on before it closes.
+            Err(error) if error.kind() != io::ErrorKind::ConnectionReset => {
+                panic!("receive: {error}")
+            }
+            _ => rest,
+        }
+    }
+}
+
+impl Client<TcpStream> {
+    /// Tells the server that nothing more will come.
+    pub(crate) fn end(&self) {
+        self.stream
+            .get_ref()
+            .shutdown(Shutdown::Write)
+            .expect("shutdown");
+    }
+}

@@ -1,0 +1,92 @@
+//! Redis's own tools against kvnode; skipped where they are not installed.
+
+use std::process::{Command, Stdio};
+
+use crate::support::{Server, is_installed};
+
+#[test]
+fn redis_cli_works() {
+    if !is_installed("redis-cli") {
+        return;
+    }
+    let server = Server::start(&[]);
+    let cli = |args: &[&str]| {
+        let output = Command::new("redis-cli")
+            .args(["-p", &server.port()])
+            .args(args)
+            .output()
+            .expect("run redis-cli");
+        assert!(output.status.success(), "{args:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert_eq!(cli(&["set", "greeting", "hello world"]), "OK\n");
+    assert_eq!(cli(&["get", "greeting"]), "hello world\n");
+    assert_eq!(cli(&["-r", "3", "incr", "n"]), "1\n2\n3\n");
+    assert_eq!(cli(&["mget", "greeting", "nokey"]), "hello world\n\n");
+    assert!(cli(&["info"]).contains("redis_version:7.0.15"));
+    // As an interactive session starts: it asks for HELLO and COMMAND DOCS and takes no for an answer.
+    assert_eq!(
+        cli(&["-3", "--raw", "get", "greeting"]).lines().last(),
+        Some("hello world")
+    );
+    let mut session = Command::new("redis-cli")
+        .args(["-p", &server.port()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("run redis-cli");
+    let mut stdin = session.stdin.take().expect("piped");
+    std::io::Write::write_all(
+        &mut stdin,
+        b"set a 1\nincrby a 41\nttl a\nget a\ntype a\ndel a\nquit\n",
+    )
+    .expect("type");
+    drop(stdin);
+    let output = session.wait_with_output().expect("redis-cli");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "OK\n42\n-1\n42\nstring\n1\n"
+    );
+}
+
+#[test]
+fn redis_benchmark_runs_clean() {
+    if !is_installed("redis-benchmark") {
+        return;
+    }
+    let server = Server::start(&[]);
+    for pipeline in ["1", "16"] {
+        let output = Command::new("redis-benchmark")
+            .args([
+                "-p",
+                &server.port(),
+                "-t",
+                "ping,set,get,incr,mset",
+                "-n",
+                "20000",
+                "-P",
+                pipeline,
+                "-r",
+                "1000",
+            ])
+            .arg("--csv")
+            .output()
+            .expect("run redis-benchmark");
+        let (stdout, stderr) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert!(output.status.success(), "{stdout}{stderr}");
+        assert!(stdout.contains("\"INCR\""), "{stdout}");
+        assert!(
+            !stdout.contains("rror") && !stderr.contains("rror") && !stderr.contains("WARN"),
+            "{stdout}{stderr}"
+        );
+    }
+    assert!(
+        server
+            .connect()
+            .ask("INFO stats")
+            .contains("total_error_replies:0\r\n")
+    );
+}

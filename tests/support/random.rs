@@ -1,0 +1,32 @@
+//! Random numbers for tests that can be repeated: SplitMix64, the seed printed and settable.
+
+/// A generator of random numbers.
+#[derive(Debug)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    /// Seeded with `LATCHWORK_SEED` if that is set, otherwise with the time. Prints the seed, which a failing test shows.
+    pub(crate) fn new(test: &str) -> Self {
+        let seed = match std::env::var("LATCHWORK_SEED") {
+            Ok(seed) => seed.parse().expect("LATCHWORK_SEED is a number"),
+            Err(_) => std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .map_or(0, |since| since.as_nanos() as u64),
+        };
+        println!("{test}: LATCHWORK_SEED={seed}");
+        Self(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number from 0 to `limit`, `limit` excluded.
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+}
