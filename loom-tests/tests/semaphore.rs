@@ -1,20 +1,375 @@
 //! Models of the semaphore.
 #![cfg(latchwork_loom)]
 
-use latchwork::Semaphore;
-use latchwork::model::{model, thread};
+use std::time::Duration;
 
-/// Catches a release whose wake-up is lost.
+use latchwork::Semaphore;
+use latchwork::model::{Clock, chaos, model, thread};
+use latchwork::semaphore::{AcquireError, AcquireTimeoutError, Fairness, TryAcquireError};
+use latchwork_loom_tests::Section;
+
+/// Longer than newcomers may pass the oldest waiter.
+const PAST_PATIENCE: Duration = Duration::from_millis(1);
+/// Shorter than that.
+const MOMENT: Duration = Duration::from_micros(100);
+
+fn semaphore(permits: u64, fairness: Fairness) -> Semaphore {
+    Semaphore::builder("model")
+        .permits(permits)
+        .max_permits(2)
+        .fairness(fairness)
+        .build()
+        .unwrap()
+}
+
+/// Starts a thread of the model with a handle of its own.
+fn spawn<T: 'static>(
+    semaphore: &Semaphore,
+    body: impl FnOnce(&Semaphore) -> T + 'static,
+) -> thread::JoinHandle<T> {
+    let semaphore = semaphore.clone();
+    thread::spawn(move || body(&semaphore))
+}
+
+/// Every permit is there, none more, and nobody waits.
+#[track_caller]
+fn assert_whole(semaphore: &Semaphore, permits: u64) {
+    assert_eq!(semaphore.waiters(), 0, "somebody still stands in line");
+    let all = semaphore.try_acquire_many(permits);
+    let all = all.expect("a permit was lost");
+    assert!(semaphore.try_acquire().is_err(), "a permit was made up");
+    drop(all);
+}
+
+/// Catches a release whose wake-up is lost, a permit that two threads hold, and one that changes hands
+/// without what its last holder wrote.
 #[test]
-fn acquire_and_release() {
+fn one_permit_admits_one_thread_at_a_time() {
     model(|| {
         let semaphore = Semaphore::new(1).unwrap();
-        let other = thread::spawn({
-            let semaphore = semaphore.clone();
-            move || drop(semaphore.acquire().unwrap())
+        let section = Section::new();
+        let other = spawn(&semaphore, {
+            let section = section.clone();
+            move |semaphore| {
+                let permit = semaphore.acquire().unwrap();
+                section.enter();
+                drop(permit);
+            }
         });
-        drop(semaphore.acquire().unwrap());
+        let permit = semaphore.acquire().unwrap();
+        section.enter();
+        drop(permit);
         other.join().unwrap();
+        assert_eq!(section.entered(), 2);
+        assert_whole(&semaphore, 1);
+    });
+}
+
+/// Catches a wake-up that is lost when the one who was woken hands on to the next in line.
+#[test]
+fn a_line_of_two_is_served_to_its_end() {
+    model(|| {
+        let semaphore = semaphore(1, Fairness::Fifo);
+        let section = Section::new();
+        let permit = semaphore.acquire().unwrap();
+        let others: Vec<_> = (0..2)
+            .map(|_| {
+                let section = section.clone();
+                spawn(&semaphore, move |semaphore| {
+                    let permit = semaphore.acquire().unwrap();
+                    section.enter();
+                    drop(permit);
+                })
+            })
+            .collect();
+        section.enter();
+        drop(permit);
+        for other in others {
+            other.join().unwrap();
+        }
+        assert_eq!(section.entered(), 3);
+        assert_whole(&semaphore, 1);
+    });
+}
+
+/// Catches a time-out that takes the permit which was handed over on its way, and says that it took none.
+#[test]
+fn a_timed_out_acquire_takes_nothing() {
+    model(|| {
+        let semaphore = semaphore(1, Fairness::Fifo);
+        let section = Section::new();
+        let permit = semaphore.acquire().unwrap();
+        let other = spawn(&semaphore, {
+            let section = section.clone();
+            move |semaphore| match semaphore.acquire_timeout(MOMENT) {
+                Ok(permit) => {
+                    section.enter();
+                    drop(permit);
+                }
+                Err(error) => assert_eq!(error, AcquireTimeoutError::TimedOut),
+            }
+        });
+        Clock::advance(MOMENT);
+        section.enter();
+        drop(permit);
+        other.join().unwrap();
+        assert_whole(&semaphore, 1);
+    });
+}
+
+/// Catches a time-out of the head of the line that keeps what it had collected so far.
+#[test]
+fn a_timed_out_acquire_many_returns_its_share() {
+    model(|| {
+        let semaphore = semaphore(2, Fairness::Fifo);
+        let mut permits = semaphore.acquire_many(2).unwrap();
+        let other = spawn(&semaphore, |semaphore| {
+            match semaphore.acquire_many_timeout(2, MOMENT) {
+                Ok(permits) => assert_eq!(permits.count(), 2),
+                Err(error) => assert_eq!(error, AcquireTimeoutError::TimedOut),
+            }
+        });
+        drop(permits.split(1));
+        Clock::advance(MOMENT);
+        drop(permits);
+        other.join().unwrap();
+        assert_whole(&semaphore, 2);
+    });
+}
+
+/// Catches a waiter who gives up just as it was told to try again, and leaves the next one asleep beside a
+/// free permit.
+#[test]
+fn a_waiter_that_gives_up_passes_its_turn_on() {
+    model(|| {
+        let semaphore = semaphore(1, Fairness::Eventual);
+        let permit = semaphore.acquire().unwrap();
+        let hasty = spawn(&semaphore, |semaphore| {
+            drop(semaphore.acquire_timeout(MOMENT));
+        });
+        let patient = spawn(&semaphore, |semaphore| drop(semaphore.acquire().unwrap()));
+        Clock::advance(MOMENT);
+        drop(permit);
+        hasty.join().unwrap();
+        patient.join().unwrap();
+        assert_whole(&semaphore, 1);
+    });
+}
+
+/// Catches a request that gets in line just after everybody there was refused, and waits for ever.
+#[test]
+fn closing_refuses_who_waits_and_who_comes() {
+    model(|| {
+        let semaphore = Semaphore::new(1).unwrap();
+        let permit = semaphore.acquire().unwrap();
+        let other = spawn(&semaphore, |semaphore| {
+            assert_eq!(semaphore.acquire().unwrap_err(), AcquireError::Closed);
+        });
+        semaphore.close();
+        other.join().unwrap();
+        drop(permit);
         assert_eq!(semaphore.available(), 1);
+        assert_eq!(
+            semaphore.try_acquire().unwrap_err(),
+            TryAcquireError::Closed
+        );
+    });
+}
+
+/// Catches a request for more than there was that stays aside when the capacity is raised.
+#[test]
+fn a_raise_serves_the_request_that_waits_for_it() {
+    model(|| {
+        let semaphore = semaphore(1, Fairness::Eventual);
+        let other = spawn(&semaphore, |semaphore| {
+            drop(semaphore.acquire_many(2).unwrap());
+        });
+        semaphore.set_max(2).unwrap();
+        other.join().unwrap();
+        assert_whole(&semaphore, 2);
+    });
+}
+
+/// Catches a cut that leaves an impossible request at the head of the line, with its share, in front of those
+/// who could be served; and a raise that does not bring it back.
+#[test]
+fn a_cut_sets_an_impossible_request_aside() {
+    model(|| {
+        let semaphore = semaphore(2, Fairness::Fifo);
+        let permit = semaphore.acquire().unwrap();
+        let other = spawn(&semaphore, |semaphore| {
+            drop(semaphore.acquire_many(2).unwrap());
+        });
+        semaphore.set_max(1).unwrap();
+        drop(permit);
+        drop(semaphore.acquire().unwrap());
+        semaphore.set_max(2).unwrap();
+        other.join().unwrap();
+        assert_whole(&semaphore, 2);
+    });
+}
+
+/// Catches a reclaim that gives the permit back beside a line that nobody tells; and one without the ordering
+/// of a release.
+#[test]
+fn a_leaked_permit_serves_the_next_in_line() {
+    model(|| {
+        let semaphore = Semaphore::new(1).unwrap();
+        let section = Section::new();
+        let leaker = spawn(&semaphore, {
+            let section = section.clone();
+            move |semaphore| {
+                let permit = semaphore.acquire().unwrap();
+                section.enter();
+                std::mem::forget(permit);
+            }
+        });
+        let permit = semaphore.acquire().unwrap();
+        section.enter();
+        drop(permit);
+        leaker.join().unwrap();
+        assert_eq!(semaphore.stats().leaked, 1);
+        assert_whole(&semaphore, 1);
+    });
+}
+
+/// Catches a semaphore that is freed with its last handle while a leaked permit still stands on it, and one
+/// that is not freed at all.
+#[test]
+fn a_leaked_permit_keeps_the_semaphore_that_it_returns_to() {
+    model(|| {
+        let semaphore = Semaphore::new(1).unwrap();
+        let leaker = thread::spawn({
+            let semaphore = semaphore.clone();
+            move || {
+                std::mem::forget(semaphore.acquire().unwrap());
+                drop(semaphore);
+            }
+        });
+        drop(semaphore);
+        leaker.join().unwrap();
+    });
+}
+
+/// Catches a callback whose permit is taken and which is then not called, one that is called after it was
+/// cancelled, and one that runs without the ordering of a hand-over.
+#[test]
+fn a_callback_is_delivered_or_cancelled() {
+    model(|| {
+        let semaphore = Semaphore::new(1).unwrap();
+        let section = Section::new();
+        let permit = semaphore.acquire().unwrap();
+        let pending = semaphore.acquire_with({
+            let section = section.clone();
+            move |permit| {
+                section.enter();
+                drop(permit.unwrap());
+            }
+        });
+        let other = thread::spawn(move || {
+            let delivered = pending.is_delivered();
+            drop(pending);
+            delivered
+        });
+        section.enter();
+        drop(permit);
+        let delivered = other.join().unwrap();
+        assert!(!delivered || section.entered() == 2);
+        assert_whole(&semaphore, 1);
+    });
+}
+
+/// Catches a callback that is lost although nobody cancelled it.
+#[test]
+fn a_callback_is_called_by_the_thread_that_releases() {
+    model(|| {
+        let semaphore = semaphore(2, Fairness::Fifo);
+        let section = Section::new();
+        let permit = semaphore.acquire().unwrap();
+        let other = spawn(&semaphore, |semaphore| drop(semaphore.acquire().unwrap()));
+        let pending = semaphore.acquire_many_with(2, {
+            let section = section.clone();
+            move |permits| {
+                assert_eq!(permits.unwrap().count(), 2);
+                section.enter();
+            }
+        });
+        section.enter();
+        drop(permit);
+        other.join().unwrap();
+        assert!(pending.is_delivered());
+        assert_eq!(section.entered(), 2);
+        assert_whole(&semaphore, 2);
+    });
+}
+
+/// Catches a cancelled request that keeps what it had collected so far.
+#[test]
+fn a_cancelled_callback_returns_its_share() {
+    model(|| {
+        let semaphore = semaphore(2, Fairness::Fifo);
+        let mut permits = semaphore.acquire_many(2).unwrap();
+        let pending = semaphore.acquire_many_with(2, |permits| {
+            assert_eq!(permits.unwrap().count(), 2);
+        });
+        let other = thread::spawn(move || drop(pending));
+        drop(permits.split(1));
+        drop(permits);
+        other.join().unwrap();
+        assert_whole(&semaphore, 2);
+    });
+}
+
+/// Catches a sleeper that takes a wake-up without a reason for its permit.
+#[test]
+fn a_wake_up_without_a_reason_grants_nothing() {
+    model(|| {
+        let semaphore = Semaphore::new(1).unwrap();
+        let section = Section::new();
+        let permit = semaphore.acquire().unwrap();
+        let other = spawn(&semaphore, {
+            let section = section.clone();
+            move |semaphore| {
+                let permit = semaphore.acquire().unwrap();
+                section.enter();
+                drop(permit);
+            }
+        });
+        chaos();
+        section.enter();
+        drop(permit);
+        other.join().unwrap();
+        assert_whole(&semaphore, 1);
+    });
+}
+
+/// Catches newcomers that pass a waiter for ever, and a release that does not hand over to one that has
+/// waited for long.
+#[test]
+fn nobody_passes_a_waiter_whose_patience_is_over() {
+    model(|| {
+        let semaphore = Semaphore::new(1).unwrap();
+        let section = Section::new();
+        let permit = semaphore.acquire().unwrap();
+        let other = spawn(&semaphore, {
+            let section = section.clone();
+            move |semaphore| {
+                let permit = semaphore.acquire().unwrap();
+                section.enter();
+                drop(permit);
+            }
+        });
+        let waits = semaphore.waiters() == 1;
+        Clock::advance(PAST_PATIENCE);
+        drop(permit);
+        // Who gets a permit here comes after the waiter, and so sees what that did.
+        if let Ok(permit) = semaphore.try_acquire()
+            && waits
+        {
+            assert_eq!(section.entered(), 1, "a newcomer passed");
+            drop(permit);
+        }
+        other.join().unwrap();
+        assert_whole(&semaphore, 1);
     });
 }
