@@ -744,6 +744,19 @@ fn expired_keys_are_swept_and_fresh_values_are_not() {
 }
 
 #[test]
+fn nothing_is_swept_by_itself_under_a_manual_clock() {
+    let sweeper = latchwork::sweeper::Sweeper::new();
+    let clock = Clock::manual(START);
+    let rmw = Rmw::builder()
+        .clock(clock.clone())
+        .sweeper(sweeper.clone())
+        .build();
+    expiring(&rmw, "k", "v");
+    assert_eq!(sweeper.stats().armed, 0);
+    assert!(!sweeper.stats().running);
+}
+
+#[test]
 fn a_sweep_leaves_a_key_whose_latch_is_held_to_the_next() {
     let (rmw, clock) = timed();
     expiring(&rmw, "k", "v");
@@ -759,9 +772,7 @@ fn a_sweep_leaves_a_key_whose_latch_is_held_to_the_next() {
 #[test]
 fn the_sweeper_deletes_expired_keys_by_itself_and_then_rests() {
     let sweeper = latchwork::sweeper::Sweeper::new();
-    let clock = Clock::manual(START);
     let rmw = Rmw::builder()
-        .clock(clock.clone())
         .sweeper(sweeper.clone())
         .sweep_interval(Duration::from_millis(1))
         .build();
@@ -769,7 +780,7 @@ fn the_sweeper_deletes_expired_keys_by_itself_and_then_rests() {
     assert_eq!(sweeper.stats().armed, 0, "nothing expires");
     assert!(!sweeper.stats().running, "and no thread was started");
 
-    // Due at once for the job, which goes by this clock.
+    // Long past by the system's clock.
     let past = SetOptions::new().expire_at(START - 1);
     rmw.set_with("k", "v", &past).unwrap();
     while rmw.len() > 1 {

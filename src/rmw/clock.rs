@@ -8,8 +8,9 @@ use crate::sync::unmodelled::{Arc, AtomicU64, Ordering};
 
 /// The time by which keys expire: the system's, or one that a test moves.
 ///
-/// A clone of a manual clock is the same clock. Expired keys read as missing at once; to have
-/// them deleted under a manual clock, call [`sweep`](super::Rmw::sweep).
+/// A clone of a manual clock is the same clock. Under it, no thread deletes expired keys, because
+/// its deadlines say nothing about real time, and so that tests are repeatable: they read as
+/// missing at once, and [`sweep`](super::Rmw::sweep) deletes them.
 ///
 /// ```
 /// use std::time::Duration;
@@ -58,6 +59,11 @@ impl Clock {
             None => time::unix_millis(),
             Some(now) => now.load(Ordering::Acquire),
         }
+    }
+
+    #[inline]
+    pub(super) fn is_manual(&self) -> bool {
+        self.0.is_some()
     }
 
     /// Moves a manual clock on; the system's stays as it is.
