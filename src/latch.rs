@@ -7,6 +7,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `core` | the shards, the lines, who gets a latch next |
+//! | `entries` | where a shard keeps the latches that are held or waited for |
 //! | `guard` | the guards |
 //! | `error` | the errors, one for each kind of call |
 //!
@@ -14,6 +15,7 @@
 //! the same hash share a latch, which is safe, and rare: one chance in 2^64 for each pair.
 
 mod core;
+mod entries;
 mod error;
 mod guard;
 

@@ -473,8 +473,15 @@ fn set(word: &AtomicU64, value: u64) {
 /// Whether the calling thread has a claim on `core`.
 #[inline]
 pub(crate) fn holds(core: NonNull<()>) -> bool {
-    Table::registered()
-        .is_some_and(|table| table.live().any(|(_, slot, _)| slot.core() == Some(core)))
+    let Some(table) = Table::registered() else {
+        return false;
+    };
+    let holds = |chunk: &Chunk| {
+        let mut slots = chunk.occupied().iter();
+        slots.any(|slot| slot.is_live() && slot.core() == Some(core))
+    };
+    holds(&table.first)
+        || (!table.first.next.load(Ordering::Relaxed).is_null() && table.chunks().any(holds))
 }
 
 /// A thread, as the owner of something: it can be asked whether it has ended.

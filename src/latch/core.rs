@@ -16,9 +16,6 @@
 //! A latch on offer goes to whoever comes first until the oldest waiter has waited [`PATIENCE`]; after
 //! that each release hands it over. Strict hand-off would cost a context switch an operation.
 
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry as Place;
-
 use crate::holder::bound::Claimed;
 use crate::holder::claim::{Held, Thread};
 use crate::holder::{OnLeak, anchor};
@@ -30,6 +27,7 @@ use crate::waiter::{
     Callback, Counter, Gauge, Key, Line, PATIENCE, Parker, Recorder, Signal, Slab, Waiter, Wakes,
 };
 
+use super::entries::{Entries, Hashed};
 use super::error::{LatchError, LatchTimeoutError};
 
 /// One hold of one latch.
@@ -74,6 +72,13 @@ struct Entry {
     line: Line,
 }
 
+impl Hashed for Entry {
+    #[inline]
+    fn hash(&self) -> u64 {
+        self.hash
+    }
+}
+
 struct Request {
     waiter: Waiter<Outcome>,
     /// The number that its hold will have.
@@ -85,7 +90,7 @@ struct Request {
 }
 
 struct Contents {
-    entries: HashTable<Entry>,
+    entries: Entries<Entry>,
     waiting: Slab<Request>,
     numbered: u64,
 }
@@ -121,6 +126,16 @@ impl anchor::Core for Core {
         self.shards
             .iter()
             .all(|shard| shard.contents.lock().entries.is_empty())
+    }
+}
+
+impl Contents {
+    /// The entry that `hold` has, unless it has it no more.
+    #[inline]
+    fn entry_of(&mut self, hold: Hold) -> Option<&mut Entry> {
+        self.entries.get_mut(hold.hash).filter(|entry| {
+            entry.holder == hold.number || mutant::enabled("latch-release-without-compare")
+        })
     }
 }
 
@@ -171,7 +186,7 @@ impl Core {
     ) -> Self {
         let shard = || Shard {
             contents: Mutex::new(Contents {
-                entries: HashTable::new(),
+                entries: Entries::new(),
                 waiting: Slab::new(),
                 numbered: 0,
             }),
@@ -219,20 +234,14 @@ impl Core {
         owner: Option<Thread>,
     ) -> Option<Hold> {
         let number = contents.numbered + 1;
-        let place = contents
-            .entries
-            .entry(hash, |entry| entry.hash == hash, |entry| entry.hash);
-        match place {
-            Place::Vacant(place) => {
-                place.insert(Entry {
-                    hash,
-                    holder: number,
-                    owner,
-                    line: Line::new(),
-                });
-            }
-            Place::Occupied(place) => {
-                let entry = place.into_mut();
+        match contents.entries.get_mut(hash) {
+            None => contents.entries.insert(Entry {
+                hash,
+                holder: number,
+                owner,
+                line: Line::new(),
+            }),
+            Some(entry) => {
                 if entry.holder != 0 {
                     return None;
                 }
@@ -372,7 +381,7 @@ impl Core {
             waiting,
             numbered,
         } = contents;
-        let entry = entries.find_mut(hash, |entry| entry.hash == hash);
+        let entry = entries.get_mut(hash);
         let Some(entry) = entry.filter(|entry| entry.line.len() < self.max_waiters) else {
             self.counters.busy.add(1);
             return Err(waiter);
@@ -401,9 +410,7 @@ impl Core {
         wakes: &mut Wakes<Outcome>,
     ) -> Option<Request> {
         contents.waiting.get_mut(key)?;
-        let entry = contents
-            .entries
-            .find_mut(hash, |entry| entry.hash == hash)?;
+        let entry = contents.entries.get_mut(hash)?;
         let request = entry.line.remove(&mut contents.waiting, key)?;
         shard.waiters.sub(1);
         if !mutant::enabled("latch-timeout-swallows-offer") {
@@ -413,38 +420,38 @@ impl Core {
     }
 
     /// Gives a latch back, if `hold` still is the one that has it. Otherwise, nothing.
+    #[inline]
     pub(super) fn release(&self, hold: Hold) {
+        let shard = self.shard(hold.hash);
+        {
+            let contents = &mut *shard.contents.lock();
+            let Some(entry) = contents.entry_of(hold) else {
+                return;
+            };
+            if entry.line.is_empty() {
+                contents.entries.remove(hold.hash);
+                shard.held.sub(1);
+                return;
+            }
+        }
+        // Nobody but the holder changes `holder` while there is one, so the lock may be let go.
         if let Some(wakes) = self.release_quietly(hold) {
             wakes.deliver();
         }
     }
 
     /// The same, and leaves the waking to the caller. `None`: the latch was somebody else's, or nobody's.
-    pub(super) fn release_quietly(&self, hold: Hold) -> Option<Wakes<Outcome>> {
+    #[cold]
+    fn release_quietly(&self, hold: Hold) -> Option<Wakes<Outcome>> {
         let shard = self.shard(hold.hash);
         let contents = &mut *shard.contents.lock();
-        let Place::Occupied(mut place) = contents.entries.entry(
-            hold.hash,
-            |entry| entry.hash == hold.hash,
-            |entry| entry.hash,
-        ) else {
-            return None;
-        };
-        let entry = place.get_mut();
-        if entry.holder != hold.number && !mutant::enabled("latch-release-without-compare") {
-            return None;
-        }
+        let entry = contents.entry_of(hold)?;
+        entry.holder = 0;
+        entry.owner = None;
+        shard.held.sub(1);
         let mut wakes = Wakes::new();
-        if entry.line.is_empty() {
-            place.remove();
-            shard.held.sub(1);
-        } else {
-            entry.holder = 0;
-            entry.owner = None;
-            shard.held.sub(1);
-            if !mutant::enabled("latch-release-wakes-nobody") {
-                self.offer(shard, contents, hold.hash, None, &mut wakes);
-            }
+        if !mutant::enabled("latch-release-wakes-nobody") {
+            self.offer(shard, contents, hold.hash, None, &mut wakes);
         }
         Some(wakes)
     }
@@ -462,15 +469,11 @@ impl Core {
         let Contents {
             entries, waiting, ..
         } = contents;
-        let Ok(mut place) = entries.find_entry(hash, |entry| entry.hash == hash) else {
+        let Some(entry) = entries.get_mut(hash).filter(|entry| entry.holder == 0) else {
             return;
         };
-        let entry = place.get_mut();
-        if entry.holder != 0 {
-            return;
-        }
         let Some((key, oldest)) = entry.line.front(waiting) else {
-            place.remove();
+            entries.remove(hash);
             return;
         };
         match &oldest.waiter {
@@ -514,9 +517,7 @@ impl Core {
     pub(super) fn bind(&self, hold: Hold, owner: Option<Thread>) -> bool {
         let contents = &mut *self.shard(hold.hash).contents.lock();
         contents
-            .entries
-            .find_mut(hold.hash, |entry| entry.hash == hold.hash)
-            .filter(|entry| entry.holder == hold.number)
+            .entry_of(hold)
             .map(|entry| entry.owner = owner)
             .is_some()
     }
