@@ -9,23 +9,26 @@
 //! | `core` | the shards, the lines, who gets a latch next |
 //! | `entries` | where a shard keeps the latches that are held or waited for |
 //! | `guard` | the guards |
+//! | `watch` | the periodic sweep, armed while somebody waits |
 //! | `error` | the errors, one for each kind of call |
 //!
 //! A key is identified by its seeded 64-bit hash: no key is cloned and none is compared under a lock. Two keys with
 //! the same hash share a latch, which is safe, and rare: one chance in 2^64 for each pair.
 
+mod builder;
 mod core;
 mod entries;
 mod error;
 mod guard;
+mod watch;
 
+pub use builder::Builder;
 pub use error::{LatchError, LatchTimeoutError, TryLatchError};
 pub use guard::{Latch, Latches, OwnedLatch, SendLatch};
 
 use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
-use std::io;
 use std::marker::PhantomData;
 use std::panic::Location;
 use std::time::Duration;
@@ -34,13 +37,14 @@ use foldhash::quality::SeedableRandomState;
 
 use crate::holder::anchor::Anchor;
 use crate::holder::claim::{self, Thread};
-use crate::holder::{LeakReport, OnLeak, courier};
+use crate::holder::courier;
 use crate::sync::thread;
 use crate::sync::time::{Instant, now};
 use crate::sync::unmodelled::Arc;
 use crate::waiter::{Callback, Delivery, Pending, WaitHistogram};
 
 use self::core::{Core, Hold, Refusal};
+use self::watch::Watch;
 
 /// A table of latches, one for each key that is held or waited for.
 ///
@@ -83,14 +87,14 @@ use self::core::{Core, Hold, Refusal};
 pub struct LatchTable<K: ?Sized> {
     core: Anchor<Core>,
     hasher: SeedableRandomState,
+    watch: Arc<Watch>,
     keys: PhantomData<fn(&K)>,
 }
 
 impl<K: ?Sized> LatchTable<K> {
     /// A table with the defaults of [`builder`](Self::builder).
     pub fn new() -> Self {
-        let builder = Self::builder();
-        Self::with(builder.shards, builder.max_waiters, builder.name, None)
+        Self::with(Self::builder())
     }
 
     /// Starts a table.
@@ -98,9 +102,21 @@ impl<K: ?Sized> LatchTable<K> {
         Builder::new()
     }
 
-    fn with(shards: usize, max_waiters: usize, name: String, on_leak: Option<OnLeak>) -> Self {
+    pub(crate) fn with(builder: Builder<K>) -> Self {
+        let core = Anchor::new(Core::new(
+            builder.shards,
+            builder.max_waiters,
+            builder.name.into(),
+            builder.on_leak,
+        ));
+        let watch = Watch::new(
+            core.clone(),
+            &builder.sweeper.unwrap_or_default(),
+            builder.sweep_every,
+        );
         Self {
-            core: Anchor::new(Core::new(shards, max_waiters, name.into(), on_leak)),
+            watch: Arc::new(watch),
+            core,
             hasher: if thread::STARTS_ITS_OWN {
                 SeedableRandomState::random()
             } else {
@@ -342,6 +358,7 @@ impl<K: ?Sized> LatchTable<K> {
         };
         match self.core.take_or_register(hash, callback) {
             Ok(key) => {
+                self.watch.joined();
                 let core = self.core.clone();
                 Pending::new(delivery, move || core.cancel(hash, key))
             }
@@ -365,7 +382,8 @@ impl<K: ?Sized> LatchTable<K> {
     /// Takes over latches that are waited for and whose owner's thread has ended without giving them back. Returns how many.
     ///
     /// The end of a thread gives its latches back by itself; this is for whoever wants to be sure. It goes by the
-    /// thread's exit flag and compares the hold, so it cannot take a latch from a fresh owner.
+    /// thread's exit flag and compares the hold, so it cannot take a latch from a fresh owner. It also runs by itself every
+    /// 5 s (see [`Builder::sweep_every`]) while somebody waits.
     pub fn sweep(&self) -> usize {
         self.core.sweep()
     }
@@ -459,7 +477,9 @@ impl<K: ?Sized> LatchTable<K> {
         hash: u64,
         deadline: impl FnOnce() -> Option<Instant>,
     ) -> Result<Latch<'_>, Refusal> {
-        let hold = self.core.take_or_wait(hash, Thread::current(), deadline)?;
+        let hold = self
+            .core
+            .take_or_wait(hash, Thread::current(), deadline, &self.watch)?;
         Ok(self.guard(hold))
     }
 
@@ -482,6 +502,7 @@ impl<K: ?Sized> Clone for LatchTable<K> {
         Self {
             core: self.core.clone(),
             hasher: self.hasher.clone(),
+            watch: self.watch.clone(),
             keys: PhantomData,
         }
     }
@@ -499,92 +520,6 @@ impl<K: ?Sized> fmt::Debug for LatchTable<K> {
             .field("name", &self.core.name)
             .field("held", &self.held())
             .field("waiters", &self.waiters())
-            .finish_non_exhaustive()
-    }
-}
-
-/// Makes a [`LatchTable`].
-///
-/// ```
-/// use latchwork::LatchTable;
-///
-/// let table = LatchTable::<u64>::builder()
-///     .name("accounts")
-///     .shards(64)
-///     .max_waiters(1000)
-///     .on_leak(|report| eprintln!("{report}"))
-///     .build()?;
-/// # Ok::<(), std::io::Error>(())
-/// ```
-#[must_use]
-pub struct Builder<K: ?Sized> {
-    shards: usize,
-    max_waiters: usize,
-    name: String,
-    on_leak: Option<OnLeak>,
-    keys: PhantomData<fn(&K)>,
-}
-
-impl<K: ?Sized> Builder<K> {
-    fn new() -> Self {
-        Self {
-            shards: thread::parallelism() * 4,
-            max_waiters: 1 << 16,
-            name: "latches".to_owned(),
-            on_leak: None,
-            keys: PhantomData,
-        }
-    }
-
-    /// How many locks the table is spread over, rounded up to a power of two. Default: four for each processor.
-    pub fn shards(mut self, shards: usize) -> Self {
-        self.shards = shards.clamp(1, 1 << 16);
-        self
-    }
-
-    /// How many may wait for one key before others are refused. Default: 65,536.
-    pub fn max_waiters(mut self, max_waiters: usize) -> Self {
-        self.max_waiters = max_waiters;
-        self
-    }
-
-    /// What the table is called in reports. Default: `latches`.
-    pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = name.into();
-        self
-    }
-
-    /// Tells `handler` of each leaked guard whose latch came back. It runs on the library's thread
-    /// `lw-courier`, and a panic in it is caught.
-    pub fn on_leak(mut self, handler: impl Fn(LeakReport) + Send + Sync + 'static) -> Self {
-        self.on_leak = Some(Arc::new(handler));
-        self
-    }
-
-    /// Makes the table.
-    ///
-    /// # Errors
-    ///
-    /// If an `on_leak` handler was given and the system refuses the thread that would run it.
-    pub fn build(self) -> io::Result<LatchTable<K>> {
-        if self.on_leak.is_some() {
-            courier::start()?;
-        }
-        Ok(LatchTable::with(
-            self.shards,
-            self.max_waiters,
-            self.name,
-            self.on_leak,
-        ))
-    }
-}
-
-impl<K: ?Sized> fmt::Debug for Builder<K> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder")
-            .field("name", &self.name)
-            .field("shards", &self.shards)
-            .field("max_waiters", &self.max_waiters)
             .finish_non_exhaustive()
     }
 }

@@ -44,7 +44,7 @@ use crate::sync::{futex, time};
 ///
 /// When an execution panics, deadlocks, races or leaks; the message says which.
 pub fn model(f: impl Fn() + Send + Sync + 'static) {
-    loom::model(move || crate::sync::thread::body(&f));
+    crate::sync::world::loom::model(move || crate::sync::thread::body(&f));
 }
 
 /// Threads of a model.

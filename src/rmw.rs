@@ -528,16 +528,19 @@ impl<S: Store> RmwBuilder<S> {
     /// assert!(Rmw::builder().build().is_empty());
     /// ```
     pub fn build(self) -> Rmw<S> {
+        let sweeper = self.sweeper.unwrap_or_default();
+        let latches = self
+            .latches
+            .unwrap_or_else(|| LatchTable::with(LatchTable::builder().sweeper(sweeper.clone())));
         let core = Arc::new(Core {
             store: self.store,
-            latches: self.latches.unwrap_or_default(),
+            latches,
             clock: self.clock,
             max_len: self.max_len as u64,
             sweep_interval: self.sweep_interval,
             armed: crate::sync::atomic::AtomicU64::new(u64::MAX),
             counters: Counters::default(),
         });
-        let sweeper = self.sweeper.unwrap_or_default();
         let swept = Arc::clone(&core);
         let sweep = sweeper.job("rmw: expired keys", move || swept.run_sweep());
         Rmw {

@@ -479,7 +479,7 @@ fn resizing_never_lets_more_run_than_there_are() {
                 };
                 if let Some(_permit) = permit {
                     let in_use = ground.use_permits(weight, rng);
-                    if before % 2 == 0 && epoch.load(Ordering::SeqCst) == before {
+                    if before.is_multiple_of(2) && epoch.load(Ordering::SeqCst) == before {
                         assert!(in_use <= allowed, "{in_use} in use, {allowed} allowed");
                     }
                 }

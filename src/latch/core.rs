@@ -29,6 +29,7 @@ use crate::waiter::{
 
 use super::entries::{Entries, Hashed};
 use super::error::{LatchError, LatchTimeoutError};
+use super::watch::Watch;
 
 /// One hold of one latch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,15 +266,22 @@ impl Core {
         hash: u64,
         owner: Thread,
         deadline: impl FnOnce() -> Option<Instant>,
+        watch: &Watch,
     ) -> Result<Hold, Refusal> {
         match self.try_take(hash, Some(owner)) {
             Some(hold) => Ok(hold),
-            None => self.wait(hash, owner, deadline()),
+            None => self.wait(hash, owner, deadline(), watch),
         }
     }
 
     #[cold]
-    fn wait(&self, hash: u64, owner: Thread, deadline: Option<Instant>) -> Result<Hold, Refusal> {
+    fn wait(
+        &self,
+        hash: u64,
+        owner: Thread,
+        deadline: Option<Instant>,
+        watch: &Watch,
+    ) -> Result<Hold, Refusal> {
         let shard = self.shard(hash);
         let since = now();
         let parker = Parker::current();
@@ -291,6 +299,7 @@ impl Core {
             self.join(shard, contents, hash, waiter, Some(owner), since)
                 .map_err(|_| Refusal::Busy)?
         };
+        watch.joined();
         let outcome = loop {
             let signal = parker.park(deadline);
             if signal == Some(Signal::Granted) {
@@ -434,7 +443,7 @@ impl Core {
                 return;
             }
         }
-        // Nobody but the holder changes `holder` while there is one, so the lock may be let go.
+        // The second look compares again: a sweep may have come in between.
         if let Some(wakes) = self.release_quietly(hold) {
             wakes.deliver();
         }

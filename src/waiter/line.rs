@@ -51,11 +51,6 @@ impl<T> Slab<T> {
         }
     }
 
-    /// How many waiters there are, in all lines.
-    pub(crate) fn len(&self) -> usize {
-        self.used
-    }
-
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         self.nodes
             .get_mut(key.index as usize)
@@ -258,7 +253,7 @@ mod tests {
         parked.move_to(&mut line, &mut slab, |i| *i != 2);
         assert_eq!(ages(&mut line, &mut slab), [0, 1, 3, 4, 5, 6]);
         assert_eq!(ages(&mut parked, &mut slab), [2]);
-        assert_eq!((line.len(), parked.len(), slab.len()), (6, 1, 7));
+        assert_eq!((line.len(), parked.len(), slab.used), (6, 1, 7));
     }
 
     #[test]
