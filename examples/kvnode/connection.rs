@@ -1,7 +1,9 @@
 //! One connection: bytes in, commands run, replies out.
 //!
 //! An idle connection owns no buffer. Input is read into its I/O thread's scratch buffer and parsed there; replies
-//! gather in the thread's [`Reply`] and leave in one write a burst. Only what is left over stays with the connection:
+//! gather in the thread's [`Reply`] and leave in one write a burst, after the thread has read from everybody who had
+//! something to say: a peer that is woken by the first of the writes then finds the others there too.
+//! Only what is left over stays with the connection:
 //!
 //! | state | it keeps | it waits for | deadline |
 //! |---|---|---|---|
@@ -12,6 +14,7 @@
 //! So a client that does not read its replies is not read from either: what it can make the server hold is one burst of
 //! input, [`FLUSH_AT`] bytes of replies, and one reply more.
 
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,6 +34,8 @@ use crate::server::{Counters, Server};
 pub(crate) const READ_SIZE: usize = 64 * 1024;
 /// How many bytes of replies gather before they are written, though the burst has not ended.
 const FLUSH_AT: usize = 256 * 1024;
+/// Replies up to this size wait until the others in the same round of events have been read from.
+const DEFER_MAX: usize = 16 * 1024;
 /// A request half received must grow by this much within the stall-timeout, or be completed.
 const PROGRESS: usize = 64 * 1024;
 
@@ -59,6 +64,16 @@ impl Shared {
         }
     }
 
+    /// The replies of the connection that has just run.
+    pub(crate) fn replies(&self) -> Range<usize> {
+        self.reply.range()
+    }
+
+    /// All replies have been delivered.
+    pub(crate) fn clear_replies(&mut self) {
+        self.reply.clear();
+    }
+
     fn counters(&self) -> &Counters {
         &self.server.counters[self.thread]
     }
@@ -69,6 +84,8 @@ impl Shared {
 pub(crate) enum Fate {
     Open,
     Closed,
+    /// Its replies lie in the shared buffer and are to be [delivered](Connection::deliver).
+    Replies,
 }
 
 /// What a read found.
@@ -135,9 +152,21 @@ impl Connection {
 
     /// Input has arrived, or the peer has gone.
     pub(crate) fn readable(&mut self, shared: &mut Shared) -> Fate {
-        if self.is_running() && self.receive(shared) == Read::End {
-            return Fate::Closed;
+        if self.is_running() {
+            if self.receive(shared) == Read::End {
+                return Fate::Closed;
+            }
+            if (1..=DEFER_MAX).contains(&shared.reply.len()) && !self.broken {
+                return Fate::Replies;
+            }
+            self.flush(shared);
         }
+        self.settle(shared)
+    }
+
+    /// Writes the replies that were put off.
+    pub(crate) fn deliver(&mut self, replies: Range<usize>, shared: &Shared) -> Fate {
+        self.write_or_keep(shared.reply.get(replies), shared);
         self.settle(shared)
     }
 
@@ -154,6 +183,7 @@ impl Connection {
             if self.receive(shared) != Read::Bytes || Instant::now() >= limit {
                 self.ending = true;
             }
+            self.flush(shared);
         }
         self.settle(shared)
     }
@@ -185,8 +215,9 @@ impl Connection {
         self.unsent.is_none() && !self.ending && !self.broken
     }
 
-    /// Reads once and acts on it.
+    /// Reads once and acts on it. The replies, if there are any, are the current ones in the shared buffer.
     fn receive(&mut self, shared: &mut Shared) -> Read {
+        shared.reply.begin();
         let Some(mut half) = self.half.take() else {
             return self.receive_fresh(shared);
         };
@@ -268,7 +299,7 @@ impl Connection {
     }
 
     /// Runs the complete requests in `bytes` until none is left or their replies find no room; returns how many bytes
-    /// that used up.
+    /// that used up. The last replies are not written yet.
     fn run(&mut self, bytes: &[u8], parser: &mut Parser, shared: &mut Shared) -> usize {
         let mut used = 0;
         while self.is_running() && used < bytes.len() {
@@ -301,29 +332,34 @@ impl Connection {
             }
         }
         parser.shrink();
-        self.flush(shared);
-        used
-    }
-
-    /// Writes the gathered replies; what finds no room stays with the connection.
-    fn flush(&mut self, shared: &mut Shared) {
         let errors = shared.reply.take_errors();
         if errors > 0 {
             Counters::add(&shared.counters().errors, errors);
         }
         if shared.reply.has_overflowed() {
             Counters::add(&shared.counters().overflowed, 1);
+            shared.reply.discard();
             self.broken = true;
-        } else if shared.reply.len() > 0 && !self.broken {
-            let sent = self.write(shared.reply.bytes(), shared);
-            if sent < shared.reply.len() && !self.broken {
-                self.unsent = Some(Box::new(Unsent {
-                    bytes: shared.reply.take_rest(sent),
-                    sent: 0,
-                }));
-            }
         }
-        shared.reply.clear();
+        used
+    }
+
+    /// Writes the current replies now.
+    fn flush(&mut self, shared: &mut Shared) {
+        self.write_or_keep(shared.reply.get(shared.reply.range()), shared);
+        shared.reply.discard();
+    }
+
+    /// Writes replies; what finds no room stays with the connection.
+    fn write_or_keep(&mut self, replies: &[u8], shared: &Shared) {
+        if replies.is_empty() || self.broken {
+            return;
+        }
+        let sent = self.write(replies, shared);
+        if sent < replies.len() && !self.broken {
+            let bytes = replies[sent..].to_vec();
+            self.unsent = Some(Box::new(Unsent { bytes, sent: 0 }));
+        }
     }
 
     /// Writes on after a wait; once all is written, acts on the input that had to wait meanwhile.
@@ -339,7 +375,9 @@ impl Connection {
         } else if self.is_running()
             && let Some(half) = self.half.take()
         {
+            shared.reply.begin();
             self.advance(half, shared);
+            self.flush(shared);
         }
     }
 

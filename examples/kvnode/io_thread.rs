@@ -6,6 +6,7 @@
 //! again, after everybody else has had a turn.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -102,6 +103,8 @@ pub(crate) struct IoThread {
     free: Vec<usize>,
     /// The connections with a deadline, the nearest first.
     stalled: BTreeSet<(Instant, usize)>,
+    /// The connections whose replies lie in the shared buffer, and where.
+    answered: Vec<(usize, Range<usize>)>,
     /// When a stop that has begun must be over.
     stop_by: Option<Instant>,
     /// Closed while stopping, but not yet for the kernel.
@@ -128,6 +131,7 @@ impl IoThread {
             slots: Vec::new(),
             free: Vec::new(),
             stalled: BTreeSet::new(),
+            answered: Vec::new(),
             stop_by: None,
             leaving: Vec::new(),
             shared: Shared::new(server, thread),
@@ -147,6 +151,7 @@ impl IoThread {
                     slot => self.serve(slot as usize),
                 }
             }
+            self.deliver();
             self.time_out();
             // After the events: a slot freed above must not be given to a newcomer while an event of its former owner
             // may still be in the batch.
@@ -236,6 +241,10 @@ impl IoThread {
         };
         let old_deadline = connection.deadline;
         let mut fate = act(connection, &mut self.shared);
+        if fate == Fate::Replies {
+            self.answered.push((slot, self.shared.replies()));
+            return;
+        }
         if fate == Fate::Open
             && let Some(limit) = self.stop_by
         {
@@ -269,6 +278,18 @@ impl IoThread {
         if fate == Fate::Closed {
             self.close(slot);
         }
+    }
+
+    /// Writes the replies of this round.
+    fn deliver(&mut self) {
+        let mut answered = std::mem::take(&mut self.answered);
+        for (slot, replies) in answered.drain(..) {
+            self.turn(slot, |connection, shared| {
+                connection.deliver(replies, shared)
+            });
+        }
+        self.answered = answered;
+        self.shared.clear_replies();
     }
 
     /// Closes what has been stalled for too long.

@@ -1,13 +1,18 @@
-//! Replies in RESP2, appended to one buffer that a connection's whole burst of requests shares.
+//! Replies in RESP2, appended to one buffer: those to one connection's burst of requests lie together, and those to
+//! several connections may lie one behind the other until all of them are written.
+
+use std::ops::Range;
 
 /// The most bytes that may wait for one client. Above the longest value, so that only a reply made of many values can
 /// reach it; the client is then disconnected, as Redis does at its output buffer limit.
 pub(crate) const REPLY_MAX: usize = 1024 * 1024 * 1024;
 
-/// The output buffer. Once it has overflowed it takes nothing more, and the connection is to be closed.
+/// The output buffer. Once the current connection's replies have overflowed it takes nothing more for that one.
 #[derive(Debug, Default)]
 pub(crate) struct Reply {
     bytes: Vec<u8>,
+    /// Where the current connection's replies begin.
+    start: usize,
     overflowed: bool,
     errors: u64,
 }
@@ -53,7 +58,7 @@ impl Reply {
     }
 
     pub(crate) fn bulk(&mut self, bytes: &[u8]) {
-        if self.bytes.len() + bytes.len() > REPLY_MAX {
+        if self.len() + bytes.len() > REPLY_MAX {
             self.overflowed = true;
             return;
         }
@@ -67,12 +72,29 @@ impl Reply {
         self.number(b'*', len as i64);
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
+    /// Turns to the next connection.
+    pub(crate) fn begin(&mut self) {
+        self.start = self.bytes.len();
+        self.overflowed = false;
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
+    /// How many bytes the current connection's replies are.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() - self.start
+    }
+
+    /// Where the current connection's replies lie.
+    pub(crate) fn range(&self) -> Range<usize> {
+        self.start..self.bytes.len()
+    }
+
+    pub(crate) fn get(&self, range: Range<usize>) -> &[u8] {
+        &self.bytes[range]
+    }
+
+    /// Forgets the current connection's replies.
+    pub(crate) fn discard(&mut self) {
+        self.bytes.truncate(self.start);
     }
 
     pub(crate) fn has_overflowed(&self) -> bool {
@@ -84,19 +106,11 @@ impl Reply {
         std::mem::take(&mut self.errors)
     }
 
-    /// Empties the buffer for the next connection, and keeps its memory if that is a reasonable amount.
+    /// Empties the buffer, and keeps its memory if that is a reasonable amount.
     pub(crate) fn clear(&mut self) {
-        self.overflowed = false;
         self.bytes.clear();
         self.bytes.shrink_to(1024 * 1024);
-    }
-
-    /// Takes what was not written, `written` bytes having been.
-    pub(crate) fn take_rest(&mut self, written: usize) -> Vec<u8> {
-        self.bytes.drain(..written);
-        let mut rest = std::mem::take(&mut self.bytes);
-        rest.shrink_to_fit();
-        rest
+        self.begin();
     }
 
     fn line(&mut self, mark: u8, text: &[u8]) {
@@ -110,7 +124,7 @@ impl Reply {
     }
 
     fn raw(&mut self, bytes: &[u8]) {
-        if self.bytes.len() + bytes.len() > REPLY_MAX {
+        if self.len() + bytes.len() > REPLY_MAX {
             self.overflowed = true;
         } else {
             self.bytes.extend_from_slice(bytes);
