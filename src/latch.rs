@@ -38,6 +38,7 @@ use foldhash::quality::SeedableRandomState;
 use crate::holder::anchor::Anchor;
 use crate::holder::claim::{self, Thread};
 use crate::holder::courier;
+use crate::sync::mutant;
 use crate::sync::thread;
 use crate::sync::time::{Instant, now};
 use crate::sync::unmodelled::Arc;
@@ -492,7 +493,9 @@ impl<K: ?Sized> LatchTable<K> {
 
 /// The one order in which everybody takes several latches.
 fn in_order(mut hashes: Vec<u64>) -> Vec<u64> {
-    hashes.sort_unstable();
+    if !mutant::enabled("latch-many-unsorted") {
+        hashes.sort_unstable();
+    }
     hashes.dedup();
     hashes
 }

@@ -43,8 +43,8 @@ pub use value::{Bytes, Text, Value, ValueType};
 
 use crate::latch::LatchTable;
 use crate::sweeper::{Job, Sweeper};
-use crate::sync::Arc;
 use crate::sync::unmodelled::{AtomicU64, Ordering};
+use crate::sync::{Arc, mutant};
 
 /// The longest string by default: Redis's 512 MiB.
 const MAX_VALUE_LEN: usize = 512 << 20;
@@ -172,6 +172,7 @@ impl<S: Store> Rmw<S> {
         let core = &*self.core;
         let key = self.key(key);
         let latch = core.latches.latch_hashed(key.hash)?;
+        let latch = Some(latch).filter(|_| !mutant::enabled("rmw-write-unprotected"));
         let (mut arm, mut expired, mut later) = (None, false, None);
         let result = core.store.change(key, |record| {
             expired = record.is_some_and(|record| core.is_expired(record));
@@ -250,6 +251,7 @@ impl<S: Store> Rmw<S> {
         let core = &*self.core;
         let key = self.key(key.as_ref());
         let latch = core.latches.latch_hashed(key.hash)?;
+        let latch = Some(latch).filter(|_| !mutant::enabled("rmw-update-unprotected"));
         let (mut entry, before, seen) = core.store.load(key, |record, seen| {
             let before = match record {
                 None => Before::Missing,
@@ -262,6 +264,9 @@ impl<S: Store> Rmw<S> {
         let result = operation(&mut entry);
         let (staged, at) = (entry.is_staged(), entry.expires_at());
         let is_new_deadline = before != Before::Live(at) && at.is_some();
+        if staged && mutant::enabled("rmw-update-deletes-first") {
+            core.store.publish(key, Effect::Delete, seen)?;
+        }
         match entry.into_value() {
             _ if !staged && before != Before::Expired => return Ok(result),
             Some(value) if staged => {

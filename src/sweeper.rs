@@ -21,6 +21,7 @@ use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::sync::futex::Futex;
 use crate::sync::lock::Mutex;
+use crate::sync::mutant;
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::time::{self, Instant};
 use crate::sync::unmodelled;
@@ -431,7 +432,9 @@ impl Core {
         let number = self.gone.load(Ordering::Relaxed);
         self.gone.store(number.wrapping_add(1), Ordering::Release);
         drop(state);
-        self.gone.wake_all();
+        if !mutant::enabled("sweeper-buries-in-silence") {
+            self.gone.wake_all();
+        }
     }
 
     fn report(&self, id: JobId, panic: Box<dyn std::any::Any + Send>) {
@@ -457,6 +460,7 @@ impl Core {
         match cancelled {
             Cancelled::Now(work) => drop(work),
             Cancelled::Running if RUNNING.with(Cell::get) == Some((self.address(), id)) => {}
+            Cancelled::Running if mutant::enabled("sweeper-drop-does-not-wait") => {}
             Cancelled::Running => loop {
                 let number = self.gone.load(Ordering::Acquire);
                 if !self.state.lock().schedule.contains(id) {

@@ -96,7 +96,9 @@ impl<T: Send + 'static> Wakes<T> {
 
     /// Has a callback run later, with `outcome`.
     pub(crate) fn call(&mut self, callback: Callback<T>, outcome: T) {
-        self.push(Told::Callback(callback, outcome));
+        if !mutant::enabled("waiter-forgets-callback") {
+            self.push(Told::Callback(callback, outcome));
+        }
     }
 
     /// Wakes the threads and runs the callbacks. Not under a lock.

@@ -279,8 +279,7 @@ fn a_wake_up_without_a_reason_grants_nothing() {
     });
 }
 
-/// Catches newcomers that pass a waiter for ever, and a release that does not hand over to one that has
-/// waited for long.
+/// Catches a release that does not hand over to a waiter who has waited for long.
 #[test]
 fn nobody_passes_a_waiter_whose_patience_is_over() {
     model(|| {
@@ -291,9 +290,36 @@ fn nobody_passes_a_waiter_whose_patience_is_over() {
             let section = section.clone();
             move |table| pass(table, "a", &section)
         });
+        thread::yield_now();
         let waits = table.waiters() == 1;
         Clock::advance(PAST_PATIENCE);
         drop(held);
+        match table.try_latch("a") {
+            // Comes after the waiter, and so sees what that did.
+            Ok(_held) if waits => assert_eq!(section.entered(), 1, "a newcomer passed"),
+            Ok(_held) => {}
+            Err(error) => assert_eq!(error, TryLatchError::WouldBlock),
+        }
+        other.join().unwrap();
+        assert_no_residue(&table);
+    });
+}
+
+/// Catches newcomers that take a latch on offer for as long as they like.
+#[test]
+fn an_offer_is_closed_to_newcomers_when_patience_is_over() {
+    model(|| {
+        let table = table();
+        let section = Section::new();
+        let held = table.latch("a").unwrap();
+        let other = spawn(&table, {
+            let section = section.clone();
+            move |table| pass(table, "a", &section)
+        });
+        thread::yield_now();
+        drop(held);
+        let waits = table.waiters() == 1;
+        Clock::advance(PAST_PATIENCE);
         match table.try_latch("a") {
             // Comes after the waiter, and so sees what that did.
             Ok(_held) if waits => assert_eq!(section.entered(), 1, "a newcomer passed"),

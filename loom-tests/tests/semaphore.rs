@@ -156,6 +156,23 @@ fn a_waiter_that_gives_up_passes_its_turn_on() {
     });
 }
 
+/// Catches a release that leaves serving the line to its head, who was told to try again, just after that one has
+/// looked and found a newcomer there.
+#[test]
+fn a_release_beside_a_waiter_on_its_way_is_not_lost() {
+    model(|| {
+        let semaphore = Semaphore::new(1).unwrap();
+        let permit = semaphore.acquire().unwrap().detach();
+        let other = spawn(&semaphore, move |semaphore| {
+            drop(permit);
+            drop(semaphore.acquire().unwrap());
+        });
+        drop(semaphore.acquire().unwrap());
+        other.join().unwrap();
+        assert_whole(&semaphore, 1);
+    });
+}
+
 /// Catches a request that gets in line just after everybody there was refused, and waits for ever.
 #[test]
 fn closing_refuses_who_waits_and_who_comes() {
@@ -359,6 +376,7 @@ fn nobody_passes_a_waiter_whose_patience_is_over() {
                 drop(permit);
             }
         });
+        thread::yield_now();
         let waits = semaphore.waiters() == 1;
         Clock::advance(PAST_PATIENCE);
         drop(permit);

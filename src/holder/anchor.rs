@@ -189,7 +189,9 @@ pub(crate) unsafe fn reclaim<C: Core, R>(
     // SAFETY: the claim kept the core until `give_back`; from there to the end of the lock nobody
     // else can free it.
     let inner = unsafe { anchor.0.as_ref() };
-    let is_free = inner.handles.load(Ordering::Relaxed) == 0 && inner.core.is_idle();
+    let is_free = inner.handles.load(Ordering::Relaxed) == 0
+        && inner.core.is_idle()
+        && !mutant::enabled("anchor-reclaim-frees-nothing");
     if is_free {
         fence(Ordering::Acquire);
     }

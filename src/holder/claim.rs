@@ -27,6 +27,7 @@ use std::panic::Location;
 use std::ptr::{self, NonNull};
 use std::time::Duration;
 
+use crate::sync::mutant;
 use crate::sync::thread;
 use crate::sync::unmodelled::{AtomicPtr, AtomicU64, Mutex, OnceLock, Ordering, fence};
 
@@ -296,7 +297,9 @@ impl Table {
                 acquired_at: unsafe { &*slot.acquired_at.load(Ordering::Relaxed) },
                 thread: self.thread_name.lock().clone(),
             };
-            chunk.vacate(slot, serial);
+            if !mutant::enabled("claim-stays-after-reclaim") {
+                chunk.vacate(slot, serial);
+            }
             // SAFETY: the slot was live, so the claim is not released, and vacating it makes this
             // the only time.
             unsafe { (kind.reclaim)(core, leak) };
@@ -421,7 +424,11 @@ impl Claim {
         // is the thread that made it.
         let chunk = unsafe { self.chunk.as_ref() };
         let slot = &chunk.slots[self.serial as usize % SLOTS];
-        (slot.serial.load(Ordering::Relaxed) == self.serial).then_some((chunk, slot))
+        let is_mine = slot.serial.load(Ordering::Relaxed) == self.serial
+            || mutant::enabled("claim-ignores-its-serial")
+            // The comparison there is the second line of defence: this is the first.
+            || mutant::enabled("latch-release-without-compare");
+        is_mine.then_some((chunk, slot))
     }
 
     /// Takes the claim off the list, and says what it held. `None`: it has been reclaimed, and there
@@ -507,6 +514,7 @@ impl Thread {
     pub(crate) fn has_ended(self) -> bool {
         // Pairs with `retire`: who sees the end sees the reclaim.
         self.table.thread_id.load(Ordering::Acquire) != self.id
+            || mutant::enabled("holder-buries-the-living")
     }
 }
 

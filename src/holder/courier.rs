@@ -13,6 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::sync::atomic::Ordering;
 use crate::sync::futex::Futex;
 use crate::sync::lock::Mutex;
+use crate::sync::mutant;
 use crate::sync::thread;
 
 type Errand = Box<dyn FnOnce() + Send>;
@@ -54,6 +55,9 @@ pub(crate) fn start() -> io::Result<()> {
 
 /// Has `errand` run on the library's thread.
 pub(crate) fn post(errand: impl FnOnce() + Send + 'static) {
+    if mutant::enabled("courier-loses-errands") {
+        return;
+    }
     COURIER.errands.lock().push_back(Box::new(errand));
     // After the push, and the thread clears it before it looks: an errand is seen or rung for.
     COURIER.rung.store(1, Ordering::Release);

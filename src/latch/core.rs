@@ -247,7 +247,7 @@ impl Core {
                     return None;
                 }
                 let (_, oldest) = entry.line.front(&mut contents.waiting)?;
-                if oldest.is_due(now()) {
+                if oldest.is_due(now()) && !mutant::enabled("latch-passes-for-ever") {
                     return None;
                 }
                 entry.holder = number;
@@ -572,5 +572,6 @@ impl Core {
 impl Request {
     fn is_due(&self, time: Instant) -> bool {
         time.saturating_duration_since(self.since) >= PATIENCE
+            && !mutant::enabled("latch-never-hands-over")
     }
 }

@@ -13,6 +13,7 @@ use super::store::{Effect, Record, Store};
 use super::{Core, Rmw};
 use crate::sweeper::Next;
 use crate::sync::atomic::Ordering as Modelled;
+use crate::sync::mutant;
 use crate::sync::unmodelled::Ordering;
 
 const NEVER: u64 = u64::MAX;
@@ -90,9 +91,15 @@ impl<S: Store> Core<S> {
 
     /// The sweeper's job.
     pub(super) fn run_sweep(&self) -> Next {
-        self.armed.swap(NEVER, Modelled::AcqRel);
+        if !mutant::enabled("rmw-sweep-disarms-late") {
+            self.armed.swap(NEVER, Modelled::AcqRel);
+        }
         self.sweep();
-        match self.store.next_deadline() {
+        let next = self.store.next_deadline();
+        if mutant::enabled("rmw-sweep-disarms-late") {
+            self.armed.swap(NEVER, Modelled::AcqRel);
+        }
+        match next {
             None => Next::Idle,
             Some(at) => {
                 self.armed.fetch_min(at, Modelled::AcqRel);

@@ -22,6 +22,7 @@ use super::error::StoreError;
 use super::store::{Effect, Key, Record, Seen, Store};
 use super::value::{Bytes, Value};
 use crate::sync::lock::RwLock;
+use crate::sync::mutant;
 use crate::sync::unmodelled::{AtomicU64, Ordering};
 
 /// Shards at least; a power of two, as is every count.
@@ -369,6 +370,10 @@ impl Store for MemStore {
         let mut table = shard.table.write();
         let place = table.place(key);
         let (effect, result) = decide(place.map(|place| table.at(place)));
+        if mutant::enabled("rmw-write-unprotected") {
+            drop(table);
+            table = shard.table.write();
+        }
         let left = table.apply(key, place, effect);
         let epoch = table.epoch;
         shard.count(&table);
@@ -389,6 +394,10 @@ impl Store for MemStore {
             .map(|&i| self.shards[i].table.write())
             .collect();
         for (i, key) in keys.iter().enumerate() {
+            if mutant::enabled("memstore-many-one-by-one") {
+                locked.clear();
+                locked.extend(shards.iter().map(|&i| self.shards[i].table.write()));
+            }
             let at = position(&shards, self.index(key.hash));
             let table = &mut *locked[at];
             let place = table.place(*key);

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::sync::mutant;
 use crate::sync::time::Instant;
 
 /// A job's closure.
@@ -120,6 +121,9 @@ impl Schedule {
             return Some(work);
         }
         slot.work = Some(work);
+        if mutant::enabled("sweeper-forgets-arming-meanwhile") {
+            slot.due = None;
+        }
         slot.due = match (slot.due, again) {
             (Some(armed), Some(again)) => Some(armed.min(again)),
             (armed, again) => armed.or(again),

@@ -1,0 +1,208 @@
+//! Models of read-modify-write commands.
+#![cfg(latchwork_loom)]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use latchwork::model::{Clock as ModelClock, loom, model, thread};
+use latchwork::rmw::{Clock, Effect, Entry, Key, Record, Rmw, Seen, SetOptions, Store, StoreError};
+use latchwork::{LatchTable, Sweeper};
+
+fn rmw() -> Rmw {
+    let latches = LatchTable::builder().shards(1).build().unwrap();
+    Rmw::builder().latches(latches).build()
+}
+
+/// Starts a thread of the model with a handle of its own.
+fn spawn<S: Store, T: 'static>(
+    rmw: &Rmw<S>,
+    body: impl FnOnce(&Rmw<S>) -> T + 'static,
+) -> thread::JoinHandle<T> {
+    let rmw = rmw.clone();
+    thread::spawn(move || body(&rmw))
+}
+
+fn add_one(entry: &mut Entry) {
+    let before = entry.integer().unwrap().unwrap_or(0);
+    entry.set(before + 1);
+}
+
+/// Catches an increment that reads before, and writes after, another one's write.
+#[test]
+fn two_increments_both_count() {
+    model(|| {
+        let rmw = rmw();
+        let other = spawn(&rmw, |rmw| rmw.incr_by("n", 1).unwrap());
+        let mine = rmw.incr_by("n", 1).unwrap();
+        let others = other.join().unwrap();
+        assert_eq!(mine + others, 3, "both saw the same value");
+        assert_eq!(rmw.get("n").unwrap(), Some(2.into()));
+    });
+}
+
+/// Catches an update whose closure runs beside another write of the key.
+#[test]
+fn an_update_loses_nothing_to_another_write() {
+    model(|| {
+        let rmw = rmw();
+        let other = spawn(&rmw, |rmw| rmw.incr_by("n", 1).unwrap());
+        rmw.update("n", add_one).unwrap();
+        other.join().unwrap();
+        assert_eq!(rmw.get("n").unwrap(), Some(2.into()));
+    });
+}
+
+/// Catches two updates whose closures run side by side.
+#[test]
+fn two_updates_both_count() {
+    model(|| {
+        let rmw = rmw();
+        let other = spawn(&rmw, |rmw| rmw.update("n", add_one).unwrap());
+        rmw.update("n", add_one).unwrap();
+        other.join().unwrap();
+        assert_eq!(rmw.get("n").unwrap(), Some(2.into()));
+    });
+}
+
+/// Catches a reader that sees something between the value before an update and the one after.
+#[test]
+fn a_read_sees_the_value_before_an_update_or_after() {
+    model(|| {
+        let rmw = rmw();
+        rmw.set("n", 1).unwrap();
+        let other = spawn(&rmw, |rmw| rmw.update("n", add_one).unwrap());
+        let seen = rmw.get("n").unwrap().map(|value| value.as_integer());
+        assert!(matches!(seen, Some(Some(1 | 2))), "saw {seen:?}");
+        other.join().unwrap();
+    });
+}
+
+/// Catches a command over several keys that a reader sees half done.
+#[test]
+fn several_keys_are_set_at_one_moment() {
+    model(|| {
+        let rmw = rmw();
+        let other = spawn(&rmw, |rmw| rmw.mset([("a", 1), ("b", 1)]).unwrap());
+        let seen = rmw.mget(&["a", "b"]);
+        assert_eq!(seen[0], seen[1], "half of it was seen");
+        other.join().unwrap();
+    });
+}
+
+/// Catches a deadline that is stored while the sweep looks for the next one, and that nobody comes by for.
+#[test]
+fn a_deadline_stored_during_a_sweep_is_swept_too() {
+    model(|| {
+        let sweeper = Sweeper::new();
+        let clock = Clock::manual(10);
+        let rmw = Rmw::builder()
+            .store(OneShard::default())
+            .latches(LatchTable::builder().shards(1).build().unwrap())
+            .sweeper(sweeper.clone())
+            .clock(clock.clone())
+            .sweep_interval(Duration::ZERO)
+            .build();
+        rmw.set_with("early", 1, &SetOptions::new().expire_at(11))
+            .unwrap();
+        clock.advance(Duration::from_millis(2));
+        ModelClock::advance(Duration::from_millis(2));
+        let other = spawn(&rmw, |rmw| {
+            rmw.set_with("late", 1, &SetOptions::new().expire_at(20))
+                .unwrap();
+        });
+        sweeper.run_due(ModelClock::now());
+        other.join().unwrap();
+        clock.advance(Duration::from_millis(20));
+        ModelClock::advance(Duration::from_millis(20));
+        sweeper.run_due(ModelClock::now());
+        assert_eq!(rmw.len(), 0, "an expired key was forgotten");
+    });
+}
+
+/// A store of one shard: the sweep looks through all 256 of the library's own, which is too many steps for a model.
+#[derive(Default)]
+struct OneShard(loom::sync::Mutex<BTreeMap<u64, Record>>);
+
+impl Store for OneShard {
+    fn view<R>(&self, key: Key<'_>, look: impl FnOnce(Option<&Record>) -> R) -> R {
+        look(self.0.lock().unwrap().get(&key.hash))
+    }
+
+    fn view_many(&self, keys: &[Key<'_>], mut look: impl FnMut(usize, Option<&Record>)) {
+        let records = self.0.lock().unwrap();
+        for (i, key) in keys.iter().enumerate() {
+            look(i, records.get(&key.hash));
+        }
+    }
+
+    fn change<'e, R>(
+        &self,
+        key: Key<'_>,
+        decide: impl FnOnce(Option<&Record>) -> (Effect<'e>, R),
+    ) -> Result<R, StoreError> {
+        let mut records = self.0.lock().unwrap();
+        let (effect, result) = decide(records.get(&key.hash));
+        match effect {
+            Effect::Put(record) => drop(records.insert(key.hash, record)),
+            Effect::Delete => drop(records.remove(&key.hash)),
+            effect => assert!(effect.is_keep(), "not of this model: {effect:?}"),
+        }
+        Ok(result)
+    }
+
+    fn change_many<'e>(
+        &self,
+        keys: &[Key<'_>],
+        mut decide: impl FnMut(usize, Option<&Record>) -> Effect<'e>,
+    ) -> Result<(), StoreError> {
+        for (i, key) in keys.iter().enumerate() {
+            self.change(*key, |record| (decide(i, record), ()))?;
+        }
+        Ok(())
+    }
+
+    fn load<R>(&self, key: Key<'_>, look: impl FnOnce(Option<&Record>, Seen) -> R) -> R {
+        self.view(key, |record| look(record, Seen { epoch: 0, place: 0 }))
+    }
+
+    fn publish(&self, key: Key<'_>, effect: Effect<'_>, _seen: Seen) -> Result<(), StoreError> {
+        self.change(key, |_| (effect, ()))
+    }
+
+    fn clear(&self) -> Result<(), StoreError> {
+        self.0.lock().unwrap().clear();
+        Ok(())
+    }
+
+    fn len(&self) -> u64 {
+        self.0.lock().unwrap().len() as u64
+    }
+
+    fn visit_expired(&self, now: u64, mut visit: impl FnMut(u64)) {
+        let expired: Vec<u64> = {
+            let records = self.0.lock().unwrap();
+            let expired = records.iter().filter(|(_, record)| record.is_expired(now));
+            expired.map(|(&hash, _)| hash).collect()
+        };
+        for hash in expired {
+            visit(hash);
+        }
+    }
+
+    fn remove_expired(&self, hash: u64, now: u64) -> u64 {
+        let mut records = self.0.lock().unwrap();
+        if records
+            .get(&hash)
+            .is_some_and(|record| record.is_expired(now))
+        {
+            records.remove(&hash);
+            return 1;
+        }
+        0
+    }
+
+    fn next_deadline(&self) -> Option<u64> {
+        let records = self.0.lock().unwrap();
+        records.values().filter_map(Record::expires_at).min()
+    }
+}
