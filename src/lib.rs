@@ -1,14 +1,34 @@
-//! Leak-proof coordination for thread-based servers.
+//! Leak-proof coordination for servers made of threads: permits, per-key latches, read-modify-write.
+//!
+//! No async runtime. Guards release what they hold, a thread's end releases what its guards leaked, a
+//! time-out means that it did not happen, and waiting is a futex, a callback or a descriptor.
+//!
+//! | module | holds | reach for it when |
+//! |---|---|---|
+//! | [`semaphore`] | [`Semaphore`] | so much of something may go on at once |
+//! | [`latch`] | [`LatchTable`] | one at a time for each key |
+//! | [`rmw`] | [`Rmw`] | values are counted, appended to, replaced by key |
+//! | [`holder`] | [`holder::scope`] | threads of a pool must not keep what a job leaked |
+//! | [`sweeper`] | [`Sweeper`] | several components should share one thread for periodic work |
+//!
+//! Under `--cfg latchwork_loom` with the feature `loom` there is also `model`, for models of your own code over
+//! these types.
+//!
+//! The threads of the library (`lw-courier`, `lw-sweep`) start when they are first needed and do not survive a
+//! `fork`: fork before, or `exec` after.
 
 #[cfg(all(latchwork_loom, not(feature = "loom")))]
 compile_error!(
     "`--cfg latchwork_loom` needs latchwork's feature `loom`: add `features = [\"loom\"]` to the dependency"
 );
 
-#[cfg(not(target_os = "linux"))]
-compile_error!("latchwork supports Linux (x86-64 and aarch64, glibc) only");
+#[cfg(not(all(
+    target_os = "linux",
+    target_env = "gnu",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+compile_error!("latchwork supports Linux with glibc on x86-64 and aarch64 only");
 
-pub mod error;
 #[cfg(any(feature = "semaphore", feature = "latch"))]
 pub mod holder;
 #[cfg(feature = "latch")]
@@ -36,3 +56,8 @@ pub use semaphore::Semaphore;
 pub use sweeper::Sweeper;
 #[cfg(any(feature = "semaphore", feature = "latch"))]
 pub use waiter::{Pending, WaitHistogram};
+
+/// The README's example, as a test.
+#[cfg(all(doctest, feature = "semaphore", feature = "latch"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -346,6 +346,7 @@ impl<S: Store> Rmw<S> {
         let counters = &self.core.counters;
         RmwStats {
             keys: self.len(),
+            expiring: self.core.store.expiring(),
             expired: counters.expired.load(Ordering::Relaxed),
             sweeps: counters.sweeps.load(Ordering::Relaxed),
             sweep_skipped: counters.skipped.load(Ordering::Relaxed),
@@ -416,6 +417,8 @@ impl<S: Store> fmt::Debug for Rmw<S> {
 pub struct RmwStats {
     /// Keys there are, expired ones that are not deleted yet included.
     pub keys: u64,
+    /// How many of them have a deadline.
+    pub expiring: u64,
     /// Keys deleted because they had expired.
     pub expired: u64,
     /// Sweeps for expired keys.

@@ -875,3 +875,19 @@ fn errors_say_what_is_wrong() {
         assert_eq!(error.to_string(), text);
     }
 }
+
+#[test]
+fn keys_with_a_deadline_are_counted() {
+    let rmw = Rmw::builder().clock(Clock::manual(1_000)).build();
+    let day = Duration::from_secs(86_400);
+    for key in ["a", "b", "c"] {
+        rmw.set_with(key, "v", &SetOptions::new().expire_in(day))
+            .unwrap();
+    }
+    rmw.set("d", "v").unwrap();
+    assert_eq!((rmw.stats().keys, rmw.stats().expiring), (4, 3));
+    rmw.persist("a").unwrap();
+    rmw.del(&["b"]).unwrap();
+    rmw.set("c", "v").unwrap();
+    assert_eq!((rmw.stats().keys, rmw.stats().expiring), (3, 0));
+}

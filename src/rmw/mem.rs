@@ -55,8 +55,9 @@ pub struct MemStore {
 #[repr(align(128))]
 struct Shard {
     table: RwLock<Table>,
-    /// `table.slots.len()`, for `len` without a lock.
+    /// `table.slots.len()` and `table.deadlines.len()`, to be read without a lock.
     len: AtomicU64,
+    expiring: AtomicU64,
 }
 
 struct Table {
@@ -251,12 +252,17 @@ impl Shard {
                 epoch: 0,
             }),
             len: AtomicU64::new(0),
+            expiring: AtomicU64::new(0),
         }
     }
 
     #[inline]
     fn count(&self, table: &Table) {
         self.len.store(table.slots.len() as u64, Ordering::Relaxed);
+        let expiring = table.deadlines.len() as u64;
+        if self.expiring.load(Ordering::Relaxed) != expiring {
+            self.expiring.store(expiring, Ordering::Relaxed);
+        }
     }
 
     /// Does after the lock what `apply` left.
@@ -453,6 +459,14 @@ impl Store for MemStore {
     fn len(&self) -> u64 {
         let lens = self.shards.iter().map(|s| s.len.load(Ordering::Relaxed));
         lens.sum()
+    }
+
+    fn expiring(&self) -> u64 {
+        let counts = self
+            .shards
+            .iter()
+            .map(|s| s.expiring.load(Ordering::Relaxed));
+        counts.sum()
     }
 
     fn visit_expired(&self, now: u64, mut visit: impl FnMut(u64)) {

@@ -227,6 +227,9 @@ pub trait Store: Send + Sync + 'static {
     /// How many keys there are, expired ones that nobody has deleted included.
     fn len(&self) -> u64;
 
+    /// How many of them have a deadline.
+    fn expiring(&self) -> u64;
+
     /// Whether there are none.
     fn is_empty(&self) -> bool {
         self.len() == 0

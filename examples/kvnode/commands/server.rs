@@ -395,8 +395,12 @@ fn info_stats(server: &Server, text: &mut String) {
 /// How many keys expire, Redis says here too; the store does not count them. Zero is Redis's own word for an unknown
 /// average.
 fn info_keyspace(server: &Server, text: &mut String) {
-    let keys = server.store.len();
-    if keys > 0 {
-        line(text, format_args!("db0:keys={keys},avg_ttl=0"));
+    let stats = server.store.stats();
+    if stats.keys > 0 {
+        let (keys, expires) = (stats.keys, stats.expiring);
+        line(
+            text,
+            format_args!("db0:keys={keys},expires={expires},avg_ttl=0"),
+        );
     }
 }
