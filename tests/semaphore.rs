@@ -573,6 +573,24 @@ fn a_scope_reclaims_what_its_job_leaked_and_spares_what_was_there() {
 }
 
 #[test]
+fn a_leak_comes_back_from_a_place_that_was_used_before() {
+    // The list's account of its live slots shrank below a slot that was given out next.
+    let semaphore = Semaphore::new(8).unwrap();
+    let leaky = semaphore.clone();
+    thread::spawn(move || {
+        for _ in 0..5 {
+            std::mem::forget(leaky.acquire().unwrap());
+        }
+        drop(leaky.acquire().unwrap());
+        holder::scope(|| ());
+        std::mem::forget(leaky.acquire().unwrap());
+    })
+    .join()
+    .unwrap();
+    assert_eq!(semaphore.available(), 8);
+}
+
+#[test]
 fn a_guard_dropped_after_its_scope_was_reclaimed_changes_nothing() {
     thread_local! {
         static KEPT: std::cell::RefCell<Option<latchwork::semaphore::OwnedPermit>> =

@@ -112,7 +112,7 @@ struct Chunk {
     slots: [Slot; SLOTS],
     /// Every slot below is live. The owner's.
     low: Cell<usize>,
-    /// No slot from here on is live; at least `FEW`. The owner's.
+    /// No slot from here on is live; above `low`, and at least `FEW`. The owner's.
     high: Cell<usize>,
     next: AtomicPtr<Chunk>,
     /// The table that the chunk is of, set once.
@@ -169,7 +169,8 @@ impl Chunk {
     #[inline]
     fn occupied(&self) -> &[Slot] {
         let mut high = self.high.get();
-        while high > FEW && !self.slots[high - 1].is_live() {
+        let least = FEW.max(self.low.get() + 1);
+        while high > least && !self.slots[high - 1].is_live() {
             high -= 1;
             self.high.set(high);
         }
