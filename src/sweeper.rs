@@ -323,7 +323,7 @@ impl Job {
 impl Core {
     fn arm(core: &Arc<Self>, id: JobId, at: Instant) -> bool {
         let mut state = core.state.lock();
-        if state.stopped {
+        if state.stopped && !mutant::enabled("sweeper-arms-after-stop") {
             return false;
         }
         let earlier = state.schedule.arm(id, at);

@@ -132,3 +132,113 @@ fn a_leaked_permit_reaches_a_callback() {
         assert_eq!((section.entered(), semaphore.available()), (2, 1));
     });
 }
+
+/// Goes through its section when it is dropped.
+struct LastOut(Section);
+
+impl Drop for LastOut {
+    fn drop(&mut self) {
+        self.0.enter();
+    }
+}
+
+/// Catches a core that the last handle frees without seeing what the others did before they let go, and one that
+/// nobody frees.
+#[test]
+fn the_last_handle_sees_what_the_others_did() {
+    model(|| {
+        let section = Section::new();
+        let last_out = LastOut(section.clone());
+        let semaphore = Semaphore::builder("model")
+            .on_leak(move |_| last_out.0.enter())
+            .build()
+            .unwrap();
+        let other = thread::spawn({
+            let semaphore = semaphore.clone();
+            move || {
+                section.enter();
+                drop(semaphore);
+            }
+        });
+        drop(semaphore);
+        other.join().unwrap();
+    });
+}
+
+/// Catches a core that is freed by neither, or by both, of two threads that leaked a permit on it.
+#[test]
+fn the_last_of_two_leaked_permits_frees_the_semaphore() {
+    model(|| {
+        let semaphore = Semaphore::builder("model").permits(2).build().unwrap();
+        let leakers: Vec<_> = (0..2)
+            .map(|_| {
+                let semaphore = semaphore.clone();
+                thread::spawn(move || std::mem::forget(semaphore.acquire().unwrap()))
+            })
+            .collect();
+        drop(semaphore);
+        for leaker in leakers {
+            leaker.join().unwrap();
+        }
+    });
+}
+
+/// Catches a latch that changes threads while nobody's list has it, and does not come back from the one it went to.
+#[test]
+fn a_latch_that_was_sent_comes_back_from_its_new_thread() {
+    model(|| {
+        let table = LatchTable::<str>::new();
+        let section = Section::new();
+        let held = table.latch("key").unwrap();
+        section.enter();
+        let held = held.detach();
+        let other = thread::spawn({
+            let section = section.clone();
+            move || {
+                holder::scope(|| {
+                    let held = held.attach();
+                    section.enter();
+                    LATCH.with(|kept| kept.replace(Some(held)));
+                });
+                // Forgotten, it would take its handle on the table along.
+                drop(LATCH.with(RefCell::take));
+            }
+        });
+        let held = table.latch("key").unwrap();
+        section.enter();
+        drop(held);
+        other.join().unwrap();
+        assert_eq!((table.held(), table.waiters()), (0, 0));
+        assert_eq!((section.entered(), table.stats().leaked), (3, 1));
+    });
+}
+
+/// Catches a latch that a sweep and the end of its thread both take over.
+#[test]
+fn a_sweep_and_the_end_of_a_thread_take_a_latch_over_once() {
+    model(|| {
+        let table = LatchTable::<str>::new();
+        let section = Section::new();
+        let leaker = thread::spawn({
+            let (table, section) = (table.clone(), section.clone());
+            move || {
+                let held = table.latch("key").unwrap();
+                section.enter();
+                std::mem::forget(held);
+            }
+        });
+        let waiter = thread::spawn({
+            let (table, section) = (table.clone(), section.clone());
+            move || {
+                let held = table.latch("key").unwrap();
+                section.enter();
+                drop(held);
+            }
+        });
+        table.sweep();
+        leaker.join().unwrap();
+        waiter.join().unwrap();
+        assert_eq!((table.held(), table.waiters()), (0, 0));
+        assert_eq!((section.entered(), table.stats().leaked), (2, 1));
+    });
+}

@@ -147,6 +147,23 @@ fn several_keys_are_taken_in_one_order_by_everybody() {
     });
 }
 
+/// Catches a circle of threads each of which holds what the next one waits for.
+#[test]
+fn overlapping_sets_of_keys_make_no_circle() {
+    model(|| {
+        let table = table();
+        let others: Vec<_> = [["b", "c"], ["c", "a"]]
+            .into_iter()
+            .map(|keys| spawn(&table, move |table| drop(table.latch_many(keys).unwrap())))
+            .collect();
+        drop(table.latch_many(["a", "b"]).unwrap());
+        for other in others {
+            other.join().unwrap();
+        }
+        assert_no_residue(&table);
+    });
+}
+
 /// Catches a time-out at the second key that keeps the first.
 #[test]
 fn a_timed_out_latch_many_holds_none() {

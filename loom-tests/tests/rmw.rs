@@ -89,6 +89,48 @@ fn several_keys_are_set_at_one_moment() {
     });
 }
 
+/// Catches two who both find the key missing and both set it.
+#[test]
+fn one_of_two_sets_a_missing_key() {
+    model(|| {
+        let rmw = rmw();
+        let other = spawn(&rmw, |rmw| rmw.set_if_missing("k", 1).unwrap());
+        let mine = rmw.set_if_missing("k", 2).unwrap();
+        assert_ne!(other.join().unwrap(), mine);
+        assert_eq!(rmw.get("k").unwrap(), Some(if mine { 2 } else { 1 }.into()));
+    });
+}
+
+/// Catches a command over several keys that writes beside an update of one of them.
+#[test]
+fn several_keys_are_set_before_or_after_an_update() {
+    model(|| {
+        let rmw = rmw();
+        let other = spawn(&rmw, |rmw| rmw.update("a", add_one).unwrap());
+        rmw.mset([("a", 10), ("b", 10)]).unwrap();
+        other.join().unwrap();
+        let left = rmw.get("a").unwrap().unwrap().as_integer();
+        assert!(
+            matches!(left, Some(10 | 11)),
+            "the later write is gone: {left:?}"
+        );
+    });
+}
+
+/// Catches an update that brings back the value of a key that was cleared while its closure ran.
+#[test]
+fn an_update_does_not_survive_a_clear() {
+    model(|| {
+        let rmw = rmw();
+        rmw.set("n", 1).unwrap();
+        let other = spawn(&rmw, |rmw| rmw.update("n", add_one).unwrap());
+        rmw.clear().unwrap();
+        other.join().unwrap();
+        let left = rmw.get("n").unwrap();
+        assert!(left.is_none() || left == Some(1.into()), "back: {left:?}");
+    });
+}
+
 /// Catches a deadline that is stored while the sweep looks for the next one, and that nobody comes by for.
 #[test]
 fn a_deadline_stored_during_a_sweep_is_swept_too() {

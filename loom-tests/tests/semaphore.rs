@@ -391,3 +391,113 @@ fn nobody_passes_a_waiter_whose_patience_is_over() {
         assert_whole(&semaphore, 1);
     });
 }
+
+/// Catches a turn that is lost between a waiter, the newcomers that may pass it, and the moment from which they may not.
+#[test]
+fn a_waiter_is_served_beside_newcomers() {
+    model(|| {
+        let semaphore = Semaphore::new(1).unwrap();
+        let section = Section::new();
+        let permit = semaphore.acquire().unwrap();
+        let waiter = spawn(&semaphore, {
+            let section = section.clone();
+            move |semaphore| {
+                let permit = semaphore.acquire().unwrap();
+                section.enter();
+                drop(permit);
+            }
+        });
+        let newcomer = spawn(&semaphore, {
+            let section = section.clone();
+            move |semaphore| {
+                if let Ok(permit) = semaphore.try_acquire() {
+                    section.enter();
+                    drop(permit);
+                }
+            }
+        });
+        section.enter();
+        drop(permit);
+        Clock::advance(PAST_PATIENCE);
+        waiter.join().unwrap();
+        newcomer.join().unwrap();
+        assert_whole(&semaphore, 1);
+    });
+}
+
+/// Catches permits that come back one by one and never add up for the one who wants several.
+#[test]
+fn several_permits_are_collected_one_by_one() {
+    model(|| {
+        let semaphore = semaphore(2, Fairness::Eventual);
+        let permit = semaphore.acquire().unwrap();
+        let collector = spawn(&semaphore, |semaphore| {
+            assert_eq!(semaphore.acquire_many(2).unwrap().count(), 2);
+        });
+        let newcomer = spawn(&semaphore, |semaphore| drop(semaphore.acquire().unwrap()));
+        Clock::advance(PAST_PATIENCE);
+        drop(permit);
+        collector.join().unwrap();
+        newcomer.join().unwrap();
+        assert_whole(&semaphore, 2);
+    });
+}
+
+/// Catches a close that does not return what the head of the line had collected, and a request that is both
+/// refused and served.
+#[test]
+fn closing_returns_what_was_collected() {
+    model(|| {
+        let semaphore = semaphore(2, Fairness::Fifo);
+        let mut permits = semaphore.acquire_many(2).unwrap();
+        let other = spawn(&semaphore, |semaphore| {
+            drop(semaphore.acquire_many_timeout(2, MOMENT));
+        });
+        let closer = spawn(&semaphore, Semaphore::close);
+        drop(permits.split(1));
+        Clock::advance(MOMENT);
+        drop(permits);
+        other.join().unwrap();
+        closer.join().unwrap();
+        assert_eq!((semaphore.available(), semaphore.waiters()), (2, 0));
+    });
+}
+
+/// Catches a callback that is told of a close and of its permit as well, or of neither.
+#[test]
+fn a_callback_is_told_once_of_permit_or_close() {
+    model(|| {
+        let semaphore = Semaphore::new(1).unwrap();
+        let section = Section::new();
+        let permit = semaphore.acquire().unwrap();
+        let pending = semaphore.acquire_with({
+            let section = section.clone();
+            move |permit| {
+                section.enter();
+                drop(permit);
+            }
+        });
+        let closer = spawn(&semaphore, Semaphore::close);
+        drop(permit);
+        closer.join().unwrap();
+        assert!(pending.is_delivered());
+        assert_eq!(section.entered(), 1);
+        assert_eq!((semaphore.available(), semaphore.waiters()), (1, 0));
+    });
+}
+
+/// Catches a permit that is forgotten on purpose under a request that needs it, and a raise that comes at that moment.
+#[test]
+fn forgotten_permits_set_a_request_aside_until_a_raise() {
+    model(|| {
+        let semaphore = semaphore(2, Fairness::Fifo);
+        let permit = semaphore.acquire().unwrap();
+        let other = spawn(&semaphore, |semaphore| {
+            drop(semaphore.acquire_many(2).unwrap());
+        });
+        permit.forget();
+        semaphore.set_max(2).unwrap();
+        other.join().unwrap();
+        assert_whole(&semaphore, 2);
+    });
+}

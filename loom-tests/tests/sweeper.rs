@@ -58,3 +58,20 @@ fn a_job_that_is_armed_while_it_runs_runs_again() {
         assert!(!job.is_armed());
     });
 }
+
+/// Catches an arming that says yes to a sweeper which is shutting down, and is not among what that leaves undone.
+#[test]
+fn who_arms_during_a_shutdown_is_refused_or_reported() {
+    model(|| {
+        let sweeper = Sweeper::new();
+        let job = sweeper.job("job", || Next::Idle);
+        let other = thread::spawn(move || {
+            let armed = job.arm_at(Clock::now());
+            (job, armed)
+        });
+        let leftovers = sweeper.shutdown();
+        let (job, armed) = other.join().unwrap();
+        assert_eq!(armed, leftovers.unfinished == ["job"]);
+        assert!(!job.is_armed());
+    });
+}

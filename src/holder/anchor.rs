@@ -162,7 +162,7 @@ impl<C: Core> Drop for Anchor<C> {
             return;
         }
         let was_last = inner.handles.fetch_sub(1, Ordering::Release) == 1;
-        if was_last {
+        if was_last && !mutant::enabled("anchor-drop-without-fence") {
             fence(Ordering::Acquire);
         }
         let is_free = was_last && inner.core.is_idle();

@@ -4,6 +4,7 @@ use super::Rmw;
 use super::error::RmwError;
 use super::store::{Effect, Key, Record, Store};
 use super::value::Value;
+use crate::sync::mutant;
 use crate::sync::unmodelled::Ordering;
 
 impl<S: Store> Rmw<S> {
@@ -34,6 +35,7 @@ impl<S: Store> Rmw<S> {
         let keys: Vec<_> = keys.iter().map(|key| self.key(key.as_ref())).collect();
         let core = &*self.core;
         let _latches = core.latches.latch_many_hashed(Self::hashes(&keys))?;
+        let _latches = Some(_latches).filter(|_| !mutant::enabled("rmw-many-unprotected"));
         let (mut deleted, mut expired) = (0, 0);
         core.store.change_many(&keys, |_, record| match record {
             Some(record) => {
@@ -117,6 +119,7 @@ impl<S: Store> Rmw<S> {
         }
         let keys: Vec<_> = names.iter().map(|key| self.key(key.as_ref())).collect();
         let _latches = core.latches.latch_many_hashed(Self::hashes(&keys))?;
+        let _latches = Some(_latches).filter(|_| !mutant::enabled("rmw-many-unprotected"));
         if if_missing {
             let now = core.clock.now();
             let mut found = false;
