@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::io::{self, BufRead, BufReader, Lines, Read, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -18,8 +18,11 @@ use latchwork::sweeper::{Next, Sweeper};
 use rustix::process::{Pid, Signal, kill_process};
 
 const AT_REST: &str = "at rest";
-/// Set for the child.
+/// Set for the child: [`RESTS`] or [`FIDGETS`].
 const ROLE: &str = "LATCHWORK_IDLE_CHILD";
+const RESTS: &str = "rests";
+/// One thread more, which wakes up now and then: what the watchers must notice.
+const FIDGETS: &str = "fidgets";
 /// How long the child is watched. Longer than any of the periods it was told.
 const WATCHED: Duration = Duration::from_secs(2);
 const PERIOD: Duration = Duration::from_millis(20);
@@ -87,7 +90,11 @@ fn use_everything() -> impl Sized {
         thread::yield_now();
     }
 
-    // A job that has run a few times, and one that was armed and disarmed.
+    // A job that was armed and disarmed, and one that then ran a few times: the sweeper may wake up once at the
+    // time for which the first was armed, and has by the end of the second.
+    let disarmed = sweeper.job("disarmed", || Next::After(PERIOD));
+    disarmed.arm_after(PERIOD);
+    disarmed.disarm();
     let (send, runs) = mpsc::channel();
     let mut left = 3;
     let job = sweeper.job("ends", move || {
@@ -101,9 +108,6 @@ fn use_everything() -> impl Sized {
     });
     job.arm_after(Duration::ZERO);
     assert_eq!(runs.iter().take(3).count(), 3);
-    let disarmed = sweeper.job("disarmed", || Next::After(PERIOD));
-    disarmed.arm_after(PERIOD);
-    disarmed.disarm();
 
     (
         (semaphore, held, pending),
@@ -113,8 +117,15 @@ fn use_everything() -> impl Sized {
 }
 
 /// What the child does: its parent ends it by closing its input.
-fn rest() {
+fn play(role: &str) {
     let everything = use_everything();
+    if role == FIDGETS {
+        thread::spawn(|| {
+            loop {
+                thread::sleep(PERIOD);
+            }
+        });
+    }
     println!("\n{AT_REST}");
     io::stdout().flush().unwrap();
     io::stdin().read_to_end(&mut Vec::new()).unwrap();
@@ -126,25 +137,31 @@ fn rest() {
 struct Resting {
     child: Child,
     input: Option<ChildStdin>,
+    /// Kept open: the harness in the child writes its result.
+    _output: Lines<BufReader<ChildStdout>>,
 }
 
 impl Resting {
-    /// Starts the child, which runs the test `name` in its other role.
-    fn start(name: &str) -> Self {
+    /// Starts the child.
+    fn start(role: &str) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", name, "--nocapture", "--test-threads", "1"])
-            .env(ROLE, "1")
+            .args(["--exact", "child", "--nocapture", "--test-threads", "1"])
+            .env(ROLE, role)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let input = child.stdin.take();
-        let output = BufReader::new(child.stdout.take().unwrap());
+        let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
         assert!(
-            output.lines().any(|line| line.unwrap() == AT_REST),
+            output.any(|line| line.unwrap() == AT_REST),
             "the child never came to rest"
         );
-        let resting = Self { child, input };
+        let resting = Self {
+            child,
+            input,
+            _output: output,
+        };
         resting.settle();
         resting
     }
@@ -177,6 +194,45 @@ impl Resting {
                 Some((id, Thread::parse(&status)))
             })
             .collect()
+    }
+}
+
+/// What the child does while it is watched.
+impl Resting {
+    /// The threads that were scheduled.
+    fn wakeful(&self) -> Vec<Thread> {
+        let before = self.threads();
+        thread::sleep(WATCHED);
+        self.threads()
+            .into_iter()
+            .filter(|(id, after)| before.get(id) != Some(after))
+            .map(|(_, after)| after)
+            .collect()
+    }
+
+    /// The table of system calls, empty if there were none. `Err`: why that cannot be said here.
+    fn system_calls(&self) -> Result<String, String> {
+        let mut strace = Command::new("strace")
+            .args(["-c", "-f", "-p", &self.child.id().to_string()])
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("strace does not start: {error}"))?;
+        // The first line comes when all threads have been attached to, or when that is not allowed.
+        let mut said = BufReader::new(strace.stderr.take().unwrap()).lines();
+        let first = said.next().expect("strace says something").unwrap();
+        if !first.contains(" attached") {
+            strace.wait().unwrap();
+            return Err(format!("strace may not attach: {first}"));
+        }
+        thread::sleep(WATCHED);
+        kill_process(Pid::from_child(&strace), Signal::INT).unwrap();
+        // The rest is the table of calls, if there were any.
+        let calls: Vec<String> = said
+            .map(Result::unwrap)
+            .filter(|line| !line.starts_with("strace: Process "))
+            .collect();
+        strace.wait().unwrap();
+        Ok(calls.join("\n"))
     }
 }
 
@@ -217,59 +273,42 @@ impl Thread {
     }
 }
 
+/// Not a test: what the others start.
+#[test]
+fn child() {
+    if let Ok(role) = std::env::var(ROLE) {
+        play(&role);
+    }
+}
+
 #[test]
 fn an_idle_process_is_never_scheduled() {
-    if std::env::var_os(ROLE).is_some() {
-        return rest();
-    }
-    let resting = Resting::start("an_idle_process_is_never_scheduled");
-    let before = resting.threads();
-    // The library's own are among them, so that it is known that they rest.
+    let resting = Resting::start(RESTS);
+    // The library's own threads are among them, so that it is known that they rest.
+    let threads = resting.threads();
     for name in ["lw-courier", "lw-sweep"] {
-        assert!(before.values().any(|thread| thread.name == name), "{name}");
+        assert!(threads.values().any(|thread| thread.name == name), "{name}");
     }
-    thread::sleep(WATCHED);
-    assert_eq!(resting.threads(), before, "somebody was scheduled");
-    println!("{} threads, 0 context switches", before.len());
+    assert_eq!(resting.wakeful(), []);
+    println!("{} threads, 0 context switches", threads.len());
 }
 
 #[test]
 fn an_idle_process_makes_no_system_calls() {
-    if std::env::var_os(ROLE).is_some() {
-        return rest();
+    let resting = Resting::start(RESTS);
+    match resting.system_calls() {
+        Ok(calls) => assert!(calls.is_empty(), "{calls}"),
+        Err(why) => println!("SKIP: {why}"),
     }
-    let resting = Resting::start("an_idle_process_makes_no_system_calls");
-    let threads = resting.threads().len();
-    let strace = Command::new("strace")
-        .args(["-f", "-p", &resting.child.id().to_string()])
-        .stderr(Stdio::piped())
-        .spawn();
-    let mut strace = match strace {
-        Ok(strace) => strace,
-        Err(error) => {
-            println!("SKIP: strace does not start: {error}");
-            return;
-        }
-    };
-    // Said when all threads have been attached to.
-    let mut lines = BufReader::new(strace.stderr.take().unwrap()).lines();
-    let mut calls = Vec::new();
-    loop {
-        let Some(line) = lines.next() else {
-            println!("SKIP: strace may not attach here: {}", calls.join("; "));
-            strace.wait().unwrap();
-            return;
-        };
-        let line = line.unwrap();
-        if line.contains(" attached") {
-            break;
-        }
-        calls.push(line);
+}
+
+/// What the two tests above would miss, they would prove nothing about.
+#[test]
+fn a_thread_that_wakes_up_is_noticed() {
+    let fidgeting = Resting::start(FIDGETS);
+    assert_eq!(fidgeting.wakeful().len(), 1);
+    match fidgeting.system_calls() {
+        Ok(calls) => assert!(calls.contains("nanosleep"), "{calls}"),
+        Err(why) => println!("SKIP: {why}"),
     }
-    thread::sleep(WATCHED);
-    kill_process(Pid::from_child(&strace), Signal::INT).unwrap();
-    calls.extend(lines.map(Result::unwrap));
-    strace.wait().unwrap();
-    // What a thread slept in when it was attached to is printed once, as unfinished.
-    println!("{}", calls.join("\n"));
 }
