@@ -10,7 +10,6 @@
 //! | `claim` | the list: blocks of 64 slots, no allocation a claim |
 //! | `anchor` | the reference-counted core, which a leaked guard may keep when all its handles are gone |
 //! | `bound` | a claim on such a core, as the guards own it |
-//! | `courier` | the library's thread that runs user code on behalf of an ending thread |
 //!
 //! Reclaim runs after all Rust thread-locals of the thread have been destroyed, so a guard that
 //! sits in a thread-local is dropped by its owner first. It gives back counts and latches, never
@@ -22,7 +21,6 @@
 pub(crate) mod anchor;
 pub(crate) mod bound;
 pub(crate) mod claim;
-pub(crate) mod courier;
 
 use std::panic::Location;
 

@@ -37,12 +37,11 @@ use foldhash::quality::SeedableRandomState;
 
 use crate::holder::anchor::Anchor;
 use crate::holder::claim::{self, Thread};
-use crate::holder::courier;
 use crate::sync::mutant;
 use crate::sync::thread;
 use crate::sync::time::{Instant, now};
 use crate::sync::unmodelled::Arc;
-use crate::waiter::{Callback, Delivery, Pending, WaitHistogram};
+use crate::waiter::{Callback, Delivery, Pending, WaitHistogram, courier};
 
 use self::core::{Core, Hold, Refusal};
 use self::watch::Watch;
@@ -480,7 +479,7 @@ impl<K: ?Sized> LatchTable<K> {
     ) -> Result<Latch<'_>, Refusal> {
         let hold = self
             .core
-            .take_or_wait(hash, Thread::current(), deadline, &self.watch)?;
+            .take_or_wait(hash, Thread::current(), deadline, || self.watch.joined())?;
         Ok(self.guard(hold))
     }
 

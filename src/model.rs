@@ -33,8 +33,8 @@ pub use crate::sync::world::loom;
 
 use std::time::Duration;
 
-use crate::holder::courier;
 use crate::sync::{futex, time};
+use crate::waiter::courier;
 
 /// Explores every execution of `f`, each with threads, locks and time of its own.
 ///

@@ -28,10 +28,10 @@ use std::time::Duration;
 
 use crate::holder::anchor::Anchor;
 use crate::holder::bound::Prepared;
-use crate::holder::{claim, courier};
+use crate::holder::claim;
 use crate::os::clock;
 use crate::sync::time::{Instant, now};
-use crate::waiter::{Callback, Delivery, Pending, WaitHistogram};
+use crate::waiter::{Callback, Delivery, Pending, WaitHistogram, courier};
 
 use self::core::{Core, Refusal};
 

@@ -14,6 +14,7 @@
 //! there, since it is counted, and at worst wakes its thread once for nothing.
 
 mod counter;
+pub(crate) mod courier;
 mod histogram;
 mod line;
 mod parker;
@@ -30,7 +31,6 @@ pub use pending::Pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use crate::holder::courier;
 use crate::sync::Arc;
 use crate::sync::mutant;
 

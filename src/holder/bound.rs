@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use super::anchor::{self, Anchor, Borrowed};
 use super::claim::{Claim, Held, Kind, Leak, Seat};
-use super::{LeakReport, OnLeak, courier};
+use super::{LeakReport, OnLeak};
 use crate::sync::unmodelled;
-use crate::waiter::Wakes;
+use crate::waiter::{Wakes, courier};
 
 /// A core that claims are made on.
 ///

@@ -5,10 +5,11 @@ use std::io;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use crate::holder::{LeakReport, OnLeak, courier};
+use crate::holder::{LeakReport, OnLeak};
 use crate::sweeper::Sweeper;
 use crate::sync::thread;
 use crate::sync::unmodelled::Arc;
+use crate::waiter::courier;
 
 use super::LatchTable;
 

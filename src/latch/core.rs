@@ -29,7 +29,6 @@ use crate::waiter::{
 
 use super::entries::{Entries, Hashed};
 use super::error::{LatchError, LatchTimeoutError};
-use super::watch::Watch;
 
 /// One hold of one latch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,17 +259,18 @@ impl Core {
         Some(Hold { hash, number })
     }
 
-    /// Waits for a latch until `deadline`. When it refuses, the latch was not taken and will not be.
+    /// Waits for a latch until `deadline`; calls `joined` if it gets in line. When it refuses, the latch was
+    /// not taken and will not be.
     pub(super) fn take_or_wait(
         &self,
         hash: u64,
         owner: Thread,
         deadline: impl FnOnce() -> Option<Instant>,
-        watch: &Watch,
+        joined: impl FnOnce(),
     ) -> Result<Hold, Refusal> {
         match self.try_take(hash, Some(owner)) {
             Some(hold) => Ok(hold),
-            None => self.wait(hash, owner, deadline(), watch),
+            None => self.wait(hash, owner, deadline(), joined),
         }
     }
 
@@ -280,7 +280,7 @@ impl Core {
         hash: u64,
         owner: Thread,
         deadline: Option<Instant>,
-        watch: &Watch,
+        joined: impl FnOnce(),
     ) -> Result<Hold, Refusal> {
         let shard = self.shard(hash);
         let since = now();
@@ -299,7 +299,7 @@ impl Core {
             self.join(shard, contents, hash, waiter, Some(owner), since)
                 .map_err(|_| Refusal::Busy)?
         };
-        watch.joined();
+        joined();
         let outcome = loop {
             let signal = parker.park(deadline);
             if signal == Some(Signal::Granted) {

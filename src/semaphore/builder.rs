@@ -3,8 +3,9 @@
 use std::fmt;
 
 use crate::holder::anchor::Anchor;
-use crate::holder::{LeakReport, OnLeak, courier};
+use crate::holder::{LeakReport, OnLeak};
 use crate::sync::unmodelled::Arc;
+use crate::waiter::courier;
 
 use super::core::Core;
 use super::state::MOST_PERMITS;
