@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use latchwork::model::{Clock as ModelClock, loom, model, thread};
-use latchwork::rmw::{Clock, Effect, Entry, Key, Record, Rmw, Seen, SetOptions, Store, StoreError};
+use latchwork::model::{Clock, loom, model, thread};
+use latchwork::rmw::{Effect, Entry, Key, Record, Rmw, Seen, SetOptions, Store, StoreError};
 use latchwork::{LatchTable, Sweeper};
 
 fn rmw() -> Rmw {
@@ -136,27 +136,23 @@ fn an_update_does_not_survive_a_clear() {
 fn a_deadline_stored_during_a_sweep_is_swept_too() {
     model(|| {
         let sweeper = Sweeper::new();
-        let clock = Clock::manual(10);
         let rmw = Rmw::builder()
             .store(OneShard::default())
             .latches(LatchTable::builder().shards(1).build().unwrap())
             .sweeper(sweeper.clone())
-            .clock(clock.clone())
             .sweep_interval(Duration::ZERO)
             .build();
-        rmw.set_with("early", 1, &SetOptions::new().expire_at(11))
+        rmw.set_with("early", 1, &SetOptions::new().expire_at(1))
             .unwrap();
-        clock.advance(Duration::from_millis(2));
-        ModelClock::advance(Duration::from_millis(2));
+        Clock::advance(Duration::from_millis(2));
         let other = spawn(&rmw, |rmw| {
-            rmw.set_with("late", 1, &SetOptions::new().expire_at(20))
+            rmw.set_with("late", 1, &SetOptions::new().expire_at(10))
                 .unwrap();
         });
-        sweeper.run_due(ModelClock::now());
+        sweeper.run_due(Clock::now());
         other.join().unwrap();
-        clock.advance(Duration::from_millis(20));
-        ModelClock::advance(Duration::from_millis(20));
-        sweeper.run_due(ModelClock::now());
+        Clock::advance(Duration::from_millis(20));
+        sweeper.run_due(Clock::now());
         assert_eq!(rmw.len(), 0, "an expired key was forgotten");
     });
 }
@@ -218,6 +214,12 @@ impl Store for OneShard {
 
     fn len(&self) -> u64 {
         self.0.lock().unwrap().len() as u64
+    }
+
+    fn expiring(&self) -> u64 {
+        let records = self.0.lock().unwrap();
+        let deadlines = records.values().filter_map(Record::expires_at);
+        deadlines.count() as u64
     }
 
     fn visit_expired(&self, now: u64, mut visit: impl FnMut(u64)) {
