@@ -1,13 +1,14 @@
 //! Permits in an event loop: one thread serves many connections and never blocks.
 //!
-//! At most two requests at a time may go to a slow backend. The loop has other sockets to serve and must not wait
-//! in `acquire`; it *registers* for a permit instead:
+//! At most two requests at a time may go to a slow backend. The loop has other sockets to serve and
+//! must not wait in `acquire`; it *registers* for a permit instead:
 //!
 //! 1. `Semaphore::acquire_with` returns a `Pending` at once. Its descriptor goes into the poller
-//!    beside the sockets.
-//! 2. When a permit is free, the callback puts it into the connection's mailbox and the descriptor becomes
-//!    readable: the loop wakes up as it does for a socket.
-//! 3. A connection that goes away drops its `Pending`, and the request is cancelled. No permit is lost.
+//! beside the sockets.
+//! 2. When a permit is free, the callback puts it into the connection's mailbox and the descriptor
+//!   becomes readable: the loop wakes up as it does for a socket.
+//! 3. A connection that goes away drops its `Pending`, and the request is cancelled. No permit is
+//!   lost.
 //!
 //! The example plays its own clients and ends when all are gone: `cargo run --example event_loop`.
 
@@ -140,14 +141,15 @@ impl Server {
             return Ok(()); // one at a time
         }
 
-        // The callback runs on whichever thread gives a permit back, so it only hands the permit on. If
-        // nobody listens any more, the permit is dropped, and so given back.
+        // The callback runs on whichever thread gives a permit back, so it only hands the permit
+        // on. If nobody listens any more, the permit is dropped, and so given back.
         let (deliver, mailbox) = mpsc::channel();
         let pending = self.backend.acquire_with(move |permit| {
             let _ = deliver.send(permit);
         });
         let interest = Event::readable(permit_key(connection));
-        // SAFETY: `take_request` deletes the descriptor before `pending`, and the descriptor with it, is dropped.
+        // SAFETY: `take_request` deletes the descriptor before `pending`, and the descriptor with
+        // it, is dropped.
         unsafe { self.poller.add(&pending.as_fd()?, interest)? };
         open.request = Some(Request { pending, mailbox });
         Ok(())

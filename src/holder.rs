@@ -3,7 +3,8 @@
 //! A guard that is dropped releases its claim. A guard that is leaked ([`std::mem::forget`], an
 //! `Rc` cycle, [`Box::leak`]) does not, and in most libraries its permit or lock is then gone until
 //! the process restarts. Here each claim that is bound to a thread also stands on that thread's
-//! claim list, and what the list still holds when the thread ends is given back, exactly once, counted and reported.
+//! claim list, and what the list still holds when the thread ends is given back, exactly once,
+//! counted and reported.
 //!
 //! | part | is |
 //! |---|---|
@@ -16,7 +17,8 @@
 //! memory that a guard has lent, and runs no code of the user's.
 //!
 //! The promise holds at an explicit [`std::thread::JoinHandle::join`]. The implicit join of
-//! [`std::thread::scope`] may return before thread-local destructors, and so before reclaim, have run.
+//! [`std::thread::scope`] may return before thread-local destructors, and so before reclaim, have
+//! run.
 
 pub(crate) mod anchor;
 pub(crate) mod bound;
@@ -77,9 +79,9 @@ pub(crate) type OnLeak = Arc<dyn Fn(LeakReport) + Send + Sync>;
 
 /// Runs `job`, then gives back what it leaked, as the end of its thread would.
 ///
-/// For the threads of a pool, which do not end: wrap each job. What the job acquired on this thread and
-/// still holds when it returns or panics (it can only be leaked, or sit in a thread-local) is released and reported.
-/// A guard that is dropped after that changes nothing.
+/// For the threads of a pool, which do not end: wrap each job. What the job acquired on this thread
+/// and still holds when it returns or panics (it can only be leaked, or sit in a thread-local) is
+/// released and reported. A guard that is dropped after that changes nothing.
 ///
 /// `job` and its result are `Send`, so no guard, which is not, gets in or out.
 ///

@@ -1,8 +1,8 @@
 //! Latches by key: one holder at a time for each key, and nothing left of a key that nobody wants.
 //!
-//! A [`LatchTable`] is the thing to have beside a map whose values are read, changed and written back: take the
-//! key's latch, and nobody else does it to the same key meanwhile. Memory follows contention, not the number of keys:
-//! a latch exists only while it is held or waited for.
+//! A [`LatchTable`] is the thing to have beside a map whose values are read, changed and written
+//! back: take the key's latch, and nobody else does it to the same key meanwhile. Memory follows
+//! contention, not the number of keys: a latch exists only while it is held or waited for.
 //!
 //! | file | holds |
 //! |---|---|
@@ -12,8 +12,9 @@
 //! | `watch` | the periodic sweep, armed while somebody waits |
 //! | `error` | the errors, one for each kind of call |
 //!
-//! A key is identified by its seeded 64-bit hash: no key is cloned and none is compared under a lock. Two keys with
-//! the same hash share a latch, which is safe, and rare: one chance in 2^64 for each pair.
+//! A key is identified by its seeded 64-bit hash: no key is cloned and none is compared under a
+//! lock. Two keys with the same hash share a latch, which is safe, and rare: one chance in 2^64 for
+//! each pair.
 
 mod builder;
 mod core;
@@ -76,14 +77,14 @@ use self::watch::Watch;
 ///
 /// # Fairness
 ///
-/// A newcomer may take a free latch past the line until the oldest waiter has waited 0.5 ms; from then on
-/// each release hands it over.
+/// A newcomer may take a free latch past the line until the oldest waiter has waited 0.5 ms; from
+/// then on each release hands it over.
 ///
 /// # Deadlock
 ///
-/// A thread that holds a latch of a table gets [`LatchError::Reentrant`] from every blocking call on it; `try_`
-/// calls are allowed. With [`latch_many`](Self::latch_many) for several keys at once, in one order for
-/// everybody, the latches of one table cannot deadlock.
+/// A thread that holds a latch of a table gets [`LatchError::Reentrant`] from every blocking call
+/// on it; `try_` calls are allowed. With [`latch_many`](Self::latch_many) for several keys at once,
+/// in one order for everybody, the latches of one table cannot deadlock.
 pub struct LatchTable<K: ?Sized> {
     core: Anchor<Core>,
     hasher: SeedableRandomState,
@@ -143,8 +144,8 @@ impl<K: ?Sized> LatchTable<K> {
     ///
     /// # Errors
     ///
-    /// [`LatchError::Reentrant`] if this thread holds a latch of the table already; [`LatchError::Busy`] if as
-    /// many as the table allows wait for the key.
+    /// [`LatchError::Reentrant`] if this thread holds a latch of the table already;
+    /// [`LatchError::Busy`] if as many as the table allows wait for the key.
     ///
     /// # Blocking
     ///
@@ -178,7 +179,8 @@ impl<K: ?Sized> LatchTable<K> {
     ///
     /// # Errors
     ///
-    /// [`LatchTimeoutError::TimedOut`]: the latch was not taken, and will not be. Otherwise as [`latch`](Self::latch).
+    /// [`LatchTimeoutError::TimedOut`]: the latch was not taken, and will not be. Otherwise as
+    /// [`latch`](Self::latch).
     ///
     /// # Blocking
     ///
@@ -223,8 +225,8 @@ impl<K: ?Sized> LatchTable<K> {
 
     /// Waits for the latches of all `keys`, repeated ones counting once.
     ///
-    /// They are taken in the order of their hashes, which is one order for everybody: two calls with overlapping keys do
-    /// not wait for each other.
+    /// They are taken in the order of their hashes, which is one order for everybody: two calls
+    /// with overlapping keys do not wait for each other.
     ///
     /// # Errors
     ///
@@ -313,8 +315,8 @@ impl<K: ?Sized> LatchTable<K> {
 
     /// Asks for the latch of `key` without waiting for it: `f` is called with it once it is there.
     ///
-    /// For event loops. `f` runs on the thread that releases the latch, outside all locks, or at once on this one; a
-    /// panic in it is caught. Dropping the [`Pending`] cancels.
+    /// For event loops. `f` runs on the thread that releases the latch, outside all locks, or at
+    /// once on this one; a panic in it is caught. Dropping the [`Pending`] cancels.
     ///
     /// ```
     /// use latchwork::LatchTable;
@@ -379,11 +381,13 @@ impl<K: ?Sized> LatchTable<K> {
         self.core.waiters() as usize
     }
 
-    /// Takes over latches that are waited for and whose owner's thread has ended without giving them back. Returns how many.
+    /// Takes over latches that are waited for and whose owner's thread has ended without giving
+    /// them back. Returns how many.
     ///
-    /// The end of a thread gives its latches back by itself; this is for whoever wants to be sure. It goes by the
-    /// thread's exit flag and compares the hold, so it cannot take a latch from a fresh owner. It also runs by itself every
-    /// 5 s (see [`Builder::sweep_every`]) while somebody waits.
+    /// The end of a thread gives its latches back by itself; this is for whoever wants to be sure.
+    /// It goes by the thread's exit flag and compares the hold, so it cannot take a latch from a
+    /// fresh owner. It also runs by itself every 5 s (see [`Builder::sweep_every`]) while somebody
+    /// waits.
     pub fn sweep(&self) -> usize {
         self.core.sweep()
     }

@@ -1,7 +1,8 @@
-//! Leak-proof coordination for servers made of threads: permits, per-key latches, read-modify-write.
+//! Leak-proof coordination for servers made of threads: permits, per-key latches,
+//! read-modify-write.
 //!
-//! No async runtime. Guards release what they hold, a thread's end releases what its guards leaked, a
-//! time-out means that it did not happen, and waiting is a futex, a callback or a descriptor.
+//! No async runtime. Guards release what they hold, a thread's end releases what its guards leaked,
+//! a time-out means that it did not happen, and waiting is a futex, a callback or a descriptor.
 //!
 //! | module | holds | reach for it when |
 //! |---|---|---|
@@ -11,11 +12,11 @@
 //! | [`holder`] | [`holder::scope`] | threads of a pool must not keep what a job leaked |
 //! | [`sweeper`] | [`Sweeper`] | several components should share one thread for periodic work |
 //!
-//! Under `--cfg latchwork_loom` with the feature `loom` there is also `model`, for models of your own code over
-//! these types.
+//! Under `--cfg latchwork_loom` with the feature `loom` there is also `model`, for models of your
+//! own code over these types.
 //!
-//! The threads of the library (`lw-courier`, `lw-sweep`) start when they are first needed and do not survive a
-//! `fork`: fork before, or `exec` after.
+//! The threads of the library (`lw-courier`, `lw-sweep`) start when they are first needed and do
+//! not survive a `fork`: fork before, or `exec` after.
 
 #[cfg(all(latchwork_loom, not(feature = "loom")))]
 compile_error!(

@@ -1,8 +1,8 @@
 //! Model checking of code that uses latchwork: loom, with this library's own threads and time.
 //!
-//! There only under `--cfg latchwork_loom` with the feature `loom`. Every type of the library then runs
-//! on loom's atomics, so a model of your code explores each order in which its threads can take their steps, those inside the
-//! library among them.
+//! There only under `--cfg latchwork_loom` with the feature `loom`. Every type of the library then
+//! runs on loom's atomics, so a model of your code explores each order in which its threads can
+//! take their steps, those inside the library among them.
 //!
 //! ```ignore
 //! // tests/transfer.rs, run with RUSTFLAGS="--cfg latchwork_loom" cargo test --release
@@ -20,13 +20,15 @@
 //! }
 //! ```
 //!
-//! * Use [`thread::spawn`], not loom's: claims of a thread return before its join is notified, as they do natively; loom
-//!   runs thread-local destructors only after that.
-//! * Time stands still until a thread of the model moves the [`Clock`]; a timeout is then one more interleaving.
+//! * Use [`thread::spawn`], not loom's: claims of a thread return before its join is notified, as
+//!   they do natively; loom runs thread-local destructors only after that.
+//! * Time stands still until a thread of the model moves the [`Clock`]; a timeout is then one more
+//!   interleaving.
 //! * [`chaos`] wakes whoever sleeps, as a futex may do without a reason.
-//! * No component starts threads here: [`run_errands`] does what the library's thread would (leak reports, callbacks
-//!   woken by a reclaim).
-//! * Keep models small: two or three threads, one or two operations each, and `LOOM_MAX_PREEMPTIONS=2`.
+//! * No component starts threads here: [`run_errands`] does what the library's thread would (leak
+//!   reports, callbacks woken by a reclaim).
+//! * Keep models small: two or three threads, one or two operations each, and
+//!   `LOOM_MAX_PREEMPTIONS=2`.
 
 pub use crate::sync::time::Instant;
 pub use crate::sync::world::loom;
@@ -69,13 +71,14 @@ impl Clock {
     }
 }
 
-/// Wakes everybody who sleeps, without a reason: what a thread of a model calls to stand for spurious wake-ups.
+/// Wakes everybody who sleeps, without a reason: what a thread of a model calls to stand for
+/// spurious wake-ups.
 pub fn chaos() {
     futex::wake_everyone();
 }
 
-/// Runs what the library's own thread would: leak reports, and callbacks that were woken by the end of a thread.
-/// Returns how many there were.
+/// Runs what the library's own thread would: leak reports, and callbacks that were woken by the end
+/// of a thread. Returns how many there were.
 pub fn run_errands() -> usize {
     courier::run_pending()
 }

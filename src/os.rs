@@ -2,6 +2,7 @@
 
 pub(crate) mod clock;
 pub(crate) mod event;
+#[cfg(not(latchwork_loom))]
 pub(crate) mod futex;
 #[cfg(not(latchwork_loom))]
 pub(crate) mod thread_exit;

@@ -1,9 +1,10 @@
 //! A counting semaphore whose permits cannot leak.
 //!
-//! A [`Semaphore`] bounds how much of something goes on at once: connections, saves, bytes in flight. [`Semaphore::acquire`]
-//! gives a [`Permit`], a guard; dropping it gives the permit back, and so does the end of the thread
-//! that leaked it. The state is one atomic word, so nobody ever sees more permits taken than there are; without
-//! contention neither direction makes a system call.
+//! A [`Semaphore`] bounds how much of something goes on at once: connections, saves, bytes in
+//! flight. [`Semaphore::acquire`] gives a [`Permit`], a guard; dropping it gives the permit back,
+//! and so does the end of the thread that leaked it. The state is one atomic word, so nobody ever
+//! sees more permits taken than there are; without contention neither direction makes a system
+//! call.
 //!
 //! | file | holds |
 //! |---|---|
@@ -38,12 +39,12 @@ use self::core::{Core, Refusal};
 /// Who gets a permit that comes back while others wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fairness {
-    /// Newcomers may take a free permit past the line until the oldest waiter has waited 0.5 ms; from then on
-    /// permits go to it. Most of the speed of an unfair semaphore, and nobody starves.
+    /// Newcomers may take a free permit past the line until the oldest waiter has waited 0.5 ms;
+    /// from then on permits go to it. Most of the speed of an unfair semaphore, and nobody starves.
     #[default]
     Eventual,
-    /// Strictly first come first served: every permit that comes back while somebody waits is handed to
-    /// the oldest waiter. Costs a context switch each time there is a line.
+    /// Strictly first come first served: every permit that comes back while somebody waits is
+    /// handed to the oldest waiter. Costs a context switch each time there is a line.
     Fifo,
 }
 
@@ -68,9 +69,10 @@ pub enum Fairness {
 ///
 /// # Fairness
 ///
-/// See [`Fairness`]. Only the oldest waiter collects permits for an `acquire_many`; a waiter that gives up
-/// returns what it had been handed, and that feeds as many others as it can. A request for more permits than
-/// [`max`](Self::max) waits aside and holds up nobody until [`set_max`](Self::set_max) makes it possible; it keeps its age.
+/// See [`Fairness`]. Only the oldest waiter collects permits for an `acquire_many`; a waiter that
+/// gives up returns what it had been handed, and that feeds as many others as it can. A request for
+/// more permits than [`max`](Self::max) waits aside and holds up nobody until
+/// [`set_max`](Self::set_max) makes it possible; it keeps its age.
 #[derive(Clone)]
 pub struct Semaphore {
     core: Anchor<Core>,
@@ -99,7 +101,8 @@ impl Semaphore {
     ///
     /// # Blocking
     ///
-    /// For as long as it takes. A thread that waits for permits of which it holds the last itself waits for ever.
+    /// For as long as it takes. A thread that waits for permits of which it holds the last itself
+    /// waits for ever.
     #[inline]
     #[track_caller]
     pub fn acquire(&self) -> Result<Permit<'_>, AcquireError> {
@@ -121,7 +124,8 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// [`AcquireTimeoutError::TimedOut`]: nothing was taken, and nothing will be. [`AcquireTimeoutError::Closed`].
+    /// [`AcquireTimeoutError::TimedOut`]: nothing was taken, and nothing will be.
+    /// [`AcquireTimeoutError::Closed`].
     ///
     /// # Blocking
     ///
@@ -161,8 +165,8 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// [`AcquireError::TooMany`] above the builder's ceiling, which no [`set_max`](Self::set_max) can reach;
-    /// [`AcquireError::Closed`].
+    /// [`AcquireError::TooMany`] above the builder's ceiling, which no [`set_max`](Self::set_max)
+    /// can reach; [`AcquireError::Closed`].
     ///
     /// # Blocking
     ///
@@ -261,8 +265,8 @@ impl Semaphore {
 
     /// Asks for a permit without waiting for it: `f` is called with it once it is there.
     ///
-    /// For event loops. `f` runs on the thread that gives the permit back, outside all locks, or at once on this
-    /// one; a panic in it is caught. Dropping the [`Pending`] cancels.
+    /// For event loops. `f` runs on the thread that gives the permit back, outside all locks, or at
+    /// once on this one; a panic in it is caught. Dropping the [`Pending`] cancels.
     ///
     /// ```
     /// use latchwork::Semaphore;
@@ -350,7 +354,8 @@ impl Semaphore {
         Ok(f(&permit))
     }
 
-    /// Sets the number of permits. Running ones stay: after a cut, new ones wait until enough have come back.
+    /// Sets the number of permits. Running ones stay: after a cut, new ones wait until enough have
+    /// come back.
     ///
     /// # Errors
     ///
@@ -368,7 +373,8 @@ impl Semaphore {
 
     /// How many permits are taken, those handed to the oldest waiter so far among them.
     ///
-    /// Above [`max`](Self::max) only between a cut by [`set_max`](Self::set_max) and the return of the permits that run.
+    /// Above [`max`](Self::max) only between a cut by [`set_max`](Self::set_max) and the return of
+    /// the permits that run.
     pub fn current(&self) -> u64 {
         self.core.taken()
     }
@@ -398,9 +404,11 @@ impl Semaphore {
         &self.core.name
     }
 
-    /// Who holds permits, if the builder was asked to [`track_holders`](Builder::track_holders); else nobody is listed.
+    /// Who holds permits, if the builder was asked to [`track_holders`](Builder::track_holders);
+    /// else nobody is listed.
     ///
-    /// Guards bound to a thread are listed; [detached](Permit::detach) ones belong to no one. Not one moment's picture: holders come and go while it is drawn.
+    /// Guards bound to a thread are listed; [detached](Permit::detach) ones belong to no one. Not
+    /// one moment's picture: holders come and go while it is drawn.
     pub fn holders(&self) -> Vec<Holder> {
         if !self.core.tracks_holders {
             return Vec::new();

@@ -1,17 +1,17 @@
 //! Waiting in line: the queue, and what is woken at its end.
 //!
-//! A component keeps its queues under a lock and decides there who gets what. Each waiter
-//! is a [`Waiter`] in a [`Line`], and ends in exactly one of two ways, both decided under that lock:
-//! it is taken out and told ([`Wakes`]), or it takes itself out (time-out, cancel).
+//! A component keeps its queues under a lock and decides there who gets what. Each waiter is a
+//! [`Waiter`] in a [`Line`], and ends in exactly one of two ways, both decided under that lock: it
+//! is taken out and told ([`Wakes`]), or it takes itself out (time-out, cancel).
 //!
 //! | the waiter is | told by | taken out by itself |
 //! |---|---|---|
 //! | a blocked thread | its [`Parker`]'s word, then a futex wake | after a time-out |
 //! | a registered callback | a call, outside all locks | when its [`Pending`] is dropped |
 //!
-//! Words are written under the lock and wakes follow after it, so the woken thread does not run into
-//! the lock, and a callback runs outside it. A wake that comes late goes to a parker that is still
-//! there, since it is counted, and at worst wakes its thread once for nothing.
+//! Words are written under the lock and wakes follow after it, so the woken thread does not run
+//! into the lock, and a callback runs outside it. A wake that comes late goes to a parker that is
+//! still there, since it is counted, and at worst wakes its thread once for nothing.
 
 mod counter;
 pub(crate) mod courier;
@@ -34,8 +34,8 @@ use std::time::Duration;
 use crate::sync::Arc;
 use crate::sync::mutant;
 
-/// How long the oldest waiter lets newcomers pass it where the order is eventually fair: parking_lot's half
-/// millisecond, enough to run hot for a while, too short for anybody to notice.
+/// How long the oldest waiter lets newcomers pass it where the order is eventually fair:
+/// parking_lot's half millisecond, enough to run hot for a while, too short for anybody to notice.
 pub(crate) const PATIENCE: Duration = Duration::from_micros(500);
 
 /// Who waits.

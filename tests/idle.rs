@@ -1,7 +1,9 @@
-//! An idle process makes no system calls and no wake-ups: components that were used, and are now at rest, cost nothing.
+//! An idle process makes no system calls and no wake-ups: components that were used, and are now at
+//! rest, cost nothing.
 //!
-//! The test starts itself again as a child that uses every component and then rests. What the child does at rest is
-//! read from outside: context switches of all its threads from `/proc`, and system calls by `strace`.
+//! The test starts itself again as a child that uses every component and then rests. What the child
+//! does at rest is read from outside: context switches of all its threads from `/proc`, and system
+//! calls by `strace`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -90,8 +92,8 @@ fn use_everything() -> impl Sized {
         thread::yield_now();
     }
 
-    // A job that was armed and disarmed, and one that then ran a few times: the sweeper may wake up once at the
-    // time for which the first was armed, and has by the end of the second.
+    // A job that was armed and disarmed, and one that then ran a few times: the sweeper may wake up
+    // once at the time for which the first was armed, and has by the end of the second.
     let disarmed = sweeper.job("disarmed", || Next::After(PERIOD));
     disarmed.arm_after(PERIOD);
     disarmed.disarm();
@@ -166,8 +168,8 @@ impl Resting {
         resting
     }
 
-    /// Waits until every thread sleeps and none has been switched since it was last looked at: what was
-    /// begun before the child said that it rests is then over.
+    /// Waits until every thread sleeps and none has been switched since it was last looked at: what
+    /// was begun before the child said that it rests is then over.
     fn settle(&self) {
         let mut before = None;
         loop {

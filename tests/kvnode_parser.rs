@@ -1,5 +1,5 @@
-//! kvnode's request parser, included as a module: what it reads, what it refuses, and that the fuzz target's checks hold
-//! for the kept corpus and for random input.
+//! kvnode's request parser, included as a module: what it reads, what it refuses, and that the fuzz
+//! target's checks hold for the kept corpus and for random input.
 
 #[path = "../fuzz/fuzz_targets/resp_parser/check.rs"]
 mod check;
@@ -232,8 +232,8 @@ fn an_announced_length_allocates_nothing() {
 
 #[test]
 fn a_request_beyond_the_total_limit_is_an_error() {
-    // Two arguments of half a gigabyte and a third one are more than a gigabyte; their bytes need not be there for the
-    // parser to see it, but it must have come past them.
+    // Two arguments of half a gigabyte and a third one are more than a gigabyte; their bytes need
+    // not be there for the parser to see it, but it must have come past them.
     let header = format!("${ARGUMENT_MAX}\r\n");
     let mut bytes = format!("*3\r\n{header}").into_bytes();
     bytes.resize(bytes.len() + ARGUMENT_MAX, 0);

@@ -272,7 +272,8 @@ fn a_full_line_refuses_and_applies_nothing() {
     every_way_at_once("full line", 2, 1, size(4_000, 200_000));
 }
 
-/// Without callback or clock, on one key: a release publishes by itself what was done under the latch.
+/// Without callback or clock, on one key: a release publishes by itself what was done under the
+/// latch.
 #[test]
 fn a_release_publishes_what_was_done_under_the_latch() {
     let storm = Storm::new("release publishes");

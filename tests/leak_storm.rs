@@ -1,4 +1,5 @@
-//! Guards that are leaked in every way a thread can leak them: all come back when it ends, each is reported once.
+//! Guards that are leaked in every way a thread can leak them: all come back when it ends, each is
+//! reported once.
 //!
 //! What frees a core is watched through its leak handler: the handler owns the sending half of a
 //! channel, so the channel ends when the core is gone and every report has been delivered.
@@ -245,8 +246,8 @@ fn permits_leaked_by_ending_threads_are_back_at_the_join() {
     }
     assert_eq!(semaphore.waiters(), 0);
     assert_eq!(semaphore.stats().leaked, total.amount);
-    // Handles were leaked with the owned guards, so the channel does not end by itself: a last leak,
-    // reported behind all others, marks the end.
+    // Handles were leaked with the owned guards, so the channel does not end by itself: a last
+    // leak, reported behind all others, marks the end.
     let last = semaphore.clone();
     join(spawn(move || std::mem::forget(last.acquire_many(PERMITS).unwrap())).join());
     let (mut amount, mut guards) = (0, 0);
@@ -426,7 +427,8 @@ fn latches_may_outlive_their_table() {
     }
 }
 
-/// Each thread leaks what the next one waits for: blocked, or by a callback that the library's thread runs.
+/// Each thread leaks what the next one waits for: blocked, or by a callback that the library's
+/// thread runs.
 #[test]
 fn what_a_thread_leaks_serves_those_who_wait() {
     let storm = Storm::new("leaks serve waiters");
@@ -551,7 +553,8 @@ fn a_job_of_a_pool_thread_leaks_nothing() {
     assert_eq!(all_reports(&latch_reports), (latches, latches));
 }
 
-/// Detached guards belong to no thread: its end does not touch them, whoever receives them returns them.
+/// Detached guards belong to no thread: its end does not touch them, whoever receives them returns
+/// them.
 #[test]
 fn detached_guards_pass_through_ending_threads() {
     let storm = Storm::new("detached guards");

@@ -332,8 +332,8 @@ fn a_release_publishes_what_was_done_under_the_permit() {
     );
 }
 
-/// Time-outs and cancelled callbacks race with the hand-off: who was refused took nothing, who was granted
-/// had it.
+/// Time-outs and cancelled callbacks race with the hand-off: who was refused took nothing, who was
+/// granted had it.
 fn cancel_means_never(fairness: Fairness, permits: u64, longest: Duration, hold: u32, tries: u64) {
     const THREADS: u64 = 8;
     let storm = Storm::new("cancel means never");

@@ -1,7 +1,8 @@
 //! Who is connected: what `CLIENT LIST` shows, readable from every I/O thread.
 //!
-//! A connection itself belongs to one I/O thread. What others may ask about it lives in a [`Client`], of atomics that
-//! its I/O thread stores once a burst, and in the registry, whose lock is held for a look-up or a copy of pointers only.
+//! A connection itself belongs to one I/O thread. What others may ask about it lives in a
+//! [`Client`], of atomics that its I/O thread stores once a burst, and in the registry, whose lock
+//! is held for a look-up or a copy of pointers only.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;

@@ -1,7 +1,7 @@
 //! Commands: looked up in one table, checked, run.
 //!
-//! A handler gets its arguments (the name first, as on the wire) and appends exactly one reply, or returns an error
-//! before having appended anything. The texts of errors are Redis 7.0's.
+//! A handler gets its arguments (the name first, as on the wire) and appends exactly one reply, or
+//! returns an error before having appended anything. The texts of errors are Redis 7.0's.
 
 mod connection;
 mod keys;
@@ -33,7 +33,8 @@ pub(crate) struct Context<'a> {
 
 pub(crate) type Handler = fn(&mut Context<'_>, &'static Command, Args<'_>) -> Result<(), Refusal>;
 
-/// Why a command was refused: the error reply's text. It may repeat what the client sent, which need not be UTF-8.
+/// Why a command was refused: the error reply's text. It may repeat what the client sent, which
+/// need not be UTF-8.
 #[derive(Debug)]
 pub(crate) struct Refusal(Cow<'static, [u8]>);
 

@@ -1,9 +1,9 @@
 //! One connection: bytes in, commands run, replies out.
 //!
-//! An idle connection owns no buffer. Input is read into its I/O thread's scratch buffer and parsed there; replies
-//! gather in the thread's [`Reply`] and leave in one write a burst, after the thread has read from everybody who had
-//! something to say: a peer that is woken by the first of the writes then finds the others there too.
-//! Only what is left over stays with the connection:
+//! An idle connection owns no buffer. Input is read into its I/O thread's scratch buffer and parsed
+//! there; replies gather in the thread's [`Reply`] and leave in one write a burst, after the thread
+//! has read from everybody who had something to say: a peer that is woken by the first of the
+//! writes then finds the others there too. Only what is left over stays with the connection:
 //!
 //! | state | it keeps | it waits for | deadline |
 //! |---|---|---|---|
@@ -11,8 +11,8 @@
 //! | `half` | the request's bytes so far | the rest | [`PROGRESS`] more bytes or a request's end, each stall-timeout |
 //! | `unsent` | replies, and the input not yet acted on | room to write; reads nothing | some room, each stall-timeout |
 //!
-//! So a client that does not read its replies is not read from either: what it can make the server hold is one burst of
-//! input, [`FLUSH_AT`] bytes of replies, and one reply more.
+//! So a client that does not read its replies is not read from either: what it can make the server
+//! hold is one burst of input, [`FLUSH_AT`] bytes of replies, and one reply more.
 
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -114,8 +114,8 @@ struct Unsent {
     sent: usize,
 }
 
-/// One connection. Dropping it gives its place back and closes the socket, in this order: a client that has seen the end
-/// of its connection finds a place for the next one.
+/// One connection. Dropping it gives its place back and closes the socket, in this order: a client
+/// that has seen the end of its connection finds a place for the next one.
 #[derive(Debug)]
 pub(crate) struct Connection {
     _place: SendPermit,
@@ -176,8 +176,8 @@ impl Connection {
         self.settle(shared)
     }
 
-    /// Acts on all that the peer has sent so far, the server being about to stop; a peer that does not cease to send is
-    /// heard until `limit`. Open if replies still wait for room.
+    /// Acts on all that the peer has sent so far, the server being about to stop; a peer that does
+    /// not cease to send is heard until `limit`. Open if replies still wait for room.
     pub(crate) fn finish(&mut self, shared: &mut Shared, limit: Instant) -> Fate {
         while self.is_running() {
             if self.receive(shared) != Read::Bytes || Instant::now() >= limit {
@@ -188,7 +188,8 @@ impl Connection {
         self.settle(shared)
     }
 
-    /// The deadline has passed. Best effort: whoever is stuck half-way through a request is told why.
+    /// The deadline has passed. Best effort: whoever is stuck half-way through a request is told
+    /// why.
     pub(crate) fn time_out(&mut self, shared: &Shared) {
         Counters::add(&shared.counters().stalled, 1);
         if self.unsent.is_none() {
@@ -202,7 +203,8 @@ impl Connection {
         let _ = shutdown(&self.socket, Shutdown::Write);
     }
 
-    /// Makes the coming close wait, at most this long, until the peer's kernel has all that was written.
+    /// Makes the coming close wait, at most this long, until the peer's kernel has all that was
+    /// written.
     pub(crate) fn linger(&self, limit: Duration) {
         let _ = rustix::net::sockopt::set_socket_linger(&self.socket, Some(limit));
     }
@@ -215,7 +217,8 @@ impl Connection {
         self.unsent.is_none() && !self.ending && !self.broken
     }
 
-    /// Reads once and acts on it. The replies, if there are any, are the current ones in the shared buffer.
+    /// Reads once and acts on it. The replies, if there are any, are the current ones in the shared
+    /// buffer.
     fn receive(&mut self, shared: &mut Shared) -> Read {
         shared.reply.begin();
         let Some(mut half) = self.half.take() else {
@@ -223,8 +226,8 @@ impl Connection {
         };
         half.bytes.drain(..half.start);
         half.start = 0;
-        // Room for the next read and, for a long argument, for as much again as has arrived: the announced length bounds
-        // the guess but never makes it.
+        // Room for the next read and, for a long argument, for as much again as has arrived: the
+        // announced length bounds the guess but never makes it.
         let room = half
             .parser
             .wants(half.bytes.len())
@@ -249,7 +252,8 @@ impl Connection {
         if outcome == Read::Bytes {
             let mut parser = std::mem::take(&mut shared.parser);
             let used = self.run(&input, &mut parser, shared);
-            // A parser that has stopped in the middle of a request is of no use to another connection.
+            // A parser that has stopped in the middle of a request is of no use to another
+            // connection.
             if used == input.len() {
                 shared.parser = parser;
             } else if !self.ending && !self.broken {
@@ -298,8 +302,8 @@ impl Connection {
         }
     }
 
-    /// Runs the complete requests in `bytes` until none is left or their replies find no room; returns how many bytes
-    /// that used up. The last replies are not written yet.
+    /// Runs the complete requests in `bytes` until none is left or their replies find no room;
+    /// returns how many bytes that used up. The last replies are not written yet.
     fn run(&mut self, bytes: &[u8], parser: &mut Parser, shared: &mut Shared) -> usize {
         let mut used = 0;
         while self.is_running() && used < bytes.len() {

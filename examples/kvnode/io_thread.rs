@@ -1,9 +1,9 @@
-//! An I/O thread: an epoll loop over its share of the connections. Commands run inline; nothing here waits for another
-//! client.
+//! An I/O thread: an epoll loop over its share of the connections. Commands run inline; nothing
+//! here waits for another client.
 //!
-//! It sleeps without a time-out unless some connection is stalled (half a request, or replies unread), so a server
-//! whose clients are idle makes no system calls at all. Level-triggered: a burst longer than one read is announced
-//! again, after everybody else has had a turn.
+//! It sleeps without a time-out unless some connection is stalled (half a request, or replies
+//! unread), so a server whose clients are idle makes no system calls at all. Level-triggered: a
+//! burst longer than one read is announced again, after everybody else has had a turn.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -153,8 +153,8 @@ impl IoThread {
             }
             self.deliver();
             self.time_out();
-            // After the events: a slot freed above must not be given to a newcomer while an event of its former owner
-            // may still be in the batch.
+            // After the events: a slot freed above must not be given to a newcomer while an event
+            // of its former owner may still be in the batch.
             if called {
                 self.read_mail();
             }
@@ -223,7 +223,8 @@ impl IoThread {
         }
     }
 
-    /// Handles one connection's event. Hang-ups and errors arrive with it, and show themselves in the read or write.
+    /// Handles one connection's event. Hang-ups and errors arrive with it, and show themselves in
+    /// the read or write.
     fn serve(&mut self, slot: usize) {
         self.turn(slot, |connection, shared| {
             if connection.waits_to_write {
@@ -234,7 +235,8 @@ impl IoThread {
         });
     }
 
-    /// Lets a connection act; then brings the epoll set and the deadlines in line with what it waits for, or closes it.
+    /// Lets a connection act; then brings the epoll set and the deadlines in line with what it
+    /// waits for, or closes it.
     fn turn(&mut self, slot: usize, act: impl FnOnce(&mut Connection, &mut Shared) -> Fate) {
         let Some(connection) = self.slots[slot].as_deref_mut() else {
             return;
@@ -317,8 +319,9 @@ impl IoThread {
         }
     }
 
-    /// Lets the sockets go for good. The process is about to end, so the last replies must have reached the peers'
-    /// kernels: each close waits for that. The ends were all announced before, so the waits overlap.
+    /// Lets the sockets go for good. The process is about to end, so the last replies must have
+    /// reached the peers' kernels: each close waits for that. The ends were all announced before,
+    /// so the waits overlap.
     fn leave(&mut self, limit: Instant) {
         for connection in self.leaving.drain(..) {
             if Instant::now() < limit {

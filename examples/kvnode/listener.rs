@@ -1,7 +1,8 @@
-//! The main thread: accepts connections, hands each to the I/O thread with the fewest, and waits for the signal to stop.
+//! The main thread: accepts connections, hands each to the I/O thread with the fewest, and waits
+//! for the signal to stop.
 //!
-//! One acceptor, not one an I/O thread: only so do the threads get equal shares, and a thread busy with a long command
-//! delays no newcomer. Accepting is rare beside serving.
+//! One acceptor, not one an I/O thread: only so do the threads get equal shares, and a thread busy
+//! with a long command delays no newcomer. Accepting is rare beside serving.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -23,7 +24,8 @@ use crate::server::Server;
 
 /// How many connections are accepted before stop requests are looked at again.
 const ACCEPTS: usize = 64;
-/// Idle peers that have silently vanished (a pulled plug) are found out after this long, as with Redis.
+/// Idle peers that have silently vanished (a pulled plug) are found out after this long, as with
+/// Redis.
 const KEEPALIVE: Duration = Duration::from_secs(300);
 
 const LISTENER: u64 = 0;
@@ -55,8 +57,8 @@ impl Listener {
         })
     }
 
-    /// Accepts until a stop is requested or a signal makes `signals` readable; then lets in whoever is already waiting
-    /// at the door, stops listening and tells the I/O threads to finish.
+    /// Accepts until a stop is requested or a signal makes `signals` readable; then lets in whoever
+    /// is already waiting at the door, stops listening and tells the I/O threads to finish.
     pub(crate) fn run(mut self, signals: &UnixStream) -> io::Result<()> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let watch = |fd: std::os::fd::BorrowedFd<'_>, token| {
@@ -109,7 +111,8 @@ impl Listener {
                     }
                     self.spare = spare();
                 }
-                // The peer has given up meanwhile, or the network told of an old mishap: on to the next.
+                // The peer has given up meanwhile, or the network told of an old mishap: on to the
+                // next.
                 Err(_) => {}
             }
         }
@@ -145,8 +148,8 @@ impl Listener {
 
     fn turn_away(&self, socket: &OwnedFd) {
         self.server.turned_away.fetch_add(1, Ordering::Relaxed);
-        // What the client has sent already is read first: closing with unread input would reset the connection, and the
-        // reset may overtake the message.
+        // What the client has sent already is read first: closing with unread input would reset the
+        // connection, and the reset may overtake the message.
         let _ = recv(socket, &mut [0; 4096], RecvFlags::DONTWAIT);
         let _ = send(
             socket,

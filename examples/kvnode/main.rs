@@ -11,9 +11,10 @@
 //! | `kvnode-io-<i>` | an epoll loop over many connections; commands run inline | `io_thread`, `connection` |
 //! | `lw-sweep` | removes expired keys; sleeps while there are none | latchwork |
 //!
-//! From bytes to bytes: `request` (parser) → `commands` (one table, one function a command) → [`latchwork::rmw::Rmw`]
-//! (the store: atomic commands, per-key latches) → `reply`. Connections are limited by a [`latchwork::Semaphore`]: each
-//! holds a permit, which comes back however the connection ends.
+//! From bytes to bytes: `request` (parser) → `commands` (one table, one function a command) →
+//! [`latchwork::rmw::Rmw`] (the store: atomic commands, per-key latches) → `reply`. Connections are
+//! limited by a [`latchwork::Semaphore`]: each holds a permit, which comes back however the
+//! connection ends.
 
 mod clients;
 mod commands;
@@ -40,7 +41,8 @@ use listener::Listener;
 use options::{Action, Options};
 use server::Server;
 
-/// Descriptors beside the clients': listener, epoll sets, eventfds, the standard streams, one to refuse with.
+/// Descriptors beside the clients': listener, epoll sets, eventfds, the standard streams, one to
+/// refuse with.
 const OTHER_DESCRIPTORS: u64 = 64;
 
 fn main() -> ExitCode {
@@ -120,7 +122,8 @@ fn serve(mut options: Options) -> Result<(), Box<dyn std::error::Error>> {
     }
 }
 
-/// Stops the server when an I/O thread ends otherwise than it should: its clients would wait for ever.
+/// Stops the server when an I/O thread ends otherwise than it should: its clients would wait for
+/// ever.
 #[derive(Debug)]
 struct Guard {
     server: Arc<Server>,
@@ -138,7 +141,8 @@ impl Drop for Guard {
     }
 }
 
-/// Raises the limit of open files to what `clients` need, and returns how many clients there may be.
+/// Raises the limit of open files to what `clients` need, and returns how many clients there may
+/// be.
 fn allow_descriptors(clients: u64) -> Result<u64, Box<dyn std::error::Error>> {
     let wanted = clients + OTHER_DESCRIPTORS;
     let limit = getrlimit(Resource::Nofile);

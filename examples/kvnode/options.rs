@@ -44,8 +44,9 @@ impl Default for Options {
     }
 }
 
-/// One thread keeps up with a client process that uses a whole core, and a second one only takes that core away from
-/// it: commands are short, and most of the time goes into the kernel's network code on either side.
+/// One thread keeps up with a client process that uses a whole core, and a second one only takes
+/// that core away from it: commands are short, and most of the time goes into the kernel's network
+/// code on either side.
 fn default_io_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 4).clamp(1, 8))
 }

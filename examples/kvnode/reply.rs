@@ -1,13 +1,16 @@
-//! Replies in RESP2, appended to one buffer: those to one connection's burst of requests lie together, and those to
-//! several connections may lie one behind the other until all of them are written.
+//! Replies in RESP2, appended to one buffer: those to one connection's burst of requests lie
+//! together, and those to several connections may lie one behind the other until all of them are
+//! written.
 
 use std::ops::Range;
 
-/// The most bytes that may wait for one client. Above the longest value, so that only a reply made of many values can
-/// reach it; the client is then disconnected, as Redis does at its output buffer limit.
+/// The most bytes that may wait for one client. Above the longest value, so that only a reply made
+/// of many values can reach it; the client is then disconnected, as Redis does at its output buffer
+/// limit.
 pub(crate) const REPLY_MAX: usize = 1024 * 1024 * 1024;
 
-/// The output buffer. Once the current connection's replies have overflowed it takes nothing more for that one.
+/// The output buffer. Once the current connection's replies have overflowed it takes nothing more
+/// for that one.
 #[derive(Debug, Default)]
 pub(crate) struct Reply {
     bytes: Vec<u8>,

@@ -1,14 +1,16 @@
-//! A client's requests, out of the bytes it sent: RESP2 arrays of bulk strings, and inline lines for people with telnet.
+//! A client's requests, out of the bytes it sent: RESP2 arrays of bulk strings, and inline lines
+//! for people with telnet.
 //!
-//! A pure state machine over a byte slice; it owns no socket and copies no argument. It is resumable: when a request is
-//! incomplete the parser keeps what it has learnt as offsets from the request's first byte, so a request that arrives in
-//! a thousand pieces is read once, not a thousand times, and where the pieces were cut makes no difference to the
-//! outcome. What a header announces is never allocated: memory follows the bytes that have arrived (8 bytes an argument,
+//! A pure state machine over a byte slice; it owns no socket and copies no argument. It is
+//! resumable: when a request is incomplete the parser keeps what it has learnt as offsets from the
+//! request's first byte, so a request that arrives in a thousand pieces is read once, not a
+//! thousand times, and where the pieces were cut makes no difference to the outcome. What a header
+//! announces is never allocated: memory follows the bytes that have arrived (8 bytes an argument,
 //! whose shortest form is 6 bytes on the wire, or 2 in an inline request, which is short itself).
 //!
-//! Limits and error texts are those of Redis 7.0. It is stricter in two places: every header and argument must really
-//! end in CR LF, because a miscounted argument would silently turn data into commands, and a request holds at most
-//! [`ARGUMENTS_MAX`] arguments.
+//! Limits and error texts are those of Redis 7.0. It is stricter in two places: every header and
+//! argument must really end in CR LF, because a miscounted argument would silently turn data into
+//! commands, and a request holds at most [`ARGUMENTS_MAX`] arguments.
 
 use std::borrow::Cow;
 
@@ -43,7 +45,8 @@ struct Span {
     len: u32,
 }
 
-/// The arguments of one request, the command's name first. Empty for a blank line or an empty array, which get no reply.
+/// The arguments of one request, the command's name first. Empty for a blank line or an empty
+/// array, which get no reply.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Args<'a> {
     bytes: &'a [u8],
@@ -99,7 +102,8 @@ pub(crate) struct Request<'a> {
 
 #[derive(Debug, Clone, Copy, Default)]
 enum State {
-    /// Nothing of the request is known; `at` is how much of its first line has been searched for the line's end.
+    /// Nothing of the request is known; `at` is how much of its first line has been searched for
+    /// the line's end.
     #[default]
     First,
     /// Before the header of an argument; `remaining` arguments are to come, this one included.
@@ -120,10 +124,12 @@ pub(crate) struct Parser {
 }
 
 impl Parser {
-    /// Reads on. `bytes` starts with the first byte of the current request, always the same until the request has been
-    /// returned, and holds everything that has arrived since. `None` means that more is needed.
+    /// Reads on. `bytes` starts with the first byte of the current request, always the same until
+    /// the request has been returned, and holds everything that has arrived since. `None` means
+    /// that more is needed.
     ///
-    /// After a request was returned the next call starts a new one. After an error the parser is of no further use.
+    /// After a request was returned the next call starts a new one. After an error the parser is of
+    /// no further use.
     pub(crate) fn parse<'a>(
         &'a mut self,
         bytes: &'a [u8],
@@ -153,7 +159,8 @@ impl Parser {
         self.array(bytes)
     }
 
-    /// How many more bytes the request needs at the very least, `have` having arrived: a hint for the next read.
+    /// How many more bytes the request needs at the very least, `have` having arrived: a hint for
+    /// the next read.
     pub(crate) fn wants(&self, have: usize) -> usize {
         match self.state {
             State::Argument { len, .. } => (self.at + len as usize + 2).saturating_sub(have),
@@ -232,7 +239,8 @@ impl Parser {
         }
     }
 
-    /// Reads `*<count>` or `$<len>` and its CR LF at `start`: the number, and where the header ends.
+    /// Reads `*<count>` or `$<len>` and its CR LF at `start`: the number, and where the header
+    /// ends.
     fn header(
         &self,
         bytes: &[u8],
@@ -297,8 +305,8 @@ impl Parser {
         }))
     }
 
-    /// Splits a line into words as a shell would: blanks separate, `'…'` quotes, `"…"` quotes with escapes. False if a
-    /// quote is left open or something follows a closing quote directly.
+    /// Splits a line into words as a shell would: blanks separate, `'…'` quotes, `"…"` quotes with
+    /// escapes. False if a quote is left open or something follows a closing quote directly.
     fn split(&mut self, line: &[u8]) -> bool {
         self.spans.clear();
         self.words.clear();
@@ -395,7 +403,8 @@ fn hex(digit: u8) -> u8 {
         .map_or(0, |value| value as u8)
 }
 
-/// Reads a number as Redis does: an optional minus, no plus, no leading zeros, no blanks, all of an `i64`.
+/// Reads a number as Redis does: an optional minus, no plus, no leading zeros, no blanks, all of an
+/// `i64`.
 pub(crate) fn parse_integer(text: &[u8]) -> Option<i64> {
     let (negative, digits) = match text {
         [b'-', digits @ ..] => (true, digits),

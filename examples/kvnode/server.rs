@@ -90,8 +90,8 @@ impl Stop {
     }
 }
 
-/// What an I/O thread counts. Only that thread writes, so a count is a load and a store; everybody may read. Aligned so
-/// that no two threads write to one cache line.
+/// What an I/O thread counts. Only that thread writes, so a count is a load and a store; everybody
+/// may read. Aligned so that no two threads write to one cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct Counters {

@@ -1,7 +1,9 @@
-//! What a permit or a latch protects in the models: a plain number, of which loom watches each access.
+//! What a permit or a latch protects in the models: a plain number, of which loom watches each
+//! access.
 //!
-//! Two accesses with no happens-before edge between them fail the model. So a model sees a permit that two hold
-//! at once, and also one that went from hand to hand without the ordering that should come along.
+//! Two accesses with no happens-before edge between them fail the model. So a model sees a permit
+//! that two hold at once, and also one that went from hand to hand without the ordering that should
+//! come along.
 
 #![allow(unsafe_code)]
 
@@ -16,8 +18,8 @@ pub struct Section(Arc<Cell>);
 #[derive(Debug)]
 struct Cell(UnsafeCell<u64>);
 
-// SAFETY: loom checks each access against all others, and ends the model before two can overlap; its
-// threads are coroutines of one thread of the system.
+// SAFETY: loom checks each access against all others, and ends the model before two can overlap;
+// its threads are coroutines of one thread of the system.
 unsafe impl Send for Cell {}
 // SAFETY: as above.
 unsafe impl Sync for Cell {}

@@ -17,8 +17,8 @@ loom::thread_local! {
     static LATCH: RefCell<Option<OwnedLatch>> = RefCell::new(None);
 }
 
-/// Catches a leak that is reported twice, or never; and a reclaim that leaves its claim on the list, where the next
-/// thread that gets it finds it again.
+/// Catches a leak that is reported twice, or never; and a reclaim that leaves its claim on the
+/// list, where the next thread that gets it finds it again.
 #[test]
 fn each_leak_is_reported_once() {
     model(|| {
@@ -50,7 +50,8 @@ fn each_leak_is_reported_once() {
     });
 }
 
-/// Catches a guard that is dropped late, after its permit was reclaimed, and gives back one that somebody else has by now.
+/// Catches a guard that is dropped late, after its permit was reclaimed, and gives back one that
+/// somebody else has by now.
 #[test]
 fn a_permit_dropped_after_its_reclaim_gives_nothing_back() {
     model(|| {
@@ -75,7 +76,8 @@ fn a_permit_dropped_after_its_reclaim_gives_nothing_back() {
     });
 }
 
-/// Catches a guard that is dropped late, after its latch was taken over, and releases it for its fresh owner.
+/// Catches a guard that is dropped late, after its latch was taken over, and releases it for its
+/// fresh owner.
 #[test]
 fn a_latch_dropped_after_its_take_over_spares_the_fresh_owner() {
     model(|| {
@@ -142,8 +144,8 @@ impl Drop for LastOut {
     }
 }
 
-/// Catches a core that the last handle frees without seeing what the others did before they let go, and one that
-/// nobody frees.
+/// Catches a core that the last handle frees without seeing what the others did before they let go,
+/// and one that nobody frees.
 #[test]
 fn the_last_handle_sees_what_the_others_did() {
     model(|| {
@@ -183,7 +185,8 @@ fn the_last_of_two_leaked_permits_frees_the_semaphore() {
     });
 }
 
-/// Catches a latch that changes threads while nobody's list has it, and does not come back from the one it went to.
+/// Catches a latch that changes threads while nobody's list has it, and does not come back from the
+/// one it went to.
 #[test]
 fn a_latch_that_was_sent_comes_back_from_its_new_thread() {
     model(|| {

@@ -42,7 +42,8 @@ fn assert_no_residue(table: &LatchTable<str>) {
     }
 }
 
-/// Catches a latch that two threads hold, one whose release wakes nobody, and one that leaves an entry behind.
+/// Catches a latch that two threads hold, one whose release wakes nobody, and one that leaves an
+/// entry behind.
 #[test]
 fn one_thread_at_a_time_holds_the_latch_of_a_key() {
     model(|| {
@@ -83,7 +84,8 @@ fn a_line_of_two_is_served_to_its_end() {
     });
 }
 
-/// Catches a time-out that takes the latch which was handed over on its way, and says that it did not.
+/// Catches a time-out that takes the latch which was handed over on its way, and says that it did
+/// not.
 #[test]
 fn a_timed_out_latch_is_not_taken() {
     model(|| {
@@ -183,7 +185,8 @@ fn a_timed_out_latch_many_holds_none() {
     });
 }
 
-/// Catches a leaked latch that nobody in line is told of, or that is taken over without the ordering of a release.
+/// Catches a leaked latch that nobody in line is told of, or that is taken over without the
+/// ordering of a release.
 #[test]
 fn a_leaked_latch_goes_to_the_next_in_line() {
     model(|| {
@@ -224,8 +227,8 @@ fn a_sweep_spares_the_living() {
     });
 }
 
-/// Catches a callback whose latch is taken and which is then not called, and one that is called after it was
-/// cancelled.
+/// Catches a callback whose latch is taken and which is then not called, and one that is called
+/// after it was cancelled.
 #[test]
 fn a_callback_is_delivered_or_cancelled() {
     model(|| {
@@ -348,8 +351,8 @@ fn an_offer_is_closed_to_newcomers_when_patience_is_over() {
     });
 }
 
-/// Catches a table that is freed with its last handle while a leaked latch still stands on it, and one that is not
-/// freed at all.
+/// Catches a table that is freed with its last handle while a leaked latch still stands on it, and
+/// one that is not freed at all.
 #[test]
 fn a_leaked_latch_keeps_the_table_that_it_returns_to() {
     model(|| {

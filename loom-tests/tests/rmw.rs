@@ -131,7 +131,8 @@ fn an_update_does_not_survive_a_clear() {
     });
 }
 
-/// Catches a deadline that is stored while the sweep looks for the next one, and that nobody comes by for.
+/// Catches a deadline that is stored while the sweep looks for the next one, and that nobody comes
+/// by for.
 #[test]
 fn a_deadline_stored_during_a_sweep_is_swept_too() {
     model(|| {
@@ -157,7 +158,8 @@ fn a_deadline_stored_during_a_sweep_is_swept_too() {
     });
 }
 
-/// A store of one shard: the sweep looks through all 256 of the library's own, which is too many steps for a model.
+/// A store of one shard: the sweep looks through all 256 of the library's own, which is too many
+/// steps for a model.
 #[derive(Default)]
 struct OneShard(loom::sync::Mutex<BTreeMap<u64, Record>>);
 

@@ -41,8 +41,8 @@ fn assert_whole(semaphore: &Semaphore, permits: u64) {
     drop(all);
 }
 
-/// Catches a release whose wake-up is lost, a permit that two threads hold, and one that changes hands
-/// without what its last holder wrote.
+/// Catches a release whose wake-up is lost, a permit that two threads hold, and one that changes
+/// hands without what its last holder wrote.
 #[test]
 fn one_permit_admits_one_thread_at_a_time() {
     model(|| {
@@ -92,7 +92,8 @@ fn a_line_of_two_is_served_to_its_end() {
     });
 }
 
-/// Catches a time-out that takes the permit which was handed over on its way, and says that it took none.
+/// Catches a time-out that takes the permit which was handed over on its way, and says that it took
+/// none.
 #[test]
 fn a_timed_out_acquire_takes_nothing() {
     model(|| {
@@ -137,8 +138,8 @@ fn a_timed_out_acquire_many_returns_its_share() {
     });
 }
 
-/// Catches a waiter who gives up just as it was told to try again, and leaves the next one asleep beside a
-/// free permit.
+/// Catches a waiter who gives up just as it was told to try again, and leaves the next one asleep
+/// beside a free permit.
 #[test]
 fn a_waiter_that_gives_up_passes_its_turn_on() {
     model(|| {
@@ -156,8 +157,8 @@ fn a_waiter_that_gives_up_passes_its_turn_on() {
     });
 }
 
-/// Catches a release that leaves serving the line to its head, who was told to try again, just after that one has
-/// looked and found a newcomer there.
+/// Catches a release that leaves serving the line to its head, who was told to try again, just
+/// after that one has looked and found a newcomer there.
 #[test]
 fn a_release_beside_a_waiter_on_its_way_is_not_lost() {
     model(|| {
@@ -207,8 +208,8 @@ fn a_raise_serves_the_request_that_waits_for_it() {
     });
 }
 
-/// Catches a cut that leaves an impossible request at the head of the line, with its share, in front of those
-/// who could be served; and a raise that does not bring it back.
+/// Catches a cut that leaves an impossible request at the head of the line, with its share, in
+/// front of those who could be served; and a raise that does not bring it back.
 #[test]
 fn a_cut_sets_an_impossible_request_aside() {
     model(|| {
@@ -226,8 +227,8 @@ fn a_cut_sets_an_impossible_request_aside() {
     });
 }
 
-/// Catches a reclaim that gives the permit back beside a line that nobody tells; and one without the ordering
-/// of a release.
+/// Catches a reclaim that gives the permit back beside a line that nobody tells; and one without
+/// the ordering of a release.
 #[test]
 fn a_leaked_permit_serves_the_next_in_line() {
     model(|| {
@@ -250,8 +251,8 @@ fn a_leaked_permit_serves_the_next_in_line() {
     });
 }
 
-/// Catches a semaphore that is freed with its last handle while a leaked permit still stands on it, and one
-/// that is not freed at all.
+/// Catches a semaphore that is freed with its last handle while a leaked permit still stands on it,
+/// and one that is not freed at all.
 #[test]
 fn a_leaked_permit_keeps_the_semaphore_that_it_returns_to() {
     model(|| {
@@ -268,8 +269,8 @@ fn a_leaked_permit_keeps_the_semaphore_that_it_returns_to() {
     });
 }
 
-/// Catches a callback whose permit is taken and which is then not called, one that is called after it was
-/// cancelled, and one that runs without the ordering of a hand-over.
+/// Catches a callback whose permit is taken and which is then not called, one that is called after
+/// it was cancelled, and one that runs without the ordering of a hand-over.
 #[test]
 fn a_callback_is_delivered_or_cancelled() {
     model(|| {
@@ -360,8 +361,8 @@ fn a_wake_up_without_a_reason_grants_nothing() {
     });
 }
 
-/// Catches newcomers that pass a waiter for ever, and a release that does not hand over to one that has
-/// waited for long.
+/// Catches newcomers that pass a waiter for ever, and a release that does not hand over to one that
+/// has waited for long.
 #[test]
 fn nobody_passes_a_waiter_whose_patience_is_over() {
     model(|| {
@@ -392,7 +393,8 @@ fn nobody_passes_a_waiter_whose_patience_is_over() {
     });
 }
 
-/// Catches a turn that is lost between a waiter, the newcomers that may pass it, and the moment from which they may not.
+/// Catches a turn that is lost between a waiter, the newcomers that may pass it, and the moment
+/// from which they may not.
 #[test]
 fn a_waiter_is_served_beside_newcomers() {
     model(|| {
@@ -443,8 +445,8 @@ fn several_permits_are_collected_one_by_one() {
     });
 }
 
-/// Catches a close that does not return what the head of the line had collected, and a request that is both
-/// refused and served.
+/// Catches a close that does not return what the head of the line had collected, and a request that
+/// is both refused and served.
 #[test]
 fn closing_returns_what_was_collected() {
     model(|| {
@@ -486,7 +488,8 @@ fn a_callback_is_told_once_of_permit_or_close() {
     });
 }
 
-/// Catches a permit that is forgotten on purpose under a request that needs it, and a raise that comes at that moment.
+/// Catches a permit that is forgotten on purpose under a request that needs it, and a raise that
+/// comes at that moment.
 #[test]
 fn forgotten_permits_set_a_request_aside_until_a_raise() {
     model(|| {

@@ -9,7 +9,8 @@ use latchwork::model::{Clock, model, thread};
 use latchwork::sweeper::Next;
 use latchwork_loom_tests::Section;
 
-/// Catches a job that still runs when its handle has been dropped, and a drop that is not told of the run's end.
+/// Catches a job that still runs when its handle has been dropped, and a drop that is not told of
+/// the run's end.
 #[test]
 fn a_dropped_job_neither_runs_nor_will() {
     model(|| {
@@ -59,7 +60,8 @@ fn a_job_that_is_armed_while_it_runs_runs_again() {
     });
 }
 
-/// Catches an arming that says yes to a sweeper which is shutting down, and is not among what that leaves undone.
+/// Catches an arming that says yes to a sweeper which is shutting down, and is not among what that
+/// leaves undone.
 #[test]
 fn who_arms_during_a_shutdown_is_refused_or_reported() {
     model(|| {

@@ -1,8 +1,8 @@
 //! A reference-counted core that outlives its handles while leaked claims stand on it.
 //!
-//! Handles count; claims do not: a claim's guard borrows or carries a handle, so the count never has to
-//! move on the way in and out. Only a guard that was leaked can find itself without a handle, and it is
-//! returned by its thread's end, through [`reclaim`].
+//! Handles count; claims do not: a claim's guard borrows or carries a handle, so the count never
+//! has to move on the way in and out. Only a guard that was leaked can find itself without a
+//! handle, and it is returned by its thread's end, through [`reclaim`].
 //!
 //! | event | under `LIFETIME`'s lock | frees the core |
 //! |---|---|---|
@@ -10,9 +10,10 @@
 //! | the last handle is dropped | yes | if no claim stands |
 //! | a leaked claim is reclaimed | yes | if no handle and no other claim is left |
 //!
-//! One lock for the process orders the two events that can free: the step that makes "no handle, no claim" true is then
-//! the one that sees it, and nobody touches the core after it. Both are rare. A released claim whose guard
-//! was not leaked has a handle beside it until the release is over, and never frees.
+//! One lock for the process orders the two events that can free: the step that makes "no handle, no
+//! claim" true is then the one that sees it, and nobody touches the core after it. Both are rare. A
+//! released claim whose guard was not leaked has a handle beside it until the release is over, and
+//! never frees.
 
 #![allow(unsafe_code)]
 
@@ -88,8 +89,8 @@ impl<C: Core> Borrowed<'_, C> {
     ///
     /// # Safety
     ///
-    /// `core` is the uncounted pointer of an `Anchor<C>`, of which a handle is counted for `'a`, or on
-    /// which a claim stands for as long.
+    /// `core` is the uncounted pointer of an `Anchor<C>`, of which a handle is counted for `'a`, or
+    /// on which a claim stands for as long.
     #[inline]
     pub(crate) unsafe fn from_uncounted(core: NonNull<()>) -> Self {
         Self(core.cast(), PhantomData)
@@ -173,11 +174,13 @@ impl<C: Core> Drop for Anchor<C> {
     }
 }
 
-/// Lets `give_back` return a leaked claim, and frees the core if it was the last thing that kept it.
+/// Lets `give_back` return a leaked claim, and frees the core if it was the last thing that kept
+/// it.
 ///
 /// # Safety
 ///
-/// `core` is the [`Borrowed::uncounted`] pointer of an `Anchor<C>`, and a claim stands on it that `give_back` returns.
+/// `core` is the [`Borrowed::uncounted`] pointer of an `Anchor<C>`, and a claim stands on it that
+/// `give_back` returns.
 pub(crate) unsafe fn reclaim<C: Core, R>(
     core: NonNull<()>,
     give_back: impl FnOnce(&Anchor<C>) -> R,
@@ -204,7 +207,7 @@ pub(crate) unsafe fn reclaim<C: Core, R>(
 
 /// Frees a core that neither a handle nor a claim keeps.
 fn free<C: Core>(inner: NonNull<Inner<C>>) {
-    // SAFETY: made by `Anchor::new` from a box; the caller saw, under `LIFETIME`, that no handle and
-    // no claim was left, so nobody else has the pointer.
+    // SAFETY: made by `Anchor::new` from a box; the caller saw, under `LIFETIME`, that no handle
+    // and no claim was left, so nobody else has the pointer.
     drop(unsafe { Box::from_raw(inner.as_ptr()) });
 }

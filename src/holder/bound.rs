@@ -1,8 +1,8 @@
 //! A claim on an anchored core, as the guards of components own it.
 //!
-//! The pointer that a claim carries is uncounted: what makes it good to use is that a handle is counted beside it, for
-//! the lifetime of a [`Bound`], in a field of an [`OwnedBound`]; or, when the guard was leaked and both
-//! are gone, that the claim itself keeps the core ([`anchor`]).
+//! The pointer that a claim carries is uncounted: what makes it good to use is that a handle is
+//! counted beside it, for the lifetime of a [`Bound`], in a field of an [`OwnedBound`]; or, when
+//! the guard was leaked and both are gone, that the claim itself keeps the core ([`anchor`]).
 
 #![allow(unsafe_code)]
 
@@ -39,8 +39,8 @@ pub(crate) unsafe trait Claimed: anchor::Core {
 
 /// A claim on a core of which a handle is borrowed for `'a`.
 ///
-/// Dropping it does nothing: the guard around it gives back what [`release`](Self::release) returns, or the
-/// thread's end does.
+/// Dropping it does nothing: the guard around it gives back what [`release`](Self::release)
+/// returns, or the thread's end does.
 #[derive(Debug)]
 pub(crate) struct Bound<'a, C: Claimed> {
     claim: Claim,
@@ -96,8 +96,8 @@ impl<'a, C: Claimed> Bound<'a, C> {
             .map(|core| unsafe { Borrowed::from_uncounted(core) })
     }
 
-    /// Takes the claim off the list: what it held is now the caller's to give back to the core. `None`: it has been
-    /// reclaimed.
+    /// Takes the claim off the list: what it held is now the caller's to give back to the core.
+    /// `None`: it has been reclaimed.
     #[inline]
     pub(crate) fn release(&self) -> Option<(Borrowed<'a, C>, Held)> {
         let (core, held) = self.claim.release()?;
@@ -136,12 +136,13 @@ pub(crate) struct Prepared<'a, C: Claimed> {
 }
 
 impl<'a, C: Claimed> Prepared<'a, C> {
-    /// Makes the claim: what was written down has been taken. No other claim was made on this thread meanwhile.
+    /// Makes the claim: what was written down has been taken. No other claim was made on this
+    /// thread meanwhile.
     #[inline(always)]
     pub(crate) fn claim(self) -> Bound<'a, C> {
         Bound {
-            // SAFETY: the seat was written by `prepare`. By the contract of `Claimed` the core is not
-            // idle until the claim is released and given back, so it is not freed until then.
+            // SAFETY: the seat was written by `prepare`. By the contract of `Claimed` the core is
+            // not idle until the claim is released and given back, so it is not freed until then.
             claim: unsafe { self.seat.claim() },
             handle: PhantomData,
         }

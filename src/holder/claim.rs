@@ -1,9 +1,9 @@
 //! The claim list of a thread.
 //!
-//! A [`Table`] belongs to one thread at a time and is a chain of [`Chunk`]s of 64 [`Slot`]s. A claim
-//! takes the lowest free slot and writes what it is, as far as the slot does not say so already; a release
-//! compares a serial number and moves it on. In the steady state that is one store each way: stores are what an atomic
-//! step next to them waits for.
+//! A [`Table`] belongs to one thread at a time and is a chain of [`Chunk`]s of 64 [`Slot`]s. A
+//! claim takes the lowest free slot and writes what it is, as far as the slot does not say so
+//! already; a release compares a serial number and moves it on. In the steady state that is one
+//! store each way: stores are what an atomic step next to them waits for.
 //!
 //! | bits of a serial | hold |
 //! |---|---|
@@ -11,14 +11,14 @@
 //! | 6 | `LIVE`: the slot holds a claim |
 //! | 7..64 | how many claims the slot has held |
 //!
-//! A slot never has the same serial twice, so whoever still has the serial of a claim that has
-//! been reclaimed (a guard that was leaked and is dropped after all) finds another one, and does nothing: a claim
-//! is given back exactly once. Guards are not `Send`, so release and reclaim run on the same
-//! thread and need no atomic step between them.
+//! A slot never has the same serial twice, so whoever still has the serial of a claim that has been
+//! reclaimed (a guard that was leaked and is dropped after all) finds another one, and does
+//! nothing: a claim is given back exactly once. Guards are not `Send`, so release and reclaim run
+//! on the same thread and need no atomic step between them.
 //!
-//! Tables and chunks are never freed but pooled for the next thread, so there are as many as there were
-//! threads at once: a serial can be compared however late, and other threads may look. What those read (`holders`)
-//! is a seqlock around relaxed words, each of which is valid on its own.
+//! Tables and chunks are never freed but pooled for the next thread, so there are as many as there
+//! were threads at once: a serial can be compared however late, and other threads may look. What
+//! those read (`holders`) is a seqlock around relaxed words, each of which is valid on its own.
 
 #![allow(unsafe_code)]
 
@@ -142,8 +142,8 @@ impl Chunk {
         }
     }
 
-    /// The same when `low` has fallen behind. It is only raised here, and lowered to slots that were
-    /// given out before, so this is where `high` is kept above it.
+    /// The same when `low` has fallen behind. It is only raised here, and lowered to slots that
+    /// were given out before, so this is where `high` is kept above it.
     #[cold]
     fn vacancy_above(&self) -> Option<(&Slot, u64)> {
         let low = self.low.get();
@@ -186,7 +186,8 @@ struct Table {
 }
 
 // SAFETY: the `Cell`s are touched by the thread that the table is registered for only, and it is
-// registered for one thread at a time, with the registry's lock between two of them. The rest is atomic or locked.
+// registered for one thread at a time, with the registry's lock between two of them. The rest is
+// atomic or locked.
 unsafe impl Sync for Table {}
 
 #[derive(Default)]
@@ -205,8 +206,8 @@ fn registry() -> &'static Mutex<Registry> {
 }
 
 crate::sync::local! {
-    /// The chunk of the calling thread's table that the next claim tries first. It has no destructor, so
-    /// claims can be made and released in the destructors of other thread-locals.
+    /// The chunk of the calling thread's table that the next claim tries first. It has no
+    /// destructor, so claims can be made and released in the destructors of other thread-locals.
     static CHUNK: Cell<Option<&'static Chunk>> = Cell::new(None)
 }
 
@@ -366,8 +367,8 @@ impl Seat {
 
     /// Writes down what is about to be claimed.
     ///
-    /// Before the atomic step that takes it: what comes after that step waits for it, and what comes before does not. A
-    /// seat that is not taken after all needs no undoing.
+    /// Before the atomic step that takes it: what comes after that step waits for it, and what
+    /// comes before does not. A seat that is not taken after all needs no undoing.
     #[inline(always)]
     pub(crate) fn write(
         self,
@@ -378,8 +379,8 @@ impl Seat {
         since: Option<Duration>,
     ) -> Self {
         let slot = self.slot;
-        // Pairs with the fence in `holders`: a reader that sees a word written below sees the serial
-        // that the last release stored, or a later one.
+        // Pairs with the fence in `holders`: a reader that sees a word written below sees the
+        // serial that the last release stored, or a later one.
         fence(Ordering::Release);
         set(&slot.first, held.first);
         set(&slot.second, held.second);
@@ -404,8 +405,9 @@ impl Seat {
     ///
     /// # Safety
     ///
-    /// The seat was found and written with `kind` and `core` since this thread last made a claim, and `kind.reclaim`
-    /// may be called with `core` until [`Claim::release`] has returned what was held.
+    /// The seat was found and written with `kind` and `core` since this thread last made a claim,
+    /// and `kind.reclaim` may be called with `core` until [`Claim::release`] has returned what was
+    /// held.
     #[inline(always)]
     pub(crate) unsafe fn claim(self) -> Claim {
         let serial = self.serial + LIVE;
@@ -432,8 +434,8 @@ impl Claim {
         is_mine.then_some((chunk, slot))
     }
 
-    /// Takes the claim off the list, and says what it held. `None`: it has been reclaimed, and there
-    /// is nothing for the caller to give back.
+    /// Takes the claim off the list, and says what it held. `None`: it has been reclaimed, and
+    /// there is nothing for the caller to give back.
     #[inline]
     pub(crate) fn release(&self) -> Option<(NonNull<()>, Held)> {
         let (chunk, slot) = self.slot()?;
@@ -469,8 +471,8 @@ impl Claim {
     }
 }
 
-/// Stores what is not there yet: a load and a comparison cost less than a store that the next atomic step
-/// waits for.
+/// Stores what is not there yet: a load and a comparison cost less than a store that the next
+/// atomic step waits for.
 #[inline]
 fn set(word: &AtomicU64, value: u64) {
     if word.load(Ordering::Relaxed) != value {
@@ -574,8 +576,8 @@ pub(crate) fn holders(core: NonNull<()>) -> Vec<Seen> {
             let held = slot.held();
             let acquired_at = slot.acquired_at.load(Ordering::Relaxed);
             let since = Duration::from_nanos(slot.since.load(Ordering::Relaxed));
-            // Pairs with the fence in `Seat::write`: the same serial after the reads means that they
-            // all belong to it.
+            // Pairs with the fence in `Seat::write`: the same serial after the reads means that
+            // they all belong to it.
             fence(Ordering::Acquire);
             if slot.serial.load(Ordering::Relaxed) == serial {
                 seen.push(Seen {

@@ -50,7 +50,8 @@ impl<K: ?Sized> Builder<K> {
         }
     }
 
-    /// How many locks the table is spread over, rounded up to a power of two. Default: four for each processor.
+    /// How many locks the table is spread over, rounded up to a power of two. Default: four for
+    /// each processor.
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = shards.clamp(1, 1 << 16);
         self
@@ -75,14 +76,15 @@ impl<K: ?Sized> Builder<K> {
         self
     }
 
-    /// Whose thread runs the periodic sweep. Default: a sweeper of its own, whose thread starts when somebody
-    /// waits for the first time.
+    /// Whose thread runs the periodic sweep. Default: a sweeper of its own, whose thread starts
+    /// when somebody waits for the first time.
     pub fn sweeper(mut self, sweeper: Sweeper) -> Self {
         self.sweeper = Some(sweeper);
         self
     }
 
-    /// How long somebody waits before [`sweep`](LatchTable::sweep) looks whether the one waited for is gone. Default: 5 s.
+    /// How long somebody waits before [`sweep`](LatchTable::sweep) looks whether the one waited for
+    /// is gone. Default: 5 s.
     pub fn sweep_every(mut self, period: Duration) -> Self {
         self.sweep_every = period;
         self

@@ -1,7 +1,8 @@
 //! The shards of a latch table, and who gets a latch next.
 //!
-//! A key is its seeded 64-bit hash. A shard maps the hashes whose latch is held or waited for to an [`Entry`],
-//! under one lock that is held for a lookup and a few writes; no user code runs under it.
+//! A key is its seeded 64-bit hash. A shard maps the hashes whose latch is held or waited for to an
+//! [`Entry`], under one lock that is held for a lookup and a few writes; no user code runs under
+//! it.
 //!
 //! | `holder` | line | the latch is | next |
 //! |---|---|---|---|
@@ -10,11 +11,11 @@
 //! | a number | waiting | held, wanted | handed over if the oldest is due, else on offer |
 //! | 0 | waiting | on offer: the oldest was told to try again, a newcomer may be faster | held |
 //!
-//! Every hold has a number of its own, given out by the shard: a release, a take-over and a leaked guard's reclaim
-//! compare it, so none of them can take the latch from a fresh owner.
+//! Every hold has a number of its own, given out by the shard: a release, a take-over and a leaked
+//! guard's reclaim compare it, so none of them can take the latch from a fresh owner.
 //!
-//! A latch on offer goes to whoever comes first until the oldest waiter has waited [`PATIENCE`]; after
-//! that each release hands it over. Strict hand-off would cost a context switch an operation.
+//! A latch on offer goes to whoever comes first until the oldest waiter has waited [`PATIENCE`];
+//! after that each release hands it over. Strict hand-off would cost a context switch an operation.
 
 use crate::holder::bound::Claimed;
 use crate::holder::claim::{Held, Thread};
@@ -211,7 +212,8 @@ impl Core {
         }
     }
 
-    /// The map takes its buckets from the low bits and its tags from the top ones: these are neither.
+    /// The map takes its buckets from the low bits and its tags from the top ones: these are
+    /// neither.
     #[inline]
     fn shard(&self, hash: u64) -> &Shard {
         &self.shards[(hash >> 32) as usize & (self.shards.len() - 1)]
@@ -259,8 +261,8 @@ impl Core {
         Some(Hold { hash, number })
     }
 
-    /// Waits for a latch until `deadline`; calls `joined` if it gets in line. When it refuses, the latch was
-    /// not taken and will not be.
+    /// Waits for a latch until `deadline`; calls `joined` if it gets in line. When it refuses, the
+    /// latch was not taken and will not be.
     pub(super) fn take_or_wait(
         &self,
         hash: u64,
@@ -409,7 +411,8 @@ impl Core {
         Ok((key, Hold { hash, number }))
     }
 
-    /// Takes a request out of line without serving it; the next one may be waiting for the same offer.
+    /// Takes a request out of line without serving it; the next one may be waiting for the same
+    /// offer.
     fn leave(
         &self,
         shard: &Shard,
@@ -449,7 +452,8 @@ impl Core {
         }
     }
 
-    /// The same, and leaves the waking to the caller. `None`: the latch was somebody else's, or nobody's.
+    /// The same, and leaves the waking to the caller. `None`: the latch was somebody else's, or
+    /// nobody's.
     #[cold]
     fn release_quietly(&self, hold: Hold) -> Option<Wakes<Outcome>> {
         let shard = self.shard(hold.hash);
@@ -465,8 +469,8 @@ impl Core {
         Some(wakes)
     }
 
-    /// Finds a taker for a latch that nobody holds, or forgets it if nobody wants it. `present` is a request
-    /// whose thread is here, and can take the latch without being called.
+    /// Finds a taker for a latch that nobody holds, or forgets it if nobody wants it. `present` is
+    /// a request whose thread is here, and can take the latch without being called.
     fn offer(
         &self,
         shard: &Shard,
@@ -531,7 +535,8 @@ impl Core {
             .is_some()
     }
 
-    /// Takes over the latches that somebody waits for and whose owner's thread has ended. Returns how many.
+    /// Takes over the latches that somebody waits for and whose owner's thread has ended. Returns
+    /// how many.
     pub(super) fn sweep(&self) -> usize {
         let mut taken_over = 0;
         for shard in &self.shards {

@@ -1,7 +1,8 @@
 //! The latches of a shard that are held or waited for.
 //!
-//! At any moment a shard has few: as many as threads happen to be in it. The first ones sit side by side and are found by
-//! comparing; only a crowd (latches that travel detached, say) goes to a hash table.
+//! At any moment a shard has few: as many as threads happen to be in it. The first ones sit side by
+//! side and are found by comparing; only a crowd (latches that travel detached, say) goes to a hash
+//! table.
 
 use hashbrown::HashTable;
 

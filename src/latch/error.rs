@@ -20,7 +20,8 @@ pub enum TryLatchError {
     WouldBlock,
 }
 
-/// Why [`latch_timeout`](super::LatchTable::latch_timeout) gave no latch. Nothing was taken, and nothing will be.
+/// Why [`latch_timeout`](super::LatchTable::latch_timeout) gave no latch. Nothing was taken, and
+/// nothing will be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LatchTimeoutError {

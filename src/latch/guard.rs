@@ -152,7 +152,8 @@ impl fmt::Debug for OwnedLatch {
 
 /// A latch that is bound to no thread: `Send`, and not reclaimed when a thread ends.
 ///
-/// What [`latch_with`](super::LatchTable::latch_with) delivers. [`attach`](Self::attach) binds it to the thread that received it.
+/// What [`latch_with`](super::LatchTable::latch_with) delivers. [`attach`](Self::attach) binds it
+/// to the thread that received it.
 ///
 /// ```
 /// use latchwork::LatchTable;

@@ -1,7 +1,8 @@
 //! The periodic sweep of a table, armed only while somebody waits.
 //!
-//! The end of a thread gives its latches back by itself. This is the second line: if a waiter has stood in line for a whole
-//! period, the sweeper looks whether the one it waits for is gone. A table without contention never wakes it.
+//! The end of a thread gives its latches back by itself. This is the second line: if a waiter has
+//! stood in line for a whole period, the sweeper looks whether the one it waits for is gone. A
+//! table without contention never wakes it.
 
 use std::time::Duration;
 
@@ -27,7 +28,8 @@ impl Watch {
         let job = sweeper.job("latches: abandoned ones", move || {
             core.sweep();
             flag.store(false, Ordering::Relaxed);
-            // Pairs with the fence in `joined`: this sees the waiter, or the waiter sees the flag down.
+            // Pairs with the fence in `joined`: this sees the waiter, or the waiter sees the flag
+            // down.
             fence(Ordering::SeqCst);
             if core.waiters() == 0 {
                 return Next::Idle;

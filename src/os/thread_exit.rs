@@ -1,10 +1,10 @@
 //! A hook that runs when a thread ends, after all of its Rust thread-locals.
 //!
 //! Rust's thread-locals are destroyed last-in first-out by glibc's `__call_tls_dtors`; only then
-//! does glibc run the destructors of pthread keys. A hook from a pthread key therefore sees a thread
-//! whose thread-locals have dropped whatever they were going to drop. glibc repeats the round, up
-//! to `PTHREAD_DESTRUCTOR_ITERATIONS` times, while destructors set keys again: [`on_exit`] called
-//! late, by another key's destructor, still has its hook run.
+//! does glibc run the destructors of pthread keys. A hook from a pthread key therefore sees a
+//! thread whose thread-locals have dropped whatever they were going to drop. glibc repeats the
+//! round, up to `PTHREAD_DESTRUCTOR_ITERATIONS` times, while destructors set keys again:
+//! [`on_exit`] called late, by another key's destructor, still has its hook run.
 
 #![allow(unsafe_code)]
 

@@ -69,14 +69,15 @@ impl Builder {
         self
     }
 
-    /// Whether [`Semaphore::holders`] can say who holds permits. Costs a reading of a coarse clock an acquire. Default: no.
+    /// Whether [`Semaphore::holders`] can say who holds permits. Costs a reading of a coarse clock
+    /// an acquire. Default: no.
     pub fn track_holders(mut self, track: bool) -> Self {
         self.tracks_holders = track;
         self
     }
 
-    /// Tells `handler` of each leaked guard whose permits came back. It runs on the library's thread
-    /// `lw-courier`, and a panic in it is caught.
+    /// Tells `handler` of each leaked guard whose permits came back. It runs on the library's
+    /// thread `lw-courier`, and a panic in it is caught.
     pub fn on_leak(mut self, handler: impl Fn(LeakReport) + Send + Sync + 'static) -> Self {
         self.on_leak = Some(Arc::new(handler));
         self
@@ -86,8 +87,9 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// [`BuildError::Permits`] if the permits are none, or more than the ceiling, or the ceiling more than 2^48 - 1.
-    /// [`BuildError::Thread`] if an `on_leak` handler was given and the system refuses the thread that would run it.
+    /// [`BuildError::Permits`] if the permits are none, or more than the ceiling, or the ceiling
+    /// more than 2^48 - 1. [`BuildError::Thread`] if an `on_leak` handler was given and the system
+    /// refuses the thread that would run it.
     pub fn build(self) -> Result<Semaphore, BuildError> {
         InvalidPermits::check(self.max_permits, MOST_PERMITS)?;
         InvalidPermits::check(self.permits, self.max_permits)?;

@@ -6,17 +6,19 @@
 //! | release | add to the word; then serve the line, if there is one and its head is not on its way | Release |
 //! | join, leave, serve, resize, close | under the queue's lock | the lock |
 //!
-//! `WAITERS` is set by a CAS on the very word that showed too few permits, so a release comes either before it,
-//! and is seen, or after it, and serves the line: no wake-up is lost.
+//! `WAITERS` is set by a CAS on the very word that showed too few permits, so a release comes
+//! either before it, and is seen, or after it, and serves the line: no wake-up is lost.
 //!
-//! Only the head of the line is served. Under `Eventual` it is told to try again when enough permits are
-//! there, and competes with newcomers; while it is on its way (`TOLD`), nobody tells it twice. When it has waited for
-//! [`PATIENCE`] it is `DUE`, as it always is under `Fifo`: newcomers may not pass it any more, and whatever is
-//! available is handed to it until it has all it wanted. A waiter finds out by itself that it has become
-//! due, by a first sleep that is no longer than that, so nobody reads a clock on its behalf.
+//! Only the head of the line is served. Under `Eventual` it is told to try again when enough
+//! permits are there, and competes with newcomers; while it is on its way (`TOLD`), nobody tells it
+//! twice. When it has waited for [`PATIENCE`] it is `DUE`, as it always is under `Fifo`: newcomers
+//! may not pass it any more, and whatever is available is handed to it until it has all it wanted.
+//! A waiter finds out by itself that it has become due, by a first sleep that is no longer than
+//! that, so nobody reads a clock on its behalf.
 //!
-//! A request for more than `max` cannot be served by any release: it is parked aside, keeps its age, and comes back
-//! when `set_max` makes it possible. Whoever leaves the line returns what it was handed, and that feeds the next.
+//! A request for more than `max` cannot be served by any release: it is parked aside, keeps its
+//! age, and comes back when `set_max` makes it possible. Whoever leaves the line returns what it
+//! was handed, and that feeds the next.
 
 use crate::holder::bound::Claimed;
 use crate::holder::claim::Held;
@@ -160,7 +162,8 @@ impl Core {
         }
     }
 
-    /// Waits for `n` permits until `deadline`. When it refuses, nothing was taken and nothing will be.
+    /// Waits for `n` permits until `deadline`. When it refuses, nothing was taken and nothing will
+    /// be.
     #[cold]
     pub(super) fn take_or_wait(&self, n: u64, deadline: Option<Instant>) -> Result<(), Refusal> {
         let since = now();
@@ -346,8 +349,9 @@ impl Core {
         wakes.deliver();
     }
 
-    /// Serves the line with `pool` permits that come from its caller and with those that are available, and
-    /// makes the rest available. `present` is a request whose thread is here, and can take for itself.
+    /// Serves the line with `pool` permits that come from its caller and with those that are
+    /// available, and makes the rest available. `present` is a request whose thread is here, and
+    /// can take for itself.
     fn feed(
         &self,
         queue: &mut Queue,
@@ -367,8 +371,8 @@ impl Core {
         }
     }
 
-    /// Serves heads until one cannot be. Returns the flags that the line is left with, and how many permits
-    /// would be enough to go on.
+    /// Serves heads until one cannot be. Returns the flags that the line is left with, and how many
+    /// permits would be enough to go on.
     fn serve_heads(
         &self,
         queue: &mut Queue,
@@ -452,8 +456,8 @@ impl Core {
         });
     }
 
-    /// Moves `max` and the available permits together: `change` is given both, and says the new `max`
-    /// and by how much the available ones change.
+    /// Moves `max` and the available permits together: `change` is given both, and says the new
+    /// `max` and by how much the available ones change.
     fn resize(&self, change: impl FnOnce(u64, i64) -> (u64, i64)) {
         let mut wakes = Wakes::new();
         {
@@ -476,7 +480,8 @@ impl Core {
                 request.parked = !unparks || request.wanted > max;
                 !request.parked
             });
-            // The line is flagged before the new permits show, so that no newcomer passes it unfairly.
+            // The line is flagged before the new permits show, so that no newcomer passes it
+            // unfairly.
             if !line.is_empty() {
                 self.state.set(match self.fairness {
                     Fairness::Fifo => WAITERS | DUE,

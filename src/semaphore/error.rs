@@ -24,7 +24,8 @@ pub enum TryAcquireError {
     TooMany,
 }
 
-/// Why [`acquire_timeout`](super::Semaphore::acquire_timeout) gave no permit. None was taken, and none will be.
+/// Why [`acquire_timeout`](super::Semaphore::acquire_timeout) gave no permit. None was taken, and
+/// none will be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AcquireTimeoutError {

@@ -49,7 +49,8 @@ fn detach(bound: &Bound<'_, Core>) -> SendPermit {
 /// Permits of a [`Semaphore`](super::Semaphore), given back when dropped.
 ///
 /// Bound to the thread that acquired it: if the guard is leaked, its permits come back when that
-/// thread ends (see [`holder`](crate::holder)). To move permits to another thread, [`detach`](Self::detach) them.
+/// thread ends (see [`holder`](crate::holder)). To move permits to another thread,
+/// [`detach`](Self::detach) them.
 ///
 /// ```
 /// use latchwork::Semaphore;
@@ -99,7 +100,8 @@ impl<'a> Permit<'a> {
         Self::taken(Self::prepare(core, permits, acquired_at), permits)
     }
 
-    /// How many permits this holds; 0 if they have been reclaimed by [`holder::scope`](crate::holder::scope).
+    /// How many permits this holds; 0 if they have been reclaimed by
+    /// [`holder::scope`](crate::holder::scope).
     pub fn count(&self) -> u64 {
         count(&self.bound)
     }
@@ -149,8 +151,8 @@ impl<'a> Permit<'a> {
 
     /// Lowers the semaphore's capacity by the permits held, on purpose: they do not come back.
     ///
-    /// After a cut by [`set_max`](super::Semaphore::set_max) that still waits for permits to come back,
-    /// forgotten ones count towards that cut first.
+    /// After a cut by [`set_max`](super::Semaphore::set_max) that still waits for permits to come
+    /// back, forgotten ones count towards that cut first.
     ///
     /// ```
     /// # let saves = latchwork::Semaphore::new(8)?;
@@ -164,14 +166,16 @@ impl<'a> Permit<'a> {
         }
     }
 
-    /// Unbinds the permits from this thread: the result can be sent to another, and is owned by none.
+    /// Unbinds the permits from this thread: the result can be sent to another, and is owned by
+    /// none.
     ///
     /// Permits that are leaked while detached are not reclaimed by any thread's end.
     pub fn detach(self) -> SendPermit {
         detach(&self.bound)
     }
 
-    /// Gives the guard a handle of its own, so that it need not borrow the semaphore. It stays bound to this thread.
+    /// Gives the guard a handle of its own, so that it need not borrow the semaphore. It stays
+    /// bound to this thread.
     pub fn into_owned(self) -> OwnedPermit {
         let acquired_at = self.bound.acquired_at();
         OwnedPermit::new(self.detach(), acquired_at.unwrap_or(Location::caller()))
@@ -191,7 +195,8 @@ impl fmt::Debug for Permit<'_> {
     }
 }
 
-/// A [`Permit`] that carries its own handle on the semaphore, and is bound to its thread all the same.
+/// A [`Permit`] that carries its own handle on the semaphore, and is bound to its thread all the
+/// same.
 ///
 /// ```
 /// use latchwork::semaphore::{OwnedPermit, Semaphore};
@@ -222,7 +227,8 @@ impl OwnedPermit {
         Self { bound }
     }
 
-    /// How many permits this holds; 0 if they have been reclaimed by [`holder::scope`](crate::holder::scope).
+    /// How many permits this holds; 0 if they have been reclaimed by
+    /// [`holder::scope`](crate::holder::scope).
     pub fn count(&self) -> u64 {
         self.bound.as_ref().map_or(0, |bound| count(bound.bound()))
     }
@@ -256,7 +262,8 @@ impl fmt::Debug for OwnedPermit {
 /// Permits that are bound to no thread: `Send`, and not reclaimed when a thread ends.
 ///
 /// What [`acquire_with`](super::Semaphore::acquire_with) delivers, and what goes along with a
-/// connection from thread to thread. [`attach`](Self::attach) binds it to the thread that received it.
+/// connection from thread to thread. [`attach`](Self::attach) binds it to the thread that received
+/// it.
 ///
 /// ```
 /// use latchwork::Semaphore;

@@ -8,7 +8,8 @@
 //! | 1 | `CLOSED` |
 //! | 0 | `WAITERS`: the line is not empty |
 //!
-//! `WAITERS`, `DUE` and `TOLD` say how the line is, and are changed under the queue's lock only; the permits, by anybody.
+//! `WAITERS`, `DUE` and `TOLD` say how the line is, and are changed under the queue's lock only;
+//! the permits, by anybody.
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 
@@ -54,7 +55,8 @@ impl State {
 
     /// Takes `n` permits if they are available and none of `forbidden` is set; else says why not.
     ///
-    /// Acquire, pairs with [`put`](Self::put): what the releaser did happens before what the taker does.
+    /// Acquire, pairs with [`put`](Self::put): what the releaser did happens before what the taker
+    /// does.
     #[inline]
     pub(super) fn take(&self, n: u64, forbidden: u64) -> Result<(), Reading> {
         let mut seen = self.0.load(Ordering::Relaxed);
@@ -123,9 +125,9 @@ impl State {
         self.0.fetch_or(flags, Ordering::Relaxed);
     }
 
-    /// Makes `n` more permits available and leaves the line's flags as `flags`, in one step. Under the
-    /// queue's lock, so that nobody else changes the flags meanwhile. Says what was there before, unless
-    /// nothing had to be changed.
+    /// Makes `n` more permits available and leaves the line's flags as `flags`, in one step. Under
+    /// the queue's lock, so that nobody else changes the flags meanwhile. Says what was there
+    /// before, unless nothing had to be changed.
     pub(super) fn settle(&self, n: u64, flags: u64) -> Option<Reading> {
         let before = self.0.load(Ordering::Relaxed) & (FLAGS & !CLOSED);
         let change = (n << SHIFT).wrapping_add(flags).wrapping_sub(before);

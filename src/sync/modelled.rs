@@ -30,12 +30,6 @@ pub(crate) mod lock {
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner)
         }
-
-        pub(crate) fn into_inner(self) -> T {
-            self.0
-                .into_inner()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-        }
     }
 
     #[derive(Debug)]
@@ -63,13 +57,15 @@ pub(crate) mod lock {
 pub(crate) mod hint {
     pub(crate) use loom::hint::spin_loop;
 
-    /// A model does not spin.
+    /// A model does not spin, see [`spins`].
     pub(crate) fn backoff() -> impl Iterator<Item = u32> {
         std::iter::empty()
     }
 
-    /// A model does not spin: another look at the word is another schedule, not less waiting.
-    pub(crate) const SPINS: u32 = 0;
+    /// A model does not spin: another look at a word is another schedule, not less waiting.
+    pub(crate) fn spins() -> impl Iterator<Item = ()> {
+        std::iter::empty()
+    }
 }
 
 pub(crate) mod track {

@@ -15,15 +15,17 @@ pub(crate) mod lock {
 pub(crate) mod hint {
     pub(crate) use std::hint::spin_loop;
 
-    /// Between tries that may soon succeed, how many pauses to make. About a microsecond in all: less than
-    /// the price of the sleep that it may save.
+    /// Between tries that may soon succeed, how many pauses to make. About a microsecond in all:
+    /// less than the price of the sleep that it may save.
     pub(crate) fn backoff() -> impl Iterator<Item = u32> {
         (0..5).map(|round| 1 << round)
     }
 
     /// How often a waiter looks at its word before it sleeps. About a microsecond: less than the
     /// price of the sleep that it may save.
-    pub(crate) const SPINS: u32 = 40;
+    pub(crate) fn spins() -> impl Iterator<Item = ()> {
+        std::iter::repeat_n((), 40)
+    }
 }
 
 pub(crate) mod track {

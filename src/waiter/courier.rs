@@ -2,9 +2,9 @@
 //!
 //! When a leaked claim comes back, there is a handler to tell and perhaps a registered callback to
 //! serve. The thread that ends cannot run them: its thread-locals are gone, and a panic would cross
-//! C frames. One thread of the process (`lw-courier`) does. It belongs to no component because a leaked
-//! guard may outlive its component. It starts when the first handler or callback is registered, never ends, and
-//! sleeps without a deadline.
+//! C frames. One thread of the process (`lw-courier`) does. It belongs to no component because a
+//! leaked guard may outlive its component. It starts when the first handler or callback is
+//! registered, never ends, and sleeps without a deadline.
 
 use std::collections::VecDeque;
 use std::io;
@@ -64,7 +64,8 @@ pub(crate) fn post(errand: impl FnOnce() + Send + 'static) {
     COURIER.rung.wake_one();
 }
 
-/// Runs what has been posted; a panic ends its errand only. A model calls this in the thread's stead.
+/// Runs what has been posted; a panic ends its errand only. A model calls this in the thread's
+/// stead.
 pub(crate) fn run_pending() -> usize {
     let mut count = 0;
     loop {

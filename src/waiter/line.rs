@@ -1,8 +1,9 @@
 //! Lines of waiters, oldest first, any of which can leave from the middle.
 //!
 //! A [`Slab`] holds the waiters of all lines under one lock; a [`Line`] is a doubly linked list of
-//! its slots, by index. Joining, leaving and serving are a few writes and, once the slab has grown to its use, no allocation. A
-//! [`Key`] carries the number of its waiter, which also tells age, so a key whose waiter has been served finds nobody.
+//! its slots, by index. Joining, leaving and serving are a few writes and, once the slab has grown
+//! to its use, no allocation. A [`Key`] carries the number of its waiter, which also tells age, so
+//! a key whose waiter has been served finds nobody.
 
 const NONE: u32 = u32::MAX;
 
@@ -137,8 +138,8 @@ impl Line {
         slab.remove(key.index)
     }
 
-    /// Moves the waiters that `leaves` picks to `other`, where each takes the place of its age. Their
-    /// keys stay, and are keys of `other` now.
+    /// Moves the waiters that `leaves` picks to `other`, where each takes the place of its age.
+    /// Their keys stay, and are keys of `other` now.
     pub(crate) fn move_to<T>(
         &mut self,
         other: &mut Line,

@@ -8,8 +8,9 @@
 //! | `GRANTED` | out of line, owns what it waited for | |
 //! | `REFUSED` | out of line, will not get it | |
 //!
-//! The signals are stored under the lock of the line that the thread stands in. `Release`, paired with the
-//! `Acquire` in [`Parker::park`] and [`Parker::news`]: what the releaser did happens before what the waiter does next.
+//! The signals are stored under the lock of the line that the thread stands in. `Release`, paired
+//! with the `Acquire` in [`Parker::park`] and [`Parker::news`]: what the releaser did happens
+//! before what the waiter does next.
 
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
@@ -52,7 +53,8 @@ impl Parker {
         }
     }
 
-    /// The calling thread's parker. A thread whose thread-locals are being destroyed gets a new one.
+    /// The calling thread's parker. A thread whose thread-locals are being destroyed gets a new
+    /// one.
     pub(crate) fn current() -> Arc<Self> {
         PARKER
             .try_with(Arc::clone)
@@ -64,7 +66,8 @@ impl Parker {
         self.word.store(AWAKE, Ordering::Relaxed);
     }
 
-    /// Tells the thread, under the line's lock. `true`: it sleeps, and needs a [`wake`](Self::wake).
+    /// Tells the thread, under the line's lock. `true`: it sleeps, and needs a
+    /// [`wake`](Self::wake).
     pub(crate) fn signal(&self, signal: Signal) -> bool {
         let word = match signal {
             Signal::Retry => RETRY,
@@ -89,10 +92,10 @@ impl Parker {
         }
     }
 
-    /// Sleeps until there is news. `None`: the deadline came first, and news may still come until the
-    /// thread has left the line.
+    /// Sleeps until there is news. `None`: the deadline came first, and news may still come until
+    /// the thread has left the line.
     pub(crate) fn park(&self, deadline: Option<Instant>) -> Option<Signal> {
-        for _ in 0..hint::SPINS {
+        for () in hint::spins() {
             if let Some(signal) = self.news() {
                 return Some(signal);
             }

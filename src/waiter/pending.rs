@@ -11,10 +11,10 @@ use crate::sync::unmodelled::OnceLock;
 
 /// A registered waiter: the request that `acquire_with` or `latch_with` has put in line.
 ///
-/// For event loops: the callback runs on whichever thread releases what is waited for (or at once, on the
-/// calling one), and [`as_fd`](Self::as_fd) gives a descriptor that becomes readable then, for a loop that
-/// would rather poll. Dropping the handle cancels: once `drop` has returned, the callback has
-/// run, is running, or never will, and in the last case nothing was taken.
+/// For event loops: the callback runs on whichever thread releases what is waited for (or at once,
+/// on the calling one), and [`as_fd`](Self::as_fd) gives a descriptor that becomes readable then,
+/// for a loop that would rather poll. Dropping the handle cancels: once `drop` has returned, the
+/// callback has run, is running, or never will, and in the last case nothing was taken.
 ///
 /// ```
 /// use latchwork::Semaphore;
@@ -56,7 +56,8 @@ impl Pending {
         self.delivery.done.load(Ordering::Acquire)
     }
 
-    /// A descriptor that becomes, and stays, readable once the callback has run. It is made at the first call.
+    /// A descriptor that becomes, and stays, readable once the callback has run. It is made at the
+    /// first call.
     ///
     /// # Errors
     ///
@@ -106,8 +107,9 @@ impl Delivery {
         self.announce();
     }
 
-    /// `finish` stores `done` and then looks for the descriptor, `as_fd` sets the descriptor and then looks at
-    /// `done`; the fence between the two on each side makes one of them see the other.
+    /// `finish` stores `done` and then looks for the descriptor, `as_fd` sets the descriptor and
+    /// then looks at `done`; the fence between the two on each side makes one of them see the
+    /// other.
     fn announce(&self) {
         fence(Ordering::SeqCst);
         if self.done.load(Ordering::Acquire)

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::support::Server;
 
-/// Runs a script of requests and the replies they must get, `\r\n` written as a blank between the lines.
+/// Runs a script of requests and the replies they must get, `\r\n` written as a blank between the
+/// lines.
 fn script(server: &Server, lines: &[(&str, &str)]) {
     let mut client = server.connect();
     for (request, expected) in lines {

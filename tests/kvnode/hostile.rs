@@ -1,4 +1,5 @@
-//! Clients that send nonsense, too much, too little, or do not read: what they get, and that nobody else is hurt.
+//! Clients that send nonsense, too much, too little, or do not read: what they get, and that nobody
+//! else is hurt.
 
 use crate::support::{Server, encode};
 
@@ -94,7 +95,8 @@ fn a_client_that_does_not_read_is_held_up_and_gets_everything_once_it_does() {
     let mut slow = server.connect();
     let requests = 2_000;
     slow.send(&encode(&["GET", "k"]).repeat(requests));
-    // 200 MB of replies are owed by now. The thread takes events in order, so it has dealt with the burst before this.
+    // 200 MB of replies are owed by now. The thread takes events in order, so it has dealt with the
+    // burst before this.
     let list = witness.ask("CLIENT LIST");
     let held: Vec<usize> = fields(&list, "tot-mem")
         .iter()

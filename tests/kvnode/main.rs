@@ -1,4 +1,5 @@
-//! `examples/kvnode` from outside: real processes, talked to over TCP, and compared with a real redis-server.
+//! `examples/kvnode` from outside: real processes, talked to over TCP, and compared with a real
+//! redis-server.
 
 mod commands;
 mod hostile;

@@ -97,8 +97,8 @@ fn an_idle_server_does_not_wake_up() {
         client.send(b"NG\r\n");
         assert_eq!(client.reply(), b"+PONG\r\n");
     }
-    // The time is what is looked at: first for the server to have gone to sleep, then for it to stay so beyond its
-    // stall-timeout.
+    // The time is what is looked at: first for the server to have gone to sleep, then for it to
+    // stay so beyond its stall-timeout.
     let window = Duration::from_millis(1_200);
     std::thread::sleep(window);
     let before = switches(server.pid());

@@ -1,5 +1,5 @@
-//! `examples/kvnode` against a real redis-server: the same requests to both, and the replies compared byte for byte.
-//! Skipped without redis-server; written for 7.0.
+//! `examples/kvnode` against a real redis-server: the same requests to both, and the replies
+//! compared byte for byte. Skipped without redis-server; written for 7.0.
 
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -144,7 +144,8 @@ fn random_sequences_agree_with_redis() {
     let mut random = Random::new("random_sequences_agree_with_redis");
     for _ in 0..800 {
         let mut requests: Vec<Request> = (0..50).map(|_| random_request(&mut random)).collect();
-        // Both count expired keys until they come across them: Redis with any command, kvnode with a write.
+        // Both count expired keys until they come across them: Redis with any command, kvnode with
+        // a write.
         for key in KEYS {
             requests.push([b"SETRANGE", key, b"0", b""].map(<[u8]>::to_vec).into());
         }

@@ -1,8 +1,8 @@
 //! Servers and clients for the tests of `examples/kvnode`: real processes, real sockets.
 //!
-//! The server's binary is found through the test's own path: tests lie in `target/<profile>/deps`, examples in
-//! `target/<profile>/examples`. `cargo test` builds both; `cargo test --test kvnode` alone builds only the test: after
-//! a change run `cargo build --example kvnode` first.
+//! The server's binary is found through the test's own path: tests lie in `target/<profile>/deps`,
+//! examples in `target/<profile>/examples`. `cargo test` builds both; `cargo test --test kvnode`
+//! alone builds only the test: after a change run `cargo build --example kvnode` first.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

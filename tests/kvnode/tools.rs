@@ -24,7 +24,8 @@ fn redis_cli_works() {
     assert_eq!(cli(&["-r", "3", "incr", "n"]), "1\n2\n3\n");
     assert_eq!(cli(&["mget", "greeting", "nokey"]), "hello world\n\n");
     assert!(cli(&["info"]).contains("redis_version:7.0.15"));
-    // As an interactive session starts: it asks for HELLO and COMMAND DOCS and takes no for an answer.
+    // As an interactive session starts: it asks for HELLO and COMMAND DOCS and takes no for an
+    // answer.
     assert_eq!(
         cli(&["-3", "--raw", "get", "greeting"]).lines().last(),
         Some("hello world")

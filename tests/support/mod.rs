@@ -1,4 +1,5 @@
-//! What the storms share: how long they go on, where their chance comes from, and cells that only exclusion protects.
+//! What the storms share: how long they go on, where their chance comes from, and cells that only
+//! exclusion protects.
 //!
 //! `LATCHWORK_STORM` (`short`, or `full` for the numbers of the designs' tables) says how long.
 //! Every storm prints its seed; `LATCHWORK_SEED` sets it. The seed fixes what each thread does, not
@@ -29,8 +30,8 @@ pub(crate) struct Storm {
 }
 
 impl Storm {
-    /// Announces the storm and its seed, past the harness's capture: a run that hangs is killed, and
-    /// shows nothing that was captured.
+    /// Announces the storm and its seed, past the harness's capture: a run that hangs is killed,
+    /// and shows nothing that was captured.
     pub(crate) fn new(name: &str) -> Self {
         let seed = match std::env::var("LATCHWORK_SEED") {
             Ok(seed) => seed.parse().expect("LATCHWORK_SEED is a number"),

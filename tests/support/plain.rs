@@ -1,7 +1,7 @@
 //! A cell without any synchronisation of its own: what a latch or the last permit is to protect.
 //!
-//! It is written in two steps with time between them, so that a second writer loses an update and a reader sees
-//! two halves that differ; and ThreadSanitizer sees plain accesses.
+//! It is written in two steps with time between them, so that a second writer loses an update and a
+//! reader sees two halves that differ; and ThreadSanitizer sees plain accesses.
 
 #![allow(unsafe_code)]
 

@@ -5,7 +5,8 @@
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// Seeded with `LATCHWORK_SEED` if that is set, otherwise with the time. Prints the seed, which a failing test shows.
+    /// Seeded with `LATCHWORK_SEED` if that is set, otherwise with the time. Prints the seed, which
+    /// a failing test shows.
     pub(crate) fn new(test: &str) -> Self {
         let seed = match std::env::var("LATCHWORK_SEED") {
             Ok(seed) => seed.parse().expect("LATCHWORK_SEED is a number"),

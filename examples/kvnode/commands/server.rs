@@ -98,8 +98,8 @@ fn describe(reply: &mut Reply, command: &'static Command) {
     }
 }
 
-/// `… HELP` of any command with subcommands. Reached with the command itself only if the arity check let it through
-/// without a subcommand, which it does not.
+/// `… HELP` of any command with subcommands. Reached with the command itself only if the arity
+/// check let it through without a subcommand, which it does not.
 pub(super) fn help(
     context: &mut Context<'_>,
     own: &'static Command,
@@ -160,8 +160,8 @@ pub(super) fn config_get(
     Ok(())
 }
 
-/// Whether a name matches a pattern of `*`, `?` and plain characters, in any case. Remembers the last star only, so the
-/// time is at most the product of the lengths.
+/// Whether a name matches a pattern of `*`, `?` and plain characters, in any case. Remembers the
+/// last star only, so the time is at most the product of the lengths.
 fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let (mut at, mut in_name) = (0, 0);
     let mut star = None;
@@ -188,8 +188,8 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
     pattern[at..].iter().all(|&byte| byte == b'*')
 }
 
-/// `SHUTDOWN [NOSAVE|SAVE] [NOW] [FORCE]`: everybody gets the replies owed, then the server ends. There is nowhere to
-/// save to, so `SAVE` is refused rather than ignored.
+/// `SHUTDOWN [NOSAVE|SAVE] [NOW] [FORCE]`: everybody gets the replies owed, then the server ends.
+/// There is nowhere to save to, so `SAVE` is refused rather than ignored.
 pub(super) fn shutdown(
     context: &mut Context<'_>,
     _: &'static Command,
@@ -392,8 +392,7 @@ fn info_stats(server: &Server, text: &mut String) {
     );
 }
 
-/// How many keys expire, Redis says here too; the store does not count them. Zero is Redis's own word for an unknown
-/// average.
+/// Zero is Redis's own word for an unknown average.
 fn info_keyspace(server: &Server, text: &mut String) {
     let stats = server.store.stats();
     if stats.keys > 0 {

@@ -371,7 +371,8 @@ enum Moment {
 }
 
 impl<'a> TimeOption<'a> {
-    /// Reads `EX`, `PX`, `EXAT` or `PXAT`. One may be repeated, and the last one counts; two different ones may not.
+    /// Reads `EX`, `PX`, `EXAT` or `PXAT`. One may be repeated, and the last one counts; two
+    /// different ones may not.
     fn read(
         before: Option<Self>,
         option: &[u8],

@@ -1,5 +1,5 @@
-//! The command table: every command's name, arity, flags, keys and handler, in one place. Dispatch, `COMMAND` and the
-//! `HELP` subcommands all read it.
+//! The command table: every command's name, arity, flags, keys and handler, in one place. Dispatch,
+//! `COMMAND` and the `HELP` subcommands all read it.
 
 use super::{Handler, connection, keys, server, strings};
 
@@ -8,11 +8,13 @@ use super::{Handler, connection, keys, server, strings};
 pub(crate) struct Command {
     /// In lower case; a subcommand's has its parent's in front, as in `client|id`.
     pub(crate) name: &'static str,
-    /// How many arguments, the name (and the parent's name) included; negative for at least that many.
+    /// How many arguments, the name (and the parent's name) included; negative for at least that
+    /// many.
     pub(crate) arity: i32,
     /// In Redis's words.
     pub(crate) flags: &'static [&'static str],
-    /// The first key, the last (negative: from the end) and the step between keys; all zero for none.
+    /// The first key, the last (negative: from the end) and the step between keys; all zero for
+    /// none.
     pub(crate) keys: (i32, i32, i32),
     pub(crate) handler: Handler,
     pub(crate) subcommands: &'static [Command],
@@ -220,7 +222,8 @@ pub(crate) static TABLE: &[Command] = &[
 
 const SLOTS: usize = 256;
 
-/// Where in [`TABLE`] to look for a name, by its [`slot`]: an open-addressed hash table made by the compiler.
+/// Where in [`TABLE`] to look for a name, by its [`slot`]: an open-addressed hash table made by the
+/// compiler.
 static INDEX: [u8; SLOTS] = {
     assert!(TABLE.len() < SLOTS / 2);
     let mut index = [u8::MAX; SLOTS];

@@ -1,6 +1,8 @@
-//! A bank, as somebody might write it over latchwork: accounts behind latches, and a limit on the transfers that run.
+//! A bank, as somebody might write it over latchwork: accounts behind latches, and a limit on the
+//! transfers that run.
 //!
-//! Nothing in here knows of loom. Its balances are plain atomics, which the accounts' latches protect.
+//! Nothing in here knows of loom. Its balances are plain atomics, which the accounts' latches
+//! protect.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
