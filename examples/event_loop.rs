@@ -4,11 +4,11 @@
 //! must not wait in `acquire`; it *registers* for a permit instead:
 //!
 //! 1. `Semaphore::acquire_with` returns a `Pending` at once. Its descriptor goes into the poller
-//! beside the sockets.
+//!    beside the sockets.
 //! 2. When a permit is free, the callback puts it into the connection's mailbox and the descriptor
-//!   becomes readable: the loop wakes up as it does for a socket.
+//!    becomes readable: the loop wakes up as it does for a socket.
 //! 3. A connection that goes away drops its `Pending`, and the request is cancelled. No permit is
-//!   lost.
+//!    lost.
 //!
 //! The example plays its own clients and ends when all are gone: `cargo run --example event_loop`.
 

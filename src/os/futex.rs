@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use rustix::thread::futex::{Flags, wait};
 use rustix::time::Timespec;
 
-use crate::sync::unmodelled::AtomicU32;
+use crate::sync::atomic::AtomicU32;
 
 /// Sleeps while `word` is `expected`, for at most `time`. `false`: the time is up.
 ///
