@@ -9,7 +9,7 @@
 //! | `core` | the shards, the lines, who gets a latch next |
 //! | `entries` | where a shard keeps the latches that are held or waited for |
 //! | `guard` | the guards |
-//! | `watch` | the periodic sweep, armed while somebody waits |
+//! | `watch` | the periodic sweep for those who wait without a thread |
 //! | `error` | the errors, one for each kind of call |
 //!
 //! A key is identified by its seeded 64-bit hash: no key is cloned and none is compared under a
@@ -107,6 +107,7 @@ impl<K: ?Sized> LatchTable<K> {
         let core = Anchor::new(Core::new(
             builder.shards,
             builder.max_waiters,
+            builder.sweep_every,
             builder.name.into(),
             builder.on_leak,
         ));
@@ -481,9 +482,7 @@ impl<K: ?Sized> LatchTable<K> {
         hash: u64,
         deadline: impl FnOnce() -> Option<Instant>,
     ) -> Result<Latch<'_>, Refusal> {
-        let hold = self
-            .core
-            .take_or_wait(hash, Thread::current(), deadline, || self.watch.joined())?;
+        let hold = self.core.take_or_wait(hash, Thread::current(), deadline)?;
         Ok(self.guard(hold))
     }
 

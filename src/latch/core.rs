@@ -17,6 +17,8 @@
 //! A latch on offer goes to whoever comes first until the oldest waiter has waited [`PATIENCE`];
 //! after that each release hands it over. Strict hand-off would cost a context switch an operation.
 
+use std::time::Duration;
+
 use crate::holder::bound::Claimed;
 use crate::holder::claim::{Held, Thread};
 use crate::holder::{OnLeak, anchor};
@@ -117,6 +119,8 @@ pub(super) struct Counters {
 pub(super) struct Core {
     shards: Box<[Shard]>,
     max_waiters: usize,
+    /// How long a thread waits before it looks whether the holder's thread has ended.
+    sweep_every: Duration,
     pub(super) name: Arc<str>,
     pub(super) on_leak: Option<OnLeak>,
     pub(super) counters: Counters,
@@ -182,6 +186,7 @@ impl Core {
     pub(super) fn new(
         shards: usize,
         max_waiters: usize,
+        sweep_every: Duration,
         name: Arc<str>,
         on_leak: Option<OnLeak>,
     ) -> Self {
@@ -199,6 +204,7 @@ impl Core {
                 .take(shards.next_power_of_two())
                 .collect(),
             max_waiters,
+            sweep_every,
             name,
             on_leak,
             counters: Counters {
@@ -261,29 +267,21 @@ impl Core {
         Some(Hold { hash, number })
     }
 
-    /// Waits for a latch until `deadline`; calls `joined` if it gets in line. When it refuses, the
-    /// latch was not taken and will not be.
+    /// Waits for a latch until `deadline`. When it refuses, the latch was not taken and will not be.
     pub(super) fn take_or_wait(
         &self,
         hash: u64,
         owner: Thread,
         deadline: impl FnOnce() -> Option<Instant>,
-        joined: impl FnOnce(),
     ) -> Result<Hold, Refusal> {
         match self.try_take(hash, Some(owner)) {
             Some(hold) => Ok(hold),
-            None => self.wait(hash, owner, deadline(), joined),
+            None => self.wait(hash, owner, deadline()),
         }
     }
 
     #[cold]
-    fn wait(
-        &self,
-        hash: u64,
-        owner: Thread,
-        deadline: Option<Instant>,
-        joined: impl FnOnce(),
-    ) -> Result<Hold, Refusal> {
+    fn wait(&self, hash: u64, owner: Thread, deadline: Option<Instant>) -> Result<Hold, Refusal> {
         let shard = self.shard(hash);
         let since = now();
         let parker = Parker::current();
@@ -301,9 +299,9 @@ impl Core {
             self.join(shard, contents, hash, waiter, Some(owner), since)
                 .map_err(|_| Refusal::Busy)?
         };
-        joined();
+        let mut patrol = since.checked_add(self.sweep_every);
         let outcome = loop {
-            let signal = parker.park(deadline);
+            let signal = parker.park(deadline.into_iter().chain(patrol).min());
             if signal == Some(Signal::Granted) {
                 break Ok(hold);
             }
@@ -315,17 +313,21 @@ impl Core {
                 {
                     // Handed over on the way to the lock: a time-out comes too late.
                     Some(Ok(hold))
-                } else if signal.is_some() {
+                } else if signal.is_none() && deadline.is_some_and(|time| now() >= time) {
+                    self.leave(shard, contents, hash, key, &mut wakes);
+                    self.counters.timeouts.add(1);
+                    Some(Err(Refusal::TimedOut))
+                } else {
+                    if signal.is_none() {
+                        self.take_over(shard, contents, hash);
+                        patrol = now().checked_add(self.sweep_every);
+                    }
                     parker.prepare();
                     if let Some(request) = contents.waiting.get_mut(key) {
                         request.retries = false;
                     }
                     self.offer(shard, contents, hash, Some(key), &mut wakes);
                     (parker.news() == Some(Signal::Granted)).then_some(Ok(hold))
-                } else {
-                    self.leave(shard, contents, hash, key, &mut wakes);
-                    self.counters.timeouts.add(1);
-                    Some(Err(Refusal::TimedOut))
                 }
             };
             wakes.deliver();
@@ -535,32 +537,44 @@ impl Core {
             .is_some()
     }
 
+    /// Takes the latch from a holder whose thread has ended. `false`: it has none such.
+    fn take_over(&self, shard: &Shard, contents: &mut Contents, hash: u64) -> bool {
+        let abandoned = contents
+            .entries
+            .get_mut(hash)
+            .filter(|entry| entry.holder != 0 && entry.owner.is_some_and(Thread::has_ended));
+        let Some(entry) = abandoned else {
+            return false;
+        };
+        entry.holder = 0;
+        entry.owner = None;
+        shard.held.sub(1);
+        self.counters.leaked.add(1);
+        true
+    }
+
     /// Takes over the latches that somebody waits for and whose owner's thread has ended. Returns
     /// how many.
     pub(super) fn sweep(&self) -> usize {
         let mut taken_over = 0;
         for shard in &self.shards {
-            let abandoned: Vec<Hold> = {
+            let mut wakes = Wakes::new();
+            {
                 let contents = &mut *shard.contents.lock();
-                contents
+                let wanted: Vec<u64> = contents
                     .entries
                     .iter()
-                    .filter(|entry| entry.holder != 0 && !entry.line.is_empty())
-                    .filter(|entry| entry.owner.is_some_and(Thread::has_ended))
-                    .map(|entry| Hold {
-                        hash: entry.hash,
-                        number: entry.holder,
-                    })
-                    .collect()
-            };
-            for hold in abandoned {
-                // By compare: between the two locks the latch may have got a fresh owner.
-                if let Some(wakes) = self.release_quietly(hold) {
-                    self.counters.leaked.add(1);
-                    taken_over += 1;
-                    wakes.deliver();
+                    .filter(|entry| !entry.line.is_empty())
+                    .map(|entry| entry.hash)
+                    .collect();
+                for hash in wanted {
+                    if self.take_over(shard, contents, hash) {
+                        taken_over += 1;
+                        self.offer(shard, contents, hash, None, &mut wakes);
+                    }
                 }
             }
+            wakes.deliver();
         }
         taken_over
     }

@@ -1,8 +1,8 @@
-//! The periodic sweep of a table, armed only while somebody waits.
+//! The periodic sweep on behalf of registered waiters.
 //!
-//! The end of a thread gives its latches back by itself. This is the second line: if a waiter has
-//! stood in line for a whole period, the sweeper looks whether the one it waits for is gone. A
-//! table without contention never wakes it.
+//! The end of a thread gives its latches back by itself. This is the second line: who has waited for
+//! a whole period looks whether the one it waits for is gone. A blocked thread does so itself; for
+//! callbacks the sweeper does, armed while there are any. A table without them never wakes it.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::sync::unmodelled::{Arc, AtomicBool, Ordering, fence};
 
 use super::core::Core;
 
-/// Wakes the sweeper while somebody waits for a latch of a table.
+/// Wakes the sweeper while a callback waits for a latch of a table.
 #[derive(Debug)]
 pub(super) struct Watch {
     job: Job,
@@ -40,7 +40,7 @@ impl Watch {
         Self { job, armed, every }
     }
 
-    /// Somebody has got in line.
+    /// A callback has got in line.
     pub(super) fn joined(&self) {
         // A model steps the sweep itself.
         if !thread::STARTS_ITS_OWN {
