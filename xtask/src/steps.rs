@@ -32,6 +32,12 @@ const STEPS: &[Step] = &[
         what: "no warnings, in both worlds",
         run: clippy,
     },
+    // Before the tests, which drive the built kvnode.
+    Step {
+        name: "examples",
+        what: "they build; threaded and event_loop run",
+        run: examples,
+    },
     Step {
         name: "tests",
         what: "unit and integration tests",
@@ -41,11 +47,6 @@ const STEPS: &[Step] = &[
         name: "doctests",
         what: "the examples in the documentation",
         run: doctests,
-    },
-    Step {
-        name: "examples",
-        what: "they build; event_loop runs",
-        run: examples,
     },
     Step {
         name: "features",
@@ -275,10 +276,13 @@ fn examples(workspace: &Workspace) -> Result<Outcome> {
     Program::cargo()
         .args(["build", "--examples", "--all-features", "-p", LIBRARY])
         .run()?;
-    if examples.iter().any(|name| name == "event_loop") {
-        let built = workspace.target.join("debug/examples/event_loop");
-        let end = Program::new(built).run_bounded(Duration::from_secs(60))?;
-        print!("{}", end.stdout);
+    // The ones that play their own clients and end by themselves.
+    for name in ["threaded", "event_loop"] {
+        if examples.iter().any(|example| example == name) {
+            let built = workspace.target.join("debug/examples").join(name);
+            let end = Program::new(built).run_bounded(Duration::from_secs(60))?;
+            print!("{}", end.stdout);
+        }
     }
     Ok(Outcome::Passed)
 }
