@@ -504,3 +504,18 @@ fn forgotten_permits_set_a_request_aside_until_a_raise() {
         assert_whole(&semaphore, 2);
     });
 }
+
+/// Catches a count of the running permits that is made of the capacity before a resize and of the permits after it.
+#[test]
+fn running_permits_are_counted_as_of_one_moment() {
+    model(|| {
+        let semaphore = semaphore(1, Fairness::Eventual);
+        let permit = semaphore.acquire().unwrap();
+        let other = spawn(&semaphore, |semaphore| semaphore.set_max(2).unwrap());
+        assert_eq!(semaphore.current(), 1);
+        other.join().unwrap();
+        assert_eq!(semaphore.current(), 1);
+        drop(permit);
+        assert_whole(&semaphore, 2);
+    });
+}

@@ -277,7 +277,7 @@ impl Core {
                 Fairness::Fifo => WAITERS | DUE,
                 Fairness::Eventual => WAITERS,
             };
-            if self.state.flag(state, flags) {
+            if self.state.flag(state, flags) || mutant::enabled("semaphore-waits-unflagged") {
                 return Err(Refusal::NotNow);
             }
         }
@@ -324,7 +324,9 @@ impl Core {
         } else {
             request.got
         };
-        self.feed(queue, handed, None, wakes);
+        if !mutant::enabled("semaphore-timeout-swallows-turn") {
+            self.feed(queue, handed, None, wakes);
+        }
         Some(request)
     }
 
@@ -384,7 +386,8 @@ impl Core {
         while let Some((key, head)) = queue.line.front(&mut queue.slab) {
             let missing = head.wanted - head.got;
             let is_due = self.fairness == Fairness::Fifo
-                || time.saturating_duration_since(head.since) >= PATIENCE;
+                || (time.saturating_duration_since(head.since) >= PATIENCE
+                    && !mutant::enabled("semaphore-never-hands-over"));
             if is_due {
                 let share = missing.min(*pool);
                 *pool -= share;
@@ -512,7 +515,9 @@ impl Core {
                     let Some(request) = line.remove(&mut queue.slab, key) else {
                         break;
                     };
-                    pool += request.got;
+                    if !mutant::enabled("semaphore-close-keeps-share") {
+                        pool += request.got;
+                    }
                     self.counters.waiters.sub(1);
                     match request.waiter {
                         Waiter::Thread(parker) => wakes.signal(&parker, Signal::Refused),
@@ -545,7 +550,9 @@ impl Core {
             let before = self.resizes.load(Ordering::Acquire);
             let max = self.max.load(Ordering::Acquire);
             let available = self.state.read(Ordering::Acquire).available();
-            if before.is_multiple_of(2) && self.resizes.load(Ordering::Acquire) == before {
+            let is_one_moment =
+                before.is_multiple_of(2) && self.resizes.load(Ordering::Acquire) == before;
+            if is_one_moment || mutant::enabled("semaphore-current-in-two-looks") {
                 return (max as i64 - available) as u64;
             }
             hint::spin_loop();
