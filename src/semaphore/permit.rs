@@ -198,6 +198,9 @@ impl fmt::Debug for Permit<'_> {
 /// A [`Permit`] that carries its own handle on the semaphore, and is bound to its thread all the
 /// same.
 ///
+/// Leaked, its permits come back at the thread's end; the handle, which is memory that the guard
+/// carries, does not.
+///
 /// ```
 /// use latchwork::semaphore::{OwnedPermit, Semaphore};
 ///

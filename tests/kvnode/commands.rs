@@ -310,7 +310,7 @@ fn info_and_client_list_show_what_goes_on() {
         "# Server\r\nredis_version:7.0.15\r\n",
         "\r\n\r\n# Clients\r\nconnected_clients:2\r\n",
         "keyspace_hits:1\r\nkeyspace_misses:1\r\n",
-        "# Keyspace\r\ndb0:keys=1,expires=0,avg_ttl=0",
+        "# Keyspace\r\ndb0:keys=1,expires=1,avg_ttl=0",
     ] {
         assert!(info.contains(line), "{line:?} is not in {info}");
     }
