@@ -3,7 +3,7 @@
 mod support;
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -232,13 +232,12 @@ fn every_way_at_once(name: &str, keys: u64, max_waiters: usize, steps: u64) {
             }
         }
     });
-    let porter = Mutex::new(porter);
     storm.run(8, |_, rng| {
         let mixed = Mixed {
             table: table.clone(),
             cells: cells.clone(),
             closures: closures.clone(),
-            porter: porter.lock().unwrap().clone(),
+            porter: porter.clone(),
         };
         for _ in 0..steps {
             mixed.step(rng);
@@ -338,8 +337,7 @@ fn no_increment_of_fifty_threads_is_lost() {
         let storm = Storm::new("no lost update");
         let table = LatchTable::<u64>::new();
         let cell = Plain::new(0);
-        let seen = Mutex::new(Vec::new());
-        storm.run(THREADS, |_, rng| {
+        let seen = storm.run(THREADS, |_, rng| {
             let before: Vec<i64> = (0..EACH)
                 .map(|_| {
                     let _held = table.latch(&7).unwrap();
@@ -347,10 +345,10 @@ fn no_increment_of_fifty_threads_is_lost() {
                 })
                 .collect();
             assert!(before.is_sorted());
-            seen.lock().unwrap().extend(before);
+            before
         });
         assert_eq!(cell.get() as u64, THREADS * EACH);
-        assert_permutation(seen.into_inner().unwrap(), 0);
+        assert_permutation(seen.concat(), 0);
         assert_quiet(&table);
     }
 }
@@ -362,8 +360,7 @@ fn no_incr_by_of_fifty_threads_is_lost() {
     for _ in 0..size(1, 50) {
         let storm = Storm::new("no lost incr_by");
         let rmw = Rmw::new();
-        let seen = Mutex::new(Vec::new());
-        storm.run(THREADS, |_, rng| {
+        let seen = storm.run(THREADS, |_, rng| {
             let mut after = Vec::new();
             for _ in 0..EACH {
                 // What has no effect on the number may come between.
@@ -375,13 +372,13 @@ fn no_incr_by_of_fifty_threads_is_lost() {
                 after.push(rmw.incr_by("hits", 1).unwrap());
             }
             assert!(after.is_sorted());
-            seen.lock().unwrap().extend(after);
+            after
         });
         assert_eq!(
             rmw.get("hits").unwrap(),
             Some(((THREADS * EACH) as i64).into())
         );
-        assert_permutation(seen.into_inner().unwrap(), 1);
+        assert_permutation(seen.concat(), 1);
     }
 }
 

@@ -6,7 +6,7 @@
 mod support;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -255,13 +255,12 @@ fn every_way_at_once(name: &str, fairness: Fairness, permits: u64, steps: u64) {
             }
         }
     });
-    let porter = Mutex::new(porter);
     storm.run(8, |_, rng| {
         let mixed = Mixed {
             semaphore: semaphore.clone(),
             ground: ground.clone(),
             callbacks: callbacks.clone(),
-            porter: porter.lock().unwrap().clone(),
+            porter: porter.clone(),
         };
         for _ in 0..steps {
             mixed.step(rng);

@@ -47,16 +47,21 @@ impl Storm {
     }
 
     /// Runs `body` in `threads` threads at once, with its number and chance, and joins each.
-    pub(crate) fn run(&self, threads: u64, body: impl Fn(u64, &mut Rng) + Sync) {
+    pub(crate) fn run<T: Send>(
+        &self,
+        threads: u64,
+        body: impl Fn(u64, &mut Rng) -> T + Sync,
+    ) -> Vec<T> {
         thread::scope(|scope| {
             let body = &body;
             let running: Vec<_> = (0..threads)
                 .map(|index| scope.spawn(move || body(index, &mut self.rng(index + 1))))
                 .collect();
-            for thread in running {
-                join(thread.join());
-            }
-        });
+            running
+                .into_iter()
+                .map(|thread| join(thread.join()))
+                .collect()
+        })
     }
 }
 

@@ -100,7 +100,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "asan",
-        what: "the leak storms under AddressSanitizer",
+        what: "the storm tests under AddressSanitizer",
         run: asan,
     },
 ];
