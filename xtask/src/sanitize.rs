@@ -45,7 +45,8 @@ pub(crate) const THREAD: Sanitizer = Sanitizer {
     must_catch: &[Caught {
         mutant: "semaphore-relaxed-release",
         test: "semaphore_storm",
-        report: "WARNING: ThreadSanitizer: data race",
+        // A race on the cell that the permit protects, and on nothing else.
+        report: "tests/support/plain.rs",
     }],
 };
 
