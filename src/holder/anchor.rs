@@ -21,7 +21,7 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr::NonNull;
 
-use crate::sync::atomic::{AtomicUsize, Ordering, fence};
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::lock::Mutex;
 use crate::sync::mutant;
 use crate::sync::track::Track;
@@ -144,7 +144,7 @@ impl<C: Core> Drop for Anchor<C> {
         let inner = unsafe { self.0.as_ref() };
         let mut handles = inner.handles.load(Ordering::Relaxed);
         while handles > 1 {
-            // Release: the last one out sees what this one did, see the acquire fence below.
+            // Release: the last one out, which acquires, sees what this one did.
             match inner.handles.compare_exchange_weak(
                 handles,
                 handles - 1,
@@ -162,10 +162,12 @@ impl<C: Core> Drop for Anchor<C> {
             free(self.0);
             return;
         }
-        let was_last = inner.handles.fetch_sub(1, Ordering::Release) == 1;
-        if was_last && !mutant::enabled("anchor-drop-without-fence") {
-            fence(Ordering::Acquire);
-        }
+        let order = if mutant::enabled("anchor-drop-without-acquire") {
+            Ordering::Release
+        } else {
+            Ordering::AcqRel
+        };
+        let was_last = inner.handles.fetch_sub(1, order) == 1;
         let is_free = was_last && inner.core.is_idle();
         drop(lifetime);
         if is_free {
@@ -192,12 +194,10 @@ pub(crate) unsafe fn reclaim<C: Core, R>(
     // SAFETY: the claim kept the core until `give_back`; from there to the end of the lock nobody
     // else can free it.
     let inner = unsafe { anchor.0.as_ref() };
-    let is_free = inner.handles.load(Ordering::Relaxed) == 0
+    // Acquire, as in `drop`: who frees sees what every handle did.
+    let is_free = inner.handles.load(Ordering::Acquire) == 0
         && inner.core.is_idle()
         && !mutant::enabled("anchor-reclaim-frees-nothing");
-    if is_free {
-        fence(Ordering::Acquire);
-    }
     drop(lifetime);
     if is_free {
         free(anchor.0);
