@@ -317,7 +317,8 @@ impl<K: ?Sized> LatchTable<K> {
     /// Asks for the latch of `key` without waiting for it: `f` is called with it once it is there.
     ///
     /// For event loops. `f` runs on the thread that releases the latch, outside all locks, or at
-    /// once on this one; a panic in it is caught. Dropping the [`Pending`] cancels.
+    /// once on this one; a panic in it is caught. It must not wait: others that come due on its thread
+    /// are called when it has returned. Dropping the [`Pending`] cancels.
     ///
     /// ```
     /// use latchwork::LatchTable;

@@ -266,7 +266,8 @@ impl Semaphore {
     /// Asks for a permit without waiting for it: `f` is called with it once it is there.
     ///
     /// For event loops. `f` runs on the thread that gives the permit back, outside all locks, or at
-    /// once on this one; a panic in it is caught. Dropping the [`Pending`] cancels.
+    /// once on this one; a panic in it is caught. It must not wait: others that come due on its thread
+    /// are called when it has returned. Dropping the [`Pending`] cancels.
     ///
     /// ```
     /// use latchwork::Semaphore;

@@ -13,6 +13,7 @@
 //! into the lock, and a callback runs outside it. A wake that comes late goes to a parker that is
 //! still there, since it is counted, and at worst wakes its thread once for nothing.
 
+mod callback;
 mod counter;
 pub(crate) mod courier;
 mod histogram;
@@ -20,6 +21,7 @@ mod line;
 mod parker;
 mod pending;
 
+pub(crate) use callback::Callback;
 pub(crate) use counter::{Counter, Gauge};
 pub(crate) use histogram::Recorder;
 pub use histogram::WaitHistogram;
@@ -28,7 +30,6 @@ pub(crate) use parker::{Parker, Signal};
 pub(crate) use pending::Delivery;
 pub use pending::Pending;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::sync::Arc;
@@ -42,21 +43,6 @@ pub(crate) const PATIENCE: Duration = Duration::from_micros(500);
 pub(crate) enum Waiter<T> {
     Thread(Arc<Parker>),
     Callback(Callback<T>),
-}
-
-/// A registered waiter: the user's closure, and the news of its delivery.
-pub(crate) struct Callback<T> {
-    pub(crate) run: Box<dyn FnOnce(T) + Send>,
-    pub(crate) delivery: Arc<Delivery>,
-}
-
-impl<T> Callback<T> {
-    /// Runs the closure. Not under a lock.
-    pub(crate) fn deliver(self, outcome: T) {
-        // The panic's message has been printed by the hook; the releasing thread goes on.
-        let _ = catch_unwind(AssertUnwindSafe(|| (self.run)(outcome)));
-        self.delivery.finish();
-    }
 }
 
 /// What is left to do once the lock is released. Dropping it undone would strand a waiter.

@@ -1,0 +1,60 @@
+//! A registered waiter's closure, and how it is called.
+//!
+//! A callback that gives back what it was given serves the next one in line, which does the same: called
+//! from inside each other they would need a stack as deep as the line is long. So a callback that comes
+//! due on a thread that is running one already is called when that one has returned.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::sync::Arc;
+
+use super::Delivery;
+
+crate::sync::local! {
+    /// Whether the calling thread is running a callback. Without a destructor, so it can always be asked.
+    static RUNNING: Cell<bool> = Cell::new(false)
+}
+
+crate::sync::lazy_local! {
+    /// What has come due meanwhile, in order.
+    static DUE: RefCell<VecDeque<Box<dyn FnOnce()>>> = RefCell::new(VecDeque::new())
+}
+
+/// A registered waiter: the user's closure, and the news of its delivery.
+pub(crate) struct Callback<T> {
+    pub(crate) run: Box<dyn FnOnce(T) + Send>,
+    pub(crate) delivery: Arc<Delivery>,
+}
+
+impl<T: 'static> Callback<T> {
+    /// Runs the closure, now or after the one that this thread is running. Not under a lock.
+    pub(crate) fn deliver(self, outcome: T) {
+        if RUNNING.with(Cell::get) {
+            let later: Box<dyn FnOnce()> = Box::new(move || self.call(outcome));
+            let mut later = Some(later);
+            // A thread whose thread-locals are being destroyed has no queue any more.
+            let _ = DUE.try_with(|due| due.borrow_mut().extend(later.take()));
+            if let Some(now) = later {
+                now();
+            }
+            return;
+        }
+        RUNNING.with(|running| running.set(true));
+        self.call(outcome);
+        loop {
+            // The queue is not borrowed while a callback runs.
+            let next = DUE.try_with(|due| due.borrow_mut().pop_front());
+            let Ok(Some(next)) = next else { break };
+            next();
+        }
+        RUNNING.with(|running| running.set(false));
+    }
+
+    fn call(self, outcome: T) {
+        // The panic's message has been printed by the hook; the releasing thread goes on.
+        let _ = catch_unwind(AssertUnwindSafe(|| (self.run)(outcome)));
+        self.delivery.finish();
+    }
+}
