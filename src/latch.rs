@@ -31,7 +31,7 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
 use std::marker::PhantomData;
-use std::panic::Location;
+use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::time::Duration;
 
 use foldhash::quality::SeedableRandomState;
@@ -42,7 +42,7 @@ use crate::sync::mutant;
 use crate::sync::thread;
 use crate::sync::time::{Instant, now};
 use crate::sync::unmodelled::Arc;
-use crate::waiter::{Callback, Delivery, Pending, WaitHistogram, courier};
+use crate::waiter::{Callback, Delivery, Pending, WaitHistogram, dispatcher};
 
 use self::core::{Core, Hold, Refusal};
 use self::watch::Watch;
@@ -316,9 +316,10 @@ impl<K: ?Sized> LatchTable<K> {
 
     /// Asks for the latch of `key` without waiting for it: `f` is called with it once it is there.
     ///
-    /// For event loops. `f` runs on the thread that releases the latch, outside all locks, or at
-    /// once on this one; a panic in it is caught. It must not wait: others that come due on its thread
-    /// are called when it has returned. Dropping the [`Pending`] cancels.
+    /// For event loops. `f` runs at once on this thread, or on the one that makes the latch come
+    /// free, by releasing it above all, or on the library's own where that one cannot; outside all
+    /// locks, and a panic in it is caught. It must not wait: others that come due on its thread are
+    /// called when it has returned. Dropping the [`Pending`] cancels.
     ///
     /// ```
     /// use latchwork::LatchTable;
@@ -350,13 +351,16 @@ impl<K: ?Sized> LatchTable<K> {
         K: Borrow<Q>,
         Q: Hash + ?Sized,
     {
-        courier::start().expect("a thread for callbacks could not be started");
+        dispatcher::start().expect("a thread for callbacks could not be started");
         let hash = self.hash_of(key);
         let delivery = Delivery::new();
         let handle = self.core.clone();
         let callback = Callback {
-            run: Box::new(move |outcome: Result<Hold, LatchError>| {
-                f(outcome.map(|hold| SendLatch::new(handle, hold)));
+            run: Box::new(move |outcome: core::Outcome, is_wanted| {
+                let latch = outcome.map(|hold| SendLatch::new(handle, hold));
+                if is_wanted {
+                    f(latch);
+                }
             }),
             delivery: delivery.clone(),
         };
@@ -503,6 +507,10 @@ fn in_order(mut hashes: Vec<u64>) -> Vec<u64> {
     hashes
 }
 
+// A panic leaves a table as a release does: guards give back, callbacks are contained.
+impl<K: ?Sized> UnwindSafe for LatchTable<K> {}
+impl<K: ?Sized> RefUnwindSafe for LatchTable<K> {}
+
 impl<K: ?Sized> Clone for LatchTable<K> {
     fn clone(&self) -> Self {
         Self {
@@ -538,7 +546,7 @@ pub struct Stats {
     pub held: usize,
     /// How many requests wait.
     pub waiters: usize,
-    /// How long those waited that had to get in line, in whatever way it ended.
+    /// How long requests stood in line: those that were served, and threads that gave up.
     pub waits: WaitHistogram,
     /// How many requests were served out of a line.
     pub hand_offs: u64,

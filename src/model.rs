@@ -25,7 +25,7 @@
 //! * Time stands still until a thread of the model moves the [`Clock`]; a timeout is then one more
 //!   interleaving.
 //! * [`chaos`] wakes whoever sleeps, as a futex may do without a reason.
-//! * No component starts threads here: [`run_errands`] does what the library's thread would (leak
+//! * No component starts threads here: [`run_deferred`] does what the library's thread would (leak
 //!   reports, callbacks woken by a reclaim).
 //! * Keep models small: two or three threads, one or two operations each, and
 //!   `LOOM_MAX_PREEMPTIONS=2`.
@@ -36,7 +36,7 @@ pub use crate::sync::world::loom;
 use std::time::Duration;
 
 use crate::sync::{futex, time};
-use crate::waiter::courier;
+use crate::waiter::dispatcher;
 
 /// Explores every execution of `f`, each with threads, locks and time of its own.
 ///
@@ -79,6 +79,6 @@ pub fn chaos() {
 
 /// Runs what the library's own thread would: leak reports, and callbacks that were woken by the end
 /// of a thread. Returns how many there were.
-pub fn run_errands() -> usize {
-    courier::run_pending()
+pub fn run_deferred() -> usize {
+    dispatcher::run_pending()
 }

@@ -32,7 +32,7 @@ use crate::holder::bound::Prepared;
 use crate::holder::claim;
 use crate::os::clock;
 use crate::sync::time::{Instant, now};
-use crate::waiter::{Callback, Delivery, Pending, WaitHistogram, courier};
+use crate::waiter::{Callback, Delivery, Pending, WaitHistogram, dispatcher};
 
 use self::core::{Core, Refusal};
 
@@ -265,9 +265,10 @@ impl Semaphore {
 
     /// Asks for a permit without waiting for it: `f` is called with it once it is there.
     ///
-    /// For event loops. `f` runs on the thread that gives the permit back, outside all locks, or at
-    /// once on this one; a panic in it is caught. It must not wait: others that come due on its thread
-    /// are called when it has returned. Dropping the [`Pending`] cancels.
+    /// For event loops. `f` runs at once on this thread, or on the one that makes the permit come
+    /// free, by giving it back above all, or on the library's own where that one cannot; outside all
+    /// locks, and a panic in it is caught. It must not wait: others that come due on its thread are
+    /// called when it has returned. Dropping the [`Pending`] cancels.
     ///
     /// ```
     /// use latchwork::Semaphore;
@@ -312,12 +313,15 @@ impl Semaphore {
         n: u64,
         f: impl FnOnce(Result<SendPermit, AcquireError>) + Send + 'static,
     ) -> Pending {
-        courier::start().expect("a thread for callbacks could not be started");
+        dispatcher::start().expect("a thread for callbacks could not be started");
         let delivery = Delivery::new();
         let handle = self.core.clone();
         let callback = Callback {
-            run: Box::new(move |outcome: core::Outcome| {
-                f(outcome.map(|()| SendPermit::new(handle, n)));
+            run: Box::new(move |outcome: core::Outcome, is_wanted| {
+                let permit = outcome.map(|()| SendPermit::new(handle, n));
+                if is_wanted {
+                    f(permit);
+                }
             }),
             delivery: delivery.clone(),
         };
@@ -498,7 +502,7 @@ pub struct Stats {
     pub available: u64,
     /// How many requests wait.
     pub waiters: usize,
-    /// How long those waited that had to get in line, in whatever way it ended.
+    /// How long requests stood in line: those that were served, and threads that gave up.
     pub waits: WaitHistogram,
     /// How many requests gave up.
     pub timeouts: u64,

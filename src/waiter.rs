@@ -15,13 +15,13 @@
 
 mod callback;
 mod counter;
-pub(crate) mod courier;
+pub(crate) mod dispatcher;
 mod histogram;
 mod line;
 mod parker;
 mod pending;
 
-pub(crate) use callback::Callback;
+pub(crate) use callback::{Callback, contain};
 pub(crate) use counter::{Counter, Gauge};
 pub(crate) use histogram::Recorder;
 pub use histogram::WaitHistogram;
@@ -48,67 +48,61 @@ pub(crate) enum Waiter<T> {
 /// What is left to do once the lock is released. Dropping it undone would strand a waiter.
 #[must_use]
 pub(crate) struct Wakes<T> {
-    first: Option<Told<T>>,
-    rest: Vec<Told<T>>,
-}
-
-enum Told<T> {
-    Thread(Arc<Parker>),
-    Callback(Callback<T>, T),
+    first: Option<Arc<Parker>>,
+    threads: Vec<Arc<Parker>>,
+    callbacks: Vec<(Callback<T>, T)>,
 }
 
 impl<T: Send + 'static> Wakes<T> {
     pub(crate) const fn new() -> Self {
         Self {
             first: None,
-            rest: Vec::new(),
-        }
-    }
-
-    fn push(&mut self, told: Told<T>) {
-        if self.first.is_none() {
-            self.first = Some(told);
-        } else {
-            self.rest.push(told);
+            threads: Vec::new(),
+            callbacks: Vec::new(),
         }
     }
 
     /// Tells a thread, under the lock; it is woken later if it sleeps.
     pub(crate) fn signal(&mut self, parker: &Arc<Parker>, signal: Signal) {
         if parker.signal(signal) && !mutant::enabled("waiter-no-wake") {
-            self.push(Told::Thread(parker.clone()));
+            if self.first.is_none() {
+                self.first = Some(parker.clone());
+            } else {
+                self.threads.push(parker.clone());
+            }
         }
     }
 
     /// Has a callback run later, with `outcome`.
     pub(crate) fn call(&mut self, callback: Callback<T>, outcome: T) {
         if !mutant::enabled("waiter-forgets-callback") {
-            self.push(Told::Callback(callback, outcome));
+            self.callbacks.push((callback, outcome));
         }
     }
 
-    /// Wakes the threads and runs the callbacks. Not under a lock.
+    /// Wakes the threads, and then runs the callbacks: nobody sleeps on because of the user's code.
+    /// Not under a lock, and not by a thread that stands in line itself: a callback may wait, with
+    /// the same parker.
     #[inline]
     pub(crate) fn deliver(self) {
-        let Self { first, rest } = self;
-        for told in first.into_iter().chain(rest) {
-            match told {
-                Told::Thread(parker) => parker.wake(),
-                Told::Callback(callback, outcome) => callback.deliver(outcome),
-            }
+        self.wake();
+        for (callback, outcome) in self.callbacks {
+            callback.deliver(outcome);
         }
     }
 
-    /// The same for an ending thread: its callbacks are run by the library's.
-    pub(crate) fn deliver_by_courier(self) {
-        let Self { first, rest } = self;
-        for told in first.into_iter().chain(rest) {
-            match told {
-                Told::Thread(parker) => parker.wake(),
-                Told::Callback(callback, outcome) => {
-                    courier::post(move || callback.deliver(outcome));
-                }
-            }
+    /// The same for a thread that ends, or still stands in line: the library's runs the callbacks.
+    pub(crate) fn deliver_by_dispatcher(self) {
+        self.wake();
+        for (callback, outcome) in self.callbacks {
+            dispatcher::post(move || callback.deliver(outcome));
+        }
+    }
+
+    #[inline]
+    fn wake(&self) {
+        for parker in self.first.iter().chain(&self.threads) {
+            parker.wake();
         }
     }
 }

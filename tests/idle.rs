@@ -288,7 +288,7 @@ fn an_idle_process_is_never_scheduled() {
     let resting = Resting::start(RESTS);
     // The library's own threads are among them, so that it is known that they rest.
     let threads = resting.threads();
-    for name in ["lw-courier", "lw-sweep"] {
+    for name in ["lw-dispatch", "lw-sweep"] {
         assert!(threads.values().any(|thread| thread.name == name), "{name}");
     }
     assert_eq!(resting.wakeful(), []);

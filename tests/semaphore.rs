@@ -395,6 +395,13 @@ fn no_permits_at_all_are_always_there_and_outlive_everything() {
     assert_eq!((nothing.count(), semaphore.current()), (0, 1));
     drop(nothing.detach().attach());
     drop(held);
+    let all = semaphore.acquire().unwrap();
+    semaphore.set_max(2).unwrap();
+    let more = semaphore.acquire().unwrap();
+    semaphore.set_max(1).unwrap(); // one permit is owed
+    drop(semaphore.try_acquire_many(0).unwrap());
+    drop(semaphore.acquire_many(0).unwrap());
+    drop((all, more));
 }
 
 #[test]
@@ -646,4 +653,156 @@ fn errors_say_what_to_do_next() {
     assert!(error.contains("raise `max_permits`"), "{error}");
     let error = semaphore.set_max(0).unwrap_err().to_string();
     assert!(error.contains("at least 1"), "{error}");
+}
+
+#[test]
+fn a_request_beyond_all_numbers_is_too_many_and_takes_nothing() {
+    // Past 2^63 it compared as negative, was granted nothing, and its claim kept no core.
+    let semaphore = Semaphore::new(2).unwrap();
+    for n in [1 << 48, 1 << 60, 1 << 63, u64::MAX] {
+        assert_eq!(
+            semaphore.try_acquire_many(n).unwrap_err(),
+            TryAcquireError::TooMany
+        );
+        assert_eq!(
+            semaphore.acquire_many(n).unwrap_err(),
+            AcquireError::TooMany
+        );
+    }
+    assert_eq!((semaphore.current(), semaphore.available()), (0, 2));
+}
+
+#[test]
+fn an_older_request_that_comes_back_and_a_half_served_one_do_not_starve_each_other() {
+    let semaphore = Semaphore::builder("s")
+        .permits(4)
+        .fairness(Fairness::Fifo)
+        .build()
+        .unwrap();
+    let held = semaphore.acquire().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| semaphore.acquire_many(10).map(drop).unwrap()); // parked
+        until_waiting(&semaphore, 1);
+        scope.spawn(|| semaphore.acquire_many(4).map(drop).unwrap()); // is handed 3
+        until_waiting(&semaphore, 2);
+        semaphore.set_max(10).unwrap(); // the older one is in front again
+        drop(held);
+    });
+    assert_eq!((semaphore.available(), semaphore.waiters()), (10, 0));
+}
+
+#[test]
+fn a_granted_thread_is_woken_before_any_callback_runs() {
+    let semaphore = Semaphore::builder("s")
+        .permits(2)
+        .fairness(Fairness::Fifo)
+        .build()
+        .unwrap();
+    let held = semaphore.acquire_many(2).unwrap();
+    let (send, from_thread) = mpsc::channel();
+    // Would wait for ever if the thread behind it slept on until it was over.
+    let pending = semaphore.acquire_with(move |_permit| from_thread.recv().unwrap());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let _permit = semaphore.acquire().unwrap();
+            send.send(()).unwrap();
+        });
+        until_waiting(&semaphore, 2);
+        drop(held);
+    });
+    assert!(pending.is_delivered());
+}
+
+#[test]
+fn a_callback_that_was_granted_and_not_begun_can_still_be_cancelled() {
+    let semaphore = Semaphore::new(1).unwrap();
+    let held = semaphore.acquire().unwrap();
+    let (send, receive) = mpsc::channel::<()>();
+    let second = Arc::new(std::sync::Mutex::new(None));
+    let cancels = second.clone();
+    let first = semaphore.acquire_with(move |permit| {
+        drop(permit); // grants the second, which has to wait for this one's end
+        drop(cancels.lock().unwrap().take());
+    });
+    let pending = semaphore.acquire_with(move |_permit| drop(send));
+    *second.lock().unwrap() = Some(pending);
+    drop(held);
+    assert!(first.is_delivered());
+    assert_eq!(receive.recv(), Err(mpsc::RecvError)); // the closure is gone, uncalled
+    assert_eq!(semaphore.available(), 1);
+}
+
+#[test]
+fn a_panic_whose_payload_panics_harms_nobody_else() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("the payload fails, too");
+        }
+    }
+    let (send, reports) = mpsc::channel();
+    let semaphore = Semaphore::builder("s")
+        .on_leak(move |_report| {
+            send.send(()).unwrap();
+            std::panic::panic_any(Bomb);
+        })
+        .build()
+        .unwrap();
+    for _ in 0..2 {
+        let leaky = semaphore.clone();
+        thread::spawn(move || std::mem::forget(leaky.acquire().unwrap()))
+            .join()
+            .unwrap();
+        reports.recv().unwrap(); // by the same thread, which lives
+    }
+    let held = semaphore.acquire().unwrap();
+    let failing = semaphore.acquire_with(|_permit| std::panic::panic_any(Bomb));
+    let (send, receive) = mpsc::channel();
+    let next = semaphore.acquire_with(move |permit| send.send(permit.is_ok()).unwrap());
+    drop(held);
+    assert_eq!(receive.recv(), Ok(true));
+    assert!(failing.is_delivered() && next.is_delivered());
+}
+
+#[test]
+fn a_closed_semaphore_is_not_a_timeout() {
+    let semaphore = Semaphore::new(1).unwrap();
+    semaphore.close();
+    assert_eq!(
+        semaphore.acquire_timeout(Duration::ZERO).unwrap_err(),
+        AcquireTimeoutError::Closed
+    );
+    assert_eq!(semaphore.stats().timeouts, 0);
+}
+
+#[test]
+fn what_is_split_off_or_owned_has_been_held_since_it_was_acquired() {
+    let semaphore = Semaphore::builder("s")
+        .permits(2)
+        .track_holders(true)
+        .build()
+        .unwrap();
+    let mut permit = semaphore.acquire_many(2).unwrap();
+    let held_for = |semaphore: &Semaphore| semaphore.holders()[0].held_for;
+    while held_for(&semaphore).is_zero() {
+        thread::yield_now();
+    }
+    let part = permit.split(1).unwrap();
+    let owned = permit.into_owned();
+    let holders = semaphore.holders();
+    assert_eq!(holders.len(), 2);
+    assert!(holders.iter().all(|holder| !holder.held_for.is_zero()));
+    drop((part, owned));
+}
+
+#[test]
+fn a_semaphore_and_its_guards_cross_catch_unwind() {
+    let semaphore = Semaphore::new(1).unwrap();
+    let permit = catch_unwind(|| semaphore.acquire().unwrap()).unwrap();
+    assert!(catch_unwind(move || drop(permit)).is_ok());
+    fn sync<T: Send + Sync + std::panic::UnwindSafe>() {}
+    sync::<latchwork::Pending>();
+    sync::<Semaphore>();
+    sync::<latchwork::semaphore::SendPermit>();
+    sync::<latchwork::LatchTable<str>>();
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use latchwork::holder;
 use latchwork::latch::OwnedLatch;
-use latchwork::model::{loom, model, run_errands, thread};
+use latchwork::model::{loom, model, run_deferred, thread};
 use latchwork::semaphore::OwnedPermit;
 use latchwork::{LatchTable, Semaphore};
 use latchwork_loom_tests::Section;
@@ -39,12 +39,12 @@ fn each_leak_is_reported_once() {
         };
         let (one, two) = (leak(), leak());
         one.join().unwrap();
-        run_errands();
+        run_deferred();
         two.join().unwrap();
-        run_errands();
+        run_deferred();
         // A thread that gets the list of one of those above.
         leak().join().unwrap();
-        assert_eq!(run_errands(), 1);
+        assert_eq!(run_deferred(), 1);
         assert_eq!(reports.load(Ordering::Relaxed), 3);
         assert_eq!((semaphore.available(), semaphore.stats().leaked), (2, 3));
     });
@@ -129,7 +129,7 @@ fn a_leaked_permit_reaches_a_callback() {
             }
         });
         leaker.join().unwrap();
-        run_errands();
+        run_deferred();
         assert!(pending.is_delivered());
         assert_eq!((section.entered(), semaphore.available()), (2, 1));
     });

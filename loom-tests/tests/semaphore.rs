@@ -1,6 +1,7 @@
 //! Models of the semaphore.
 #![cfg(latchwork_loom)]
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use latchwork::Semaphore;
@@ -517,5 +518,52 @@ fn running_permits_are_counted_as_of_one_moment() {
         assert_eq!(semaphore.current(), 1);
         drop(permit);
         assert_whole(&semaphore, 2);
+    });
+}
+
+/// A request that comes back from being parked stands before a younger one that had been handed a
+/// share. Would catch: the share stays with the younger, and the two wait for each other for ever.
+#[test]
+fn a_parked_request_that_comes_back_gets_what_a_younger_one_was_handed() {
+    model(|| {
+        let semaphore = Semaphore::builder("model")
+            .permits(3)
+            .fairness(Fairness::Fifo)
+            .build()
+            .unwrap();
+        let (one, two) = (semaphore.acquire().unwrap(), semaphore.acquire().unwrap());
+        let older = semaphore.acquire_many_with(4, drop);
+        let younger = semaphore.acquire_many_with(3, drop);
+        drop(one); // the younger has been handed two
+        let other = spawn(&semaphore, |semaphore| semaphore.set_max(4).unwrap());
+        drop(two);
+        other.join().unwrap();
+        assert!(older.is_delivered() && younger.is_delivered());
+        assert_whole(&semaphore, 4);
+    });
+}
+
+/// Would catch: a callback that was granted, and waits for the one before it to return, runs although
+/// its registration has been dropped meanwhile; or its permit is lost.
+#[test]
+fn a_callback_that_was_granted_and_not_begun_is_cancelled() {
+    model(|| {
+        let semaphore = semaphore(1, Fairness::Eventual);
+        let held = semaphore.acquire().unwrap().detach();
+        let second = std::sync::Arc::new(std::sync::Mutex::new(None));
+        let cancels = second.clone();
+        let first = semaphore.acquire_with(move |permit| {
+            drop(permit);
+            drop(cancels.lock().unwrap().take());
+        });
+        let called = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let calls = called.clone();
+        let pending = semaphore.acquire_with(move |_permit| calls.store(true, Relaxed));
+        *second.lock().unwrap() = Some(pending);
+        thread::spawn(move || drop(held)).join().unwrap();
+        drop(first);
+        drop(second.lock().unwrap().take());
+        assert!(!called.load(Relaxed), "called after it was cancelled");
+        assert_whole(&semaphore, 1);
     });
 }

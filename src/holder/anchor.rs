@@ -19,6 +19,7 @@
 
 use std::marker::PhantomData;
 use std::ops::Deref;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::ptr::NonNull;
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
@@ -115,6 +116,11 @@ impl<C: Core> Deref for Borrowed<'_, C> {
         unsafe { &self.0.as_ref().core }
     }
 }
+
+// A core is as whole after a panic as after a release: its steps are atomic, or under a lock that no
+// code of the user's runs in.
+impl<C: Core> UnwindSafe for Anchor<C> {}
+impl<C: Core> RefUnwindSafe for Anchor<C> {}
 
 impl<C: Core> std::fmt::Debug for Anchor<C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

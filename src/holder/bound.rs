@@ -15,7 +15,7 @@ use super::anchor::{self, Anchor, Borrowed};
 use super::claim::{Claim, Held, Kind, Leak, Seat};
 use super::{LeakReport, OnLeak};
 use crate::sync::unmodelled;
-use crate::waiter::{Wakes, courier};
+use crate::waiter::{Wakes, dispatcher};
 
 /// A core that claims are made on.
 ///
@@ -116,6 +116,11 @@ impl<'a, C: Claimed> Bound<'a, C> {
         self.claim.set_first(first);
     }
 
+    /// Since when the claim stands, where that is tracked.
+    pub(crate) fn since(&self) -> Option<Duration> {
+        self.claim.since()
+    }
+
     /// Where the guard was acquired, unless the claim has been reclaimed.
     pub(crate) fn acquired_at(&self) -> Option<&'static Location<'static>> {
         self.claim.acquired_at()
@@ -195,7 +200,7 @@ unsafe fn reclaim<C: Claimed>(core: NonNull<()>, leak: Leak) {
     let Some((wakes, component, on_leak)) = taken_back else {
         return;
     };
-    wakes.deliver_by_courier();
+    wakes.deliver_by_dispatcher();
     if let Some(on_leak) = on_leak {
         let report = LeakReport {
             component,
@@ -203,6 +208,6 @@ unsafe fn reclaim<C: Claimed>(core: NonNull<()>, leak: Leak) {
             acquired_at: leak.acquired_at,
             thread: leak.thread,
         };
-        courier::post(move || on_leak(report));
+        dispatcher::post(move || on_leak(report));
     }
 }

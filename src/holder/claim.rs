@@ -23,7 +23,7 @@
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
-use std::panic::Location;
+use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::ptr::{self, NonNull};
 use std::time::Duration;
 
@@ -225,6 +225,8 @@ impl Table {
     /// Gives the calling thread a table, and asks for the reclaim at its end.
     #[cold]
     fn register() -> &'static Self {
+        // First, because it may panic: no claim without a reclaim.
+        thread::on_exit(reclaim_thread);
         let mut registry = registry().lock();
         let table = registry.free.pop().unwrap_or_else(|| {
             let table: &'static Self = Box::leak(Box::new(Self {
@@ -237,11 +239,11 @@ impl Table {
             table
         });
         registry.threads += 1;
-        table.thread_id.store(registry.threads, Ordering::Relaxed);
+        // Release, as in `retire`: who sees the next thread here sees this one's reclaim.
+        table.thread_id.store(registry.threads, Ordering::Release);
         *table.thread_name.lock() = thread::name();
         drop(registry);
         CHUNK.with(|chunk| chunk.set(Some(&table.first)));
-        thread::on_exit(reclaim_thread);
         table
     }
 
@@ -462,6 +464,12 @@ impl Claim {
             .is_some()
     }
 
+    /// Since when the claim stands, where that is tracked.
+    pub(crate) fn since(&self) -> Option<Duration> {
+        self.slot()
+            .map(|(_, slot)| Duration::from_nanos(slot.since.load(Ordering::Relaxed)))
+    }
+
     /// Where the guard was acquired, unless the claim has been reclaimed.
     pub(crate) fn acquired_at(&self) -> Option<&'static Location<'static>> {
         self.slot().map(|(_, slot)| {
@@ -470,6 +478,10 @@ impl Claim {
         })
     }
 }
+
+// The words of a claim are written whole before it stands.
+impl UnwindSafe for Claim {}
+impl RefUnwindSafe for Claim {}
 
 /// Stores what is not there yet: a load and a comparison cost less than a store that the next
 /// atomic step waits for.

@@ -9,7 +9,7 @@ use crate::holder::{LeakReport, OnLeak};
 use crate::sweeper::Sweeper;
 use crate::sync::thread;
 use crate::sync::unmodelled::Arc;
-use crate::waiter::courier;
+use crate::waiter::dispatcher;
 
 use super::LatchTable;
 
@@ -70,7 +70,7 @@ impl<K: ?Sized> Builder<K> {
     }
 
     /// Tells `handler` of each leaked guard whose latch came back. It runs on the library's thread
-    /// `lw-courier`, and a panic in it is caught.
+    /// `lw-dispatch`, and a panic in it is caught.
     pub fn on_leak(mut self, handler: impl Fn(LeakReport) + Send + Sync + 'static) -> Self {
         self.on_leak = Some(Arc::new(handler));
         self
@@ -84,9 +84,9 @@ impl<K: ?Sized> Builder<K> {
     }
 
     /// How long somebody waits before [`sweep`](LatchTable::sweep) looks whether the one waited for
-    /// is gone. Default: 5 s.
+    /// is gone; a millisecond at least. Default: 5 s.
     pub fn sweep_every(mut self, period: Duration) -> Self {
-        self.sweep_every = period;
+        self.sweep_every = period.max(Duration::from_millis(1));
         self
     }
 
@@ -97,7 +97,7 @@ impl<K: ?Sized> Builder<K> {
     /// If an `on_leak` handler was given and the system refuses the thread that would run it.
     pub fn build(self) -> io::Result<LatchTable<K>> {
         if self.on_leak.is_some() {
-            courier::start()?;
+            dispatcher::start()?;
         }
         Ok(LatchTable::with(self))
     }

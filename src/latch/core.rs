@@ -299,9 +299,9 @@ impl Core {
             self.join(shard, contents, hash, waiter, Some(owner), since)
                 .map_err(|_| Refusal::Busy)?
         };
-        let mut patrol = since.checked_add(self.sweep_every);
+        let mut next_look = since.checked_add(self.sweep_every);
         let outcome = loop {
-            let signal = parker.park(deadline.into_iter().chain(patrol).min());
+            let signal = parker.park(deadline.into_iter().chain(next_look).min());
             if signal == Some(Signal::Granted) {
                 break Ok(hold);
             }
@@ -320,7 +320,7 @@ impl Core {
                 } else {
                     if signal.is_none() {
                         self.take_over(shard, contents, hash);
-                        patrol = now().checked_add(self.sweep_every);
+                        next_look = now().checked_add(self.sweep_every);
                     }
                     parker.prepare();
                     if let Some(request) = contents.waiting.get_mut(key) {
@@ -330,9 +330,13 @@ impl Core {
                     (parker.news() == Some(Signal::Granted)).then_some(Ok(hold))
                 }
             };
-            wakes.deliver();
-            if let Some(decided) = decided {
-                break decided;
+            match decided {
+                Some(decided) => {
+                    wakes.deliver();
+                    break decided;
+                }
+                // Still in line.
+                None => wakes.deliver_by_dispatcher(),
             }
         };
         self.counters

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::holder::anchor::Anchor;
 use crate::holder::{LeakReport, OnLeak};
 use crate::sync::unmodelled::Arc;
-use crate::waiter::courier;
+use crate::waiter::dispatcher;
 
 use super::core::Core;
 use super::state::MOST_PERMITS;
@@ -77,7 +77,7 @@ impl Builder {
     }
 
     /// Tells `handler` of each leaked guard whose permits came back. It runs on the library's
-    /// thread `lw-courier`, and a panic in it is caught.
+    /// thread `lw-dispatch`, and a panic in it is caught.
     pub fn on_leak(mut self, handler: impl Fn(LeakReport) + Send + Sync + 'static) -> Self {
         self.on_leak = Some(Arc::new(handler));
         self
@@ -94,7 +94,7 @@ impl Builder {
         InvalidPermits::check(self.max_permits, MOST_PERMITS)?;
         InvalidPermits::check(self.permits, self.max_permits)?;
         if self.on_leak.is_some() {
-            courier::start().map_err(BuildError::Thread)?;
+            dispatcher::start().map_err(BuildError::Thread)?;
         }
         Ok(Semaphore {
             core: Anchor::new(Core::new(

@@ -39,7 +39,7 @@ use super::{AcquireError, Fairness};
 
 /// The share of releases beside a head on its way that read the clock for it: the price of a look,
 /// 60 ns, is spread to one.
-const PATROL: u32 = 64;
+const LOOK_EVERY: u32 = 64;
 
 crate::sync::local! {
     /// How many releases of the calling thread met a head on its way.
@@ -104,7 +104,7 @@ impl anchor::Core for Core {
     }
 }
 
-// SAFETY: permits on a claim are taken, so `available` is below `max` until they are given back or
+// SAFETY: a claim holds permits, one at least and no more than there were, that are taken: so `available` is below `max` until they are given back or
 // forgotten, which lowers `max`; the claim has been released before either.
 #[allow(unsafe_code)]
 unsafe impl Claimed for Core {
@@ -169,6 +169,8 @@ impl Core {
         match self.state.take(n, CLOSED | DUE) {
             Ok(()) => Ok(()),
             Err(state) if state.has(CLOSED) => Err(Refusal::Closed),
+            // Nothing is there for everybody, whatever the line.
+            Err(_) if n == 0 => Ok(()),
             Err(_) => Err(Refusal::NotNow),
         }
     }
@@ -179,7 +181,11 @@ impl Core {
     pub(super) fn take_or_wait(&self, n: u64, deadline: Option<Instant>) -> Result<(), Refusal> {
         let since = now();
         if deadline.is_some_and(|deadline| since >= deadline) {
-            return self.try_take(n).inspect_err(|_| self.count_timeout());
+            return self.try_take(n).inspect_err(|refusal| {
+                if *refusal == Refusal::NotNow {
+                    self.count_timeout();
+                }
+            });
         }
         for pauses in hint::backoff() {
             (0..pauses).for_each(|_| hint::spin_loop());
@@ -228,9 +234,13 @@ impl Core {
                     }
                 }
             };
-            wakes.deliver();
-            if let Some(decided) = decided {
-                break decided;
+            match decided {
+                Some(decided) => {
+                    wakes.deliver();
+                    break decided;
+                }
+                // Still in line.
+                None => wakes.deliver_by_dispatcher(),
             }
         };
         self.counters
@@ -272,6 +282,9 @@ impl Core {
 
     /// Takes `n`, or sets `WAITERS` on the very word that did not allow it.
     fn try_take_or_flag(&self, queue: &MutexGuard<'_, Queue>, n: u64) -> Result<(), Refusal> {
+        if n == 0 {
+            return self.try_take(0);
+        }
         let is_possible = n <= self.max.load(Ordering::Relaxed);
         loop {
             let Err(state) = self.state.take(n, CLOSED | DUE) else {
@@ -350,7 +363,7 @@ impl Core {
             Ordering::Release
         };
         let before = self.state.put(n, order);
-        if before.has(WAITERS) && (before.has(DUE) || !before.has(TOLD) || patrols()) {
+        if before.has(WAITERS) && (before.has(DUE) || !before.has(TOLD) || looks_after_head()) {
             self.serve_waiters();
         }
     }
@@ -454,14 +467,14 @@ impl Core {
     }
 }
 
-/// Whether this release looks after a head of the line that is on its way: one in [`PATROL`] does. The
+/// Whether this release looks after a head of the line that is on its way: one in [`LOOK_EVERY`] does. The
 /// head finds out by itself that it is due, but only once it gets a processor, and who runs hot may
 /// have them all.
-fn patrols() -> bool {
+fn looks_after_head() -> bool {
     RELEASES.with(|releases| {
         let count = releases.get().wrapping_add(1);
         releases.set(count);
-        count.is_multiple_of(PATROL)
+        count.is_multiple_of(LOOK_EVERY)
     })
 }
 
@@ -494,10 +507,11 @@ impl Core {
             );
             let mut pool = 0;
             line.move_to(parked, slab, |request| {
-                request.parked = request.wanted > max;
-                if request.parked {
+                // An older request may come back before this one, and only the head has a share.
+                if !mutant::enabled("semaphore-resize-keeps-share") {
                     pool += std::mem::take(&mut request.got);
                 }
+                request.parked = request.wanted > max;
                 request.parked
             });
             let unparks = !mutant::enabled("semaphore-resize-forgets-parked");

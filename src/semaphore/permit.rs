@@ -39,10 +39,27 @@ fn count(bound: &Bound<'_, Core>) -> u64 {
 fn detach(bound: &Bound<'_, Core>) -> SendPermit {
     match bound.detach() {
         Some((core, held)) => SendPermit::new(core, held.first),
-        None => SendPermit {
-            core: None,
-            permits: 0,
-        },
+        None => SendPermit::nothing(),
+    }
+}
+
+/// Where and when permits were acquired.
+#[derive(Clone, Copy)]
+struct Origin {
+    place: &'static Location<'static>,
+    /// Where holders are tracked.
+    time: Option<Duration>,
+}
+
+impl Origin {
+    /// That of a guard, unless it has been reclaimed.
+    fn of(bound: &Bound<'_, Core>) -> Option<Self> {
+        Some(Self {
+            place: bound.acquired_at()?,
+            time: bound
+                .since()
+                .filter(|_| bound.core().is_some_and(|core| core.tracks_holders)),
+        })
     }
 }
 
@@ -118,14 +135,19 @@ impl<'a> Permit<'a> {
     /// ```
     pub fn split(&mut self, n: u64) -> Option<Permit<'a>> {
         let rest = self.count().checked_sub(n)?;
-        let acquired_at = self.bound.acquired_at()?;
+        let origin = Origin::of(&self.bound)?;
         let core = self.bound.core()?;
         if rest == 0 {
             self.bound.release();
         } else {
             self.bound.set_first(rest);
         }
-        Some(Permit::new(core, n, acquired_at))
+        let bound = if n > 0 {
+            Bound::new(core, held(n), origin.place, origin.time)
+        } else {
+            Bound::nothing()
+        };
+        Some(Permit { bound })
     }
 
     /// Takes over the permits of `other`.
@@ -177,8 +199,8 @@ impl<'a> Permit<'a> {
     /// Gives the guard a handle of its own, so that it need not borrow the semaphore. It stays
     /// bound to this thread.
     pub fn into_owned(self) -> OwnedPermit {
-        let acquired_at = self.bound.acquired_at();
-        OwnedPermit::new(self.detach(), acquired_at.unwrap_or(Location::caller()))
+        let origin = Origin::of(&self.bound);
+        OwnedPermit::new(self.detach(), origin)
     }
 }
 
@@ -221,11 +243,10 @@ pub struct OwnedPermit {
 }
 
 impl OwnedPermit {
-    fn new(mut permit: SendPermit, acquired_at: &'static Location<'static>) -> Self {
+    fn new(mut permit: SendPermit, origin: Option<Origin>) -> Self {
         let core = permit.core.take().filter(|_| permit.permits > 0);
-        let bound = core.map(|core| {
-            let since = since(&core);
-            OwnedBound::new(core, held(permit.permits), acquired_at, since)
+        let bound = core.zip(origin).map(|(core, origin)| {
+            OwnedBound::new(core, held(permit.permits), origin.place, origin.time)
         });
         Self { bound }
     }
@@ -240,10 +261,7 @@ impl OwnedPermit {
     pub fn detach(self) -> SendPermit {
         match &self.bound {
             Some(bound) => detach(bound.bound()),
-            None => SendPermit {
-                core: None,
-                permits: 0,
-            },
+            None => SendPermit::nothing(),
         }
     }
 }
@@ -297,6 +315,13 @@ impl SendPermit {
         }
     }
 
+    fn nothing() -> Self {
+        Self {
+            core: None,
+            permits: 0,
+        }
+    }
+
     /// How many permits this holds.
     pub fn count(&self) -> u64 {
         self.permits
@@ -305,7 +330,11 @@ impl SendPermit {
     /// Binds the permits to the calling thread.
     #[track_caller]
     pub fn attach(self) -> OwnedPermit {
-        OwnedPermit::new(self, Location::caller())
+        let origin = Origin {
+            place: Location::caller(),
+            time: self.core.as_deref().and_then(since),
+        };
+        OwnedPermit::new(self, Some(origin))
     }
 }
 

@@ -34,6 +34,12 @@ impl Reading {
         self.0 as i64 >> SHIFT
     }
 
+    /// Whether `n`, which may be any number, can be taken.
+    #[inline]
+    fn allows(self, n: u64) -> bool {
+        u64::try_from(self.available()).is_ok_and(|there| there >= n)
+    }
+
     #[inline]
     pub(super) fn has(self, flags: u64) -> bool {
         self.0 & flags != 0
@@ -62,7 +68,7 @@ impl State {
         let mut seen = self.0.load(Ordering::Relaxed);
         loop {
             let reading = Reading(seen);
-            if reading.has(forbidden) || reading.available() < n as i64 {
+            if reading.has(forbidden) || !reading.allows(n) {
                 return Err(reading);
             }
             match self.0.compare_exchange_weak(

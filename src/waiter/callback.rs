@@ -1,8 +1,8 @@
 //! A registered waiter's closure, and how it is called.
 //!
-//! A callback that gives back what it was given serves the next one in line, which does the same: called
-//! from inside each other they would need a stack as deep as the line is long. So a callback that comes
-//! due on a thread that is running one already is called when that one has returned.
+//! A callback that gives back what it was given serves the next one in line, which does the same:
+//! called from inside each other they would need a stack as deep as the line is long. So a callback
+//! that comes due on a thread that is running one already is called when that one has returned.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -13,7 +13,8 @@ use crate::sync::Arc;
 use super::Delivery;
 
 crate::sync::local! {
-    /// Whether the calling thread is running a callback. Without a destructor, so it can always be asked.
+    /// Whether the calling thread is running a callback. Without a destructor, so it can always be
+    /// asked.
     static RUNNING: Cell<bool> = Cell::new(false)
 }
 
@@ -22,9 +23,21 @@ crate::sync::lazy_local! {
     static DUE: RefCell<VecDeque<Box<dyn FnOnce()>>> = RefCell::new(VecDeque::new())
 }
 
+/// Runs the user's code. A panic ends here, that of its payload's drop too; the hook has printed its
+/// message.
+pub(crate) fn contain(f: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(f))
+        && let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic)))
+    {
+        std::mem::forget(again);
+    }
+}
+
 /// A registered waiter: the user's closure, and the news of its delivery.
 pub(crate) struct Callback<T> {
-    pub(crate) run: Box<dyn FnOnce(T) + Send>,
+    /// Takes possession of what was granted, and calls the user's closure with it; or, for `false`,
+    /// gives it back and does not.
+    pub(crate) run: Box<dyn FnOnce(T, bool) + Send>,
     pub(crate) delivery: Arc<Delivery>,
 }
 
@@ -53,8 +66,10 @@ impl<T: 'static> Callback<T> {
     }
 
     fn call(self, outcome: T) {
-        // The panic's message has been printed by the hook; the releasing thread goes on.
-        let _ = catch_unwind(AssertUnwindSafe(|| (self.run)(outcome)));
-        self.delivery.finish();
+        let is_wanted = self.delivery.begin();
+        contain(|| (self.run)(outcome, is_wanted));
+        if is_wanted {
+            self.delivery.finish();
+        }
     }
 }

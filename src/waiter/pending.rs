@@ -3,10 +3,12 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use crate::os::event;
 use crate::sync::Arc;
-use crate::sync::atomic::{AtomicBool, Ordering, fence};
+use crate::sync::atomic::{AtomicU32, Ordering, fence};
+use crate::sync::mutant;
 use crate::sync::unmodelled::OnceLock;
 
 /// A registered waiter: the request that `acquire_with` or `latch_with` has put in line.
@@ -14,7 +16,7 @@ use crate::sync::unmodelled::OnceLock;
 /// For event loops: the callback runs on whichever thread releases what is waited for (or at once,
 /// on the calling one), and [`as_fd`](Self::as_fd) gives a descriptor that becomes readable then,
 /// for a loop that would rather poll. Dropping the handle cancels: once `drop` has returned, the
-/// callback has run, is running, or never will, and in the last case nothing was taken.
+/// callback has run, is running, or never will, and in the last case nothing is taken.
 ///
 /// ```
 /// use latchwork::Semaphore;
@@ -32,11 +34,14 @@ use crate::sync::unmodelled::OnceLock;
 #[must_use = "dropping a `Pending` cancels the request"]
 pub struct Pending {
     delivery: Arc<Delivery>,
-    cancel: Option<Box<dyn FnOnce() + Send>>,
+    cancel: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
 
 impl Pending {
-    pub(crate) fn new(delivery: Arc<Delivery>, cancel: impl FnOnce() + Send + 'static) -> Self {
+    pub(crate) fn new(
+        delivery: Arc<Delivery>,
+        cancel: impl FnOnce() + Send + Sync + 'static,
+    ) -> Self {
         Self {
             delivery,
             cancel: Some(Box::new(cancel)),
@@ -53,7 +58,7 @@ impl Pending {
 
     /// Whether the callback has run.
     pub fn is_delivered(&self) -> bool {
-        self.delivery.done.load(Ordering::Acquire)
+        self.delivery.is_done()
     }
 
     /// A descriptor that becomes, and stays, readable once the callback has run. It is made at the
@@ -74,9 +79,11 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
+        // Out of line, if it still stands there; uncalled, if it has been granted and not begun.
         if let Some(cancel) = self.cancel.take() {
             cancel();
         }
+        self.delivery.cancel();
     }
 }
 
@@ -88,34 +95,69 @@ impl fmt::Debug for Pending {
     }
 }
 
-/// The news that a callback has run.
+const WAITING: u32 = 0;
+const RUNNING: u32 = 1;
+const DONE: u32 = 2;
+const CANCELLED: u32 = 3;
+
+/// How far a callback has come.
+///
+/// | state | next | by |
+/// |---|---|---|
+/// | `WAITING` | `RUNNING` | whoever calls it |
+/// | `WAITING` | `CANCELLED` | the drop of its [`Pending`] |
+/// | `RUNNING` | `DONE` | whoever called it |
 pub(crate) struct Delivery {
-    done: AtomicBool,
+    state: AtomicU32,
     event: OnceLock<OwnedFd>,
 }
 
 impl Delivery {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
-            done: AtomicBool::new(false),
+            state: AtomicU32::new(WAITING),
             event: OnceLock::new(),
         })
     }
 
+    fn leave_waiting(&self, next: u32) -> bool {
+        self.state
+            .compare_exchange(WAITING, next, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    /// Before the callback runs. `false`: it has been cancelled.
+    pub(crate) fn begin(&self) -> bool {
+        self.leave_waiting(RUNNING) || mutant::enabled("pending-runs-cancelled")
+    }
+
+    fn cancel(&self) {
+        self.leave_waiting(CANCELLED);
+    }
+
+    /// After the callback has run.
     pub(crate) fn finish(&self) {
-        self.done.store(true, Ordering::Release);
+        self.state.store(DONE, Ordering::Release);
         self.announce();
     }
 
-    /// `finish` stores `done` and then looks for the descriptor, `as_fd` sets the descriptor and
-    /// then looks at `done`; the fence between the two on each side makes one of them see the
+    fn is_done(&self) -> bool {
+        self.state.load(Ordering::Acquire) == DONE
+    }
+
+    /// `finish` stores the state and then looks for the descriptor, `as_fd` sets the descriptor and
+    /// then looks at the state; the fence between the two on each side makes one of them see the
     /// other.
     fn announce(&self) {
         fence(Ordering::SeqCst);
-        if self.done.load(Ordering::Acquire)
+        if self.is_done()
             && let Some(event) = self.event.get()
         {
             event::signal(event);
         }
     }
 }
+
+// Nothing of a request is left half done by a panic: callbacks are contained.
+impl UnwindSafe for Pending {}
+impl RefUnwindSafe for Pending {}
