@@ -14,7 +14,7 @@
 //! twice. When it has waited for [`PATIENCE`] it is `DUE`, as it always is under `Fifo`: newcomers
 //! may not pass it any more, and whatever is available is handed to it until it has all it wanted.
 //! A waiter finds out by itself that it has become due, by a first sleep that is no longer than
-//! that, so nobody reads a clock on its behalf.
+//! that; it may not get a processor to, so one release in 64 looks for it.
 //!
 //! A request for more than `max` cannot be served by any release: it is parked aside, keeps its
 //! age, and comes back when `set_max` makes it possible. Whoever leaves the line returns what it
