@@ -105,6 +105,12 @@ impl<'a, C: Claimed> Bound<'a, C> {
         Some((unsafe { Borrowed::from_uncounted(core) }, held))
     }
 
+    /// Counts the claims that its place on the list has had.
+    #[inline]
+    pub(crate) fn turn(&self) -> u64 {
+        self.claim.turn()
+    }
+
     /// What the claim holds, unless it has been reclaimed.
     #[inline]
     pub(crate) fn held(&self) -> Option<Held> {

@@ -449,6 +449,12 @@ impl Claim {
         Some((slot.core()?, slot.held()))
     }
 
+    /// Counts the claims that its slot has held.
+    #[inline]
+    pub(crate) fn turn(&self) -> u64 {
+        self.serial / (2 * LIVE)
+    }
+
     /// The pointer that the claim was made with, unless it has been reclaimed.
     #[inline]
     pub(crate) fn core(&self) -> Option<NonNull<()>> {

@@ -14,13 +14,11 @@
 //! twice. When it has waited for [`PATIENCE`] it is `DUE`, as it always is under `Fifo`: newcomers
 //! may not pass it any more, and whatever is available is handed to it until it has all it wanted.
 //! A waiter finds out by itself that it has become due, by a first sleep that is no longer than
-//! that; it may not get a processor to, so one release in 64 looks for it.
+//! that; it may not get a processor to, so one release in 256 looks for it.
 //!
 //! A request for more than `max` cannot be served by any release: it is parked aside, keeps its
 //! age, and comes back when `set_max` makes it possible. Whoever leaves the line returns what it
 //! was handed, and that feeds the next.
-
-use std::cell::Cell;
 
 use crate::holder::bound::Claimed;
 use crate::holder::claim::Held;
@@ -37,14 +35,9 @@ use crate::waiter::{
 use super::state::{CLOSED, DUE, State, TOLD, WAITERS};
 use super::{AcquireError, Fairness};
 
-/// The share of releases beside a head on its way that read the clock for it: the price of a look,
-/// 60 ns, is spread to one.
-const LOOK_EVERY: u32 = 64;
-
-crate::sync::local! {
-    /// How many releases of the calling thread met a head on its way.
-    static RELEASES: Cell<u32> = Cell::new(0)
-}
+/// One release in so many looks after a head of the line that is on its way: the head finds out by
+/// itself that it is due, but only once it gets a processor, and who runs hot may have them all.
+const LOOK_EVERY: u64 = 256;
 
 /// What a registered request is told: it owns what it wanted, or never will.
 pub(super) type Outcome = Result<(), AcquireError>;
@@ -354,16 +347,18 @@ impl Core {
         Some(request)
     }
 
-    /// Gives `n` permits back.
+    /// Gives `n` permits back. `turn` counts the caller's releases, for [`LOOK_EVERY`].
     #[inline]
-    pub(super) fn give(&self, n: u64) {
+    pub(super) fn give(&self, n: u64, turn: u64) {
         let order = if mutant::enabled("semaphore-relaxed-release") {
             Ordering::Relaxed
         } else {
             Ordering::Release
         };
         let before = self.state.put(n, order);
-        if before.has(WAITERS) && (before.has(DUE) || !before.has(TOLD) || looks_after_head()) {
+        if before.has(WAITERS)
+            && (before.has(DUE) || !before.has(TOLD) || turn.is_multiple_of(LOOK_EVERY))
+        {
             self.serve_waiters();
         }
     }
@@ -465,17 +460,6 @@ impl Core {
             }
         }
     }
-}
-
-/// Whether this release looks after a head of the line that is on its way: one in [`LOOK_EVERY`] does. The
-/// head finds out by itself that it is due, but only once it gets a processor, and who runs hot may
-/// have them all.
-fn looks_after_head() -> bool {
-    RELEASES.with(|releases| {
-        let count = releases.get().wrapping_add(1);
-        releases.set(count);
-        count.is_multiple_of(LOOK_EVERY)
-    })
 }
 
 /// What changes the number of permits, and what reads it.

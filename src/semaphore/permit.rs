@@ -28,7 +28,7 @@ fn since(core: &Core) -> Option<Duration> {
 #[inline]
 fn give_back(bound: &Bound<'_, Core>) {
     if let Some((core, held)) = bound.release() {
-        core.give(held.first);
+        core.give(held.first, bound.turn());
     }
 }
 
@@ -341,7 +341,7 @@ impl SendPermit {
 impl Drop for SendPermit {
     fn drop(&mut self) {
         if let Some(core) = &self.core {
-            core.give(self.permits);
+            core.give(self.permits, 0);
         }
     }
 }
