@@ -418,14 +418,14 @@ impl Semaphore {
         if !self.core.tracks_holders {
             return Vec::new();
         }
-        let now = clock::coarse();
+        let now = clock::coarse_nanos();
         claim::holders(self.core.borrow().uncounted())
             .into_iter()
             .map(|seen| Holder {
                 thread: seen.thread,
                 permits: seen.held.first,
                 acquired_at: seen.acquired_at,
-                held_for: now.saturating_sub(seen.since),
+                held_for: Duration::from_nanos(now.saturating_sub(seen.since)),
             })
             .collect()
     }

@@ -9,7 +9,6 @@
 use std::marker::PhantomData;
 use std::panic::Location;
 use std::ptr::NonNull;
-use std::time::Duration;
 
 use super::anchor::{self, Anchor, Borrowed};
 use super::claim::{Claim, Held, Kind, Leak, Seat};
@@ -58,7 +57,7 @@ impl<'a, C: Claimed> Bound<'a, C> {
         core: Borrowed<'a, C>,
         held: Held,
         acquired_at: &'static Location<'static>,
-        since: Option<Duration>,
+        since: u64,
     ) -> Prepared<'a, C> {
         let seat = Seat::find();
         Prepared {
@@ -73,7 +72,7 @@ impl<'a, C: Claimed> Bound<'a, C> {
         core: Borrowed<'a, C>,
         held: Held,
         acquired_at: &'static Location<'static>,
-        since: Option<Duration>,
+        since: u64,
     ) -> Self {
         Self::prepare(core, held, acquired_at, since).claim()
     }
@@ -122,8 +121,8 @@ impl<'a, C: Claimed> Bound<'a, C> {
         self.claim.set_first(first);
     }
 
-    /// Since when the claim stands, where that is tracked.
-    pub(crate) fn since(&self) -> Option<Duration> {
+    /// Since when the claim stands, in coarse nanoseconds; 0 where that is not tracked.
+    pub(crate) fn since(&self) -> u64 {
         self.claim.since()
     }
 
@@ -173,7 +172,7 @@ impl<C: Claimed> OwnedBound<C> {
         handle: Anchor<C>,
         held: Held,
         acquired_at: &'static Location<'static>,
-        since: Option<Duration>,
+        since: u64,
     ) -> Self {
         // SAFETY: the handle stays counted beside the claim, and `bound` does not leave this struct
         // but by a borrow of it.

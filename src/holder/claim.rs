@@ -29,7 +29,6 @@ pub(crate) use seen::holders;
 use std::cell::Cell;
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::ptr::{self, NonNull};
-use std::time::Duration;
 
 use crate::sync::mutant;
 use crate::sync::thread;
@@ -134,22 +133,22 @@ impl Chunk {
         }
     }
 
-    /// The lowest free slot, and its serial.
     #[inline(always)]
-    fn vacancy(&self) -> Option<(&Slot, u64)> {
-        let slot = self.slots.get(self.low.get())?;
-        let serial = slot.serial.load(Ordering::Relaxed);
-        if serial & LIVE == 0 {
-            Some((slot, serial))
-        } else {
-            self.vacancy_above()
-        }
+    fn slot_of(&self, serial: u64) -> &Slot {
+        &self.slots[serial as usize % SLOTS]
     }
 
-    /// The same when `low` has fallen behind. It is only raised here, and lowered to slots that
-    /// were given out before, so this is where `high` is kept above it.
-    #[cold]
-    fn vacancy_above(&self) -> Option<(&Slot, u64)> {
+    /// The serial of the lowest slot that may be free, if it is.
+    #[inline(always)]
+    fn vacancy(&self) -> Option<u64> {
+        let slot = &self.slots[self.low.get() % SLOTS];
+        let serial = slot.serial.load(Ordering::Relaxed);
+        (serial & LIVE == 0).then_some(serial)
+    }
+
+    /// Raises `low` to a free slot, and says its serial. It is only raised here, and lowered to slots
+    /// that were given out before, so this is where `high` is kept above it.
+    fn vacancy_above(&self) -> Option<u64> {
         let low = self.low.get();
         let free = self.slots[low..].iter().position(|slot| !slot.is_live())?;
         self.low.set(low + free);
@@ -258,26 +257,24 @@ impl Table {
         })
     }
 
-    /// A free slot, when the chunk that was tried first is full.
+    /// A chunk with a free slot at its `low`, when the one that was tried first has none.
     #[cold]
-    fn seat(&'static self) -> Seat {
-        let mut last = &self.first;
-        for chunk in self.chunks() {
-            if let Some((slot, serial)) = chunk.vacancy() {
+    fn roomy_chunk() -> &'static Chunk {
+        let table = Self::current();
+        let mut last = &table.first;
+        for chunk in table.chunks() {
+            if chunk.vacancy_above().is_some() {
                 CHUNK.with(|first| first.set(Some(chunk)));
-                return Seat {
-                    chunk,
-                    slot,
-                    serial,
-                };
+                return chunk;
             }
             last = chunk;
         }
         let new: &Chunk = Box::leak(Box::new(Chunk::new()));
-        new.table.set(Some(self));
+        new.table.set(Some(table));
         last.next
             .store(ptr::from_ref(new).cast_mut(), Ordering::Release);
-        self.seat()
+        CHUNK.with(|first| first.set(Some(new)));
+        new
     }
 
     /// The live slots and their serials.
@@ -342,7 +339,6 @@ pub(crate) struct Claim {
 #[derive(Clone, Copy)]
 pub(crate) struct Seat {
     chunk: &'static Chunk,
-    slot: &'static Slot,
     /// The serial of the free slot.
     serial: u64,
 }
@@ -350,17 +346,14 @@ pub(crate) struct Seat {
 impl Seat {
     #[inline(always)]
     pub(crate) fn find() -> Self {
-        match CHUNK.with(Cell::get) {
-            Some(chunk) => match chunk.vacancy() {
-                Some((slot, serial)) => Self {
-                    chunk,
-                    slot,
-                    serial,
-                },
-                None => Table::current().seat(),
-            },
-            None => Table::register().seat(),
+        if let Some(chunk) = CHUNK.with(Cell::get)
+            && let Some(serial) = chunk.vacancy()
+        {
+            return Self { chunk, serial };
         }
+        let chunk = Table::roomy_chunk();
+        let serial = chunk.vacancy().expect("made roomy just now");
+        Self { chunk, serial }
     }
 
     /// A claim that holds nothing, stands on no list, and is as good as reclaimed.
@@ -382,17 +375,15 @@ impl Seat {
         core: NonNull<()>,
         held: Held,
         acquired_at: &'static Location<'static>,
-        since: Option<Duration>,
+        since: u64,
     ) -> Self {
-        let slot = self.slot;
+        let slot = self.chunk.slot_of(self.serial);
         // Pairs with the fence in `holders`: a reader that sees a word written below sees the
         // serial that the last release stored, or a later one.
         fence(Ordering::Release);
         set(&slot.first, held.first);
         set(&slot.second, held.second);
-        if let Some(since) = since {
-            slot.since.store(since.as_nanos() as u64, Ordering::Relaxed);
-        }
+        set(&slot.since, since);
         let acquired_at = ptr::from_ref(acquired_at).cast_mut();
         if slot.acquired_at.load(Ordering::Relaxed) != acquired_at {
             slot.acquired_at.store(acquired_at, Ordering::Relaxed);
@@ -417,8 +408,9 @@ impl Seat {
     #[inline(always)]
     pub(crate) unsafe fn claim(self) -> Claim {
         let serial = self.serial + LIVE;
-        debug_assert_eq!(self.slot.serial.load(Ordering::Relaxed), self.serial);
-        self.slot.serial.store(serial, Ordering::Release);
+        let slot = self.chunk.slot_of(self.serial);
+        debug_assert_eq!(slot.serial.load(Ordering::Relaxed), self.serial);
+        slot.serial.store(serial, Ordering::Release);
         Claim {
             chunk: NonNull::from(self.chunk),
             serial,
@@ -432,7 +424,7 @@ impl Claim {
         // SAFETY: chunks are never freed. A claim is not `Send`, so unless its serial is gone this
         // is the thread that made it.
         let chunk = unsafe { self.chunk.as_ref() };
-        let slot = &chunk.slots[self.serial as usize % SLOTS];
+        let slot = chunk.slot_of(self.serial);
         let is_mine = slot.serial.load(Ordering::Relaxed) == self.serial
             || mutant::enabled("claim-ignores-its-serial")
             // The comparison there is the second line of defence: this is the first.
@@ -474,10 +466,10 @@ impl Claim {
             .is_some()
     }
 
-    /// Since when the claim stands, where that is tracked.
-    pub(crate) fn since(&self) -> Option<Duration> {
+    /// Since when the claim stands, unless it has been reclaimed; 0 where that is not tracked.
+    pub(crate) fn since(&self) -> u64 {
         self.slot()
-            .map(|(_, slot)| Duration::from_nanos(slot.since.load(Ordering::Relaxed)))
+            .map_or(0, |(_, slot)| slot.since.load(Ordering::Relaxed))
     }
 
     /// Where the guard was acquired, unless the claim has been reclaimed.

@@ -54,7 +54,7 @@ impl<'a> Latch<'a> {
         acquired_at: &'static Location<'static>,
     ) -> Self {
         Self {
-            bound: Bound::new(core, hold.into(), acquired_at, None),
+            bound: Bound::new(core, hold.into(), acquired_at, 0),
         }
     }
 
@@ -187,7 +187,7 @@ impl SendLatch {
         OwnedLatch {
             bound: held
                 .filter(|(core, hold)| core.bind(*hold, Some(Thread::current())))
-                .map(|(core, hold)| OwnedBound::new(core, hold.into(), acquired_at, None)),
+                .map(|(core, hold)| OwnedBound::new(core, hold.into(), acquired_at, 0)),
         }
     }
 }

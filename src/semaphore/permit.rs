@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::panic::Location;
-use std::time::Duration;
 
 use crate::holder::anchor::{Anchor, Borrowed};
 use crate::holder::bound::{Bound, OwnedBound, Prepared};
@@ -18,10 +17,14 @@ fn held(permits: u64) -> Held {
     }
 }
 
-/// When a claim on a semaphore that tracks its holders begins.
+/// When a claim on a semaphore that tracks its holders begins; 0 on another.
 #[inline(always)]
-fn since(core: &Core) -> Option<Duration> {
-    core.tracks_holders.then(clock::coarse)
+fn since(core: &Core) -> u64 {
+    if core.tracks_holders {
+        clock::coarse_nanos()
+    } else {
+        0
+    }
 }
 
 /// Gives back what a guard holds, if it has not been reclaimed.
@@ -47,8 +50,8 @@ fn detach(bound: &Bound<'_, Core>) -> SendPermit {
 #[derive(Clone, Copy)]
 struct Origin {
     place: &'static Location<'static>,
-    /// Where holders are tracked.
-    time: Option<Duration>,
+    /// 0 where holders are not tracked.
+    time: u64,
 }
 
 impl Origin {
@@ -56,9 +59,7 @@ impl Origin {
     fn of(bound: &Bound<'_, Core>) -> Option<Self> {
         Some(Self {
             place: bound.acquired_at()?,
-            time: bound
-                .since()
-                .filter(|_| bound.core().is_some_and(|core| core.tracks_holders)),
+            time: bound.since(),
         })
     }
 }
@@ -332,7 +333,7 @@ impl SendPermit {
     pub fn attach(self) -> OwnedPermit {
         let origin = Origin {
             place: Location::caller(),
-            time: self.core.as_deref().and_then(since),
+            time: self.core.as_deref().map_or(0, since),
         };
         OwnedPermit::new(self, Some(origin))
     }

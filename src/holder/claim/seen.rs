@@ -4,7 +4,6 @@
 
 use std::panic::Location;
 use std::ptr::NonNull;
-use std::time::Duration;
 
 use super::{Held, LIVE, registry};
 use crate::sync::unmodelled::{Ordering, fence};
@@ -15,7 +14,8 @@ pub(crate) struct Seen {
     pub(crate) thread: Option<String>,
     pub(crate) held: Held,
     pub(crate) acquired_at: &'static Location<'static>,
-    pub(crate) since: Duration,
+    /// In coarse nanoseconds.
+    pub(crate) since: u64,
 }
 
 /// The claims on `core`, on whichever thread's list they stand.
@@ -31,7 +31,7 @@ pub(crate) fn holders(core: NonNull<()>) -> Vec<Seen> {
             }
             let held = slot.held();
             let acquired_at = slot.acquired_at.load(Ordering::Relaxed);
-            let since = Duration::from_nanos(slot.since.load(Ordering::Relaxed));
+            let since = slot.since.load(Ordering::Relaxed);
             // Pairs with the fence in `Seat::write`: the same serial after the reads means that
             // they all belong to it.
             fence(Ordering::Acquire);
