@@ -10,12 +10,15 @@
 //! comes before the sleep finds a changed number and so prevents it.
 
 mod schedule;
+mod stats;
 
 use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
+
+pub use stats::{Leftovers, SweeperStats};
 
 use crate::sync::atomic::Ordering;
 use crate::sync::futex::Futex;
@@ -24,6 +27,7 @@ use crate::sync::thread::{self, JoinHandle};
 use crate::sync::time::{self, Instant};
 use crate::sync::{Arc, mutant, unmodelled};
 use schedule::{Cancelled, JobId, Schedule, Work};
+use stats::Counters;
 
 crate::sync::local! {
     /// The job that this thread is running: its sweeper and its number.
@@ -127,16 +131,6 @@ struct State {
     thread: Option<JoinHandle<()>>,
     asleep: bool,
     stopped: bool,
-}
-
-#[derive(Default)]
-struct Counters {
-    jobs: unmodelled::AtomicU64,
-    armed: unmodelled::AtomicU64,
-    runs: unmodelled::AtomicU64,
-    panics: unmodelled::AtomicU64,
-    failed_starts: unmodelled::AtomicU64,
-    last_panic: unmodelled::Mutex<Option<String>>,
 }
 
 impl Sweeper {
@@ -244,17 +238,8 @@ impl Sweeper {
     /// ```
     pub fn stats(&self) -> SweeperStats {
         let core = &self.owner.core;
-        let counters = &core.counters;
-        let read = |counter: &unmodelled::AtomicU64| counter.load(Ordering::Relaxed);
-        SweeperStats {
-            jobs: read(&counters.jobs),
-            armed: read(&counters.armed),
-            runs: read(&counters.runs),
-            panics: read(&counters.panics),
-            failed_starts: read(&counters.failed_starts),
-            running: read(&core.process) != 0,
-            last_panic: counters.last_panic.lock().clone(),
-        }
+        core.counters
+            .read(core.process.load(Ordering::Relaxed) != 0)
     }
 }
 
@@ -552,49 +537,4 @@ impl fmt::Debug for Job {
             .field("id", &self.id)
             .finish_non_exhaustive()
     }
-}
-
-/// What [`Sweeper::shutdown`] left undone, and what went wrong.
-///
-/// ```
-/// use latchwork::sweeper::Sweeper;
-///
-/// let leftovers = Sweeper::new().shutdown();
-/// assert!(leftovers.unfinished.is_empty() && leftovers.last_panic.is_none());
-/// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Leftovers {
-    /// The names of the jobs that were armed, the oldest first.
-    pub unfinished: Vec<String>,
-    /// How many runs panicked, ever.
-    pub panics: u64,
-    /// The last of these: the job's name and the message.
-    pub last_panic: Option<String>,
-}
-
-/// What [`Sweeper::stats`] returns.
-///
-/// ```
-/// use latchwork::sweeper::Sweeper;
-///
-/// assert_eq!(Sweeper::new().stats().panics, 0);
-/// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SweeperStats {
-    /// Jobs there are.
-    pub jobs: u64,
-    /// Jobs with a deadline.
-    pub armed: u64,
-    /// Runs.
-    pub runs: u64,
-    /// Runs that panicked.
-    pub panics: u64,
-    /// Failed attempts to start the thread.
-    pub failed_starts: u64,
-    /// Whether the thread has been started, and not stopped.
-    pub running: bool,
-    /// The last panic: the job's name and the message.
-    pub last_panic: Option<String>,
 }
