@@ -5,9 +5,11 @@
 //! deadline, or without one when nothing is armed: an idle sweeper makes no system calls.
 //!
 //! Why no deadline is missed: the thread reads the bell's number, runs what is due, and only then
-//! looks for the earliest deadline and declares itself asleep, under the lock. Who arms an earlier
-//! one while it is asleep changes the bell's number under that lock, and wakes it; a wake that
-//! comes before the sleep finds a changed number and so prevents it.
+//! looks for the earliest deadline in the queue and notes, under the lock, that it sleeps until
+//! then. Two put a deadline into the queue: who arms a job, and who has run one that is due again
+//! or was armed meanwhile, on whichever thread. If the thread sleeps and not to an earlier time,
+//! they change the bell's number under that lock, and wake it; a wake that comes before the sleep
+//! finds a changed number and so prevents it.
 
 mod schedule;
 mod stats;
@@ -130,6 +132,8 @@ struct State {
     schedule: Schedule,
     thread: Option<JoinHandle<()>>,
     asleep: bool,
+    /// What the thread sleeps until; `None` is without end.
+    until: Option<Instant>,
     stopped: bool,
 }
 
@@ -309,13 +313,13 @@ impl Core {
         if state.stopped && !mutant::enabled("sweeper-arms-after-stop") {
             return false;
         }
-        let earlier = state.schedule.arm(id, at);
+        state.schedule.arm(id, at);
         core.gauge(&state);
         if state.thread.is_none() && Self::start(core, &mut state).is_err() {
             let failed = &core.counters.failed_starts;
             failed.fetch_add(1, Ordering::Relaxed);
         }
-        let ring = earlier && core.rouse(&mut state);
+        let ring = core.end_late_sleep(&mut state);
         drop(state);
         if ring {
             core.bell.wake_one();
@@ -323,9 +327,16 @@ impl Core {
         true
     }
 
+    /// Ends the thread's sleep if it goes on beyond the earliest deadline.
+    fn end_late_sleep(&self, state: &mut State) -> bool {
+        let due = state.schedule.earliest();
+        let late = due.is_some_and(|due| state.until.is_none_or(|until| due < until));
+        late && self.end_sleep(state)
+    }
+
     /// Ends the thread's sleep: the caller wakes it once the lock is free. `false` if it is awake,
     /// and so will look again by itself.
-    fn rouse(&self, state: &mut State) -> bool {
+    fn end_sleep(&self, state: &mut State) -> bool {
         let asleep = std::mem::take(&mut state.asleep);
         if asleep {
             // Only changed under the lock. Release pairs with the thread's Acquire.
@@ -355,10 +366,10 @@ impl Core {
             if state.stopped {
                 return;
             }
-            let earliest = state.schedule.earliest();
-            state.asleep = true;
+            let until = state.schedule.earliest();
+            (state.asleep, state.until) = (true, until);
             drop(state);
-            self.bell.wait(number, earliest);
+            self.bell.wait(number, until);
             self.state.lock().asleep = false;
         }
     }
@@ -395,7 +406,11 @@ impl Core {
         let again = again.filter(|_| !state.stopped);
         let cancelled = state.schedule.finish(id, work, again);
         self.gauge(&state);
+        let ring = self.end_late_sleep(&mut state);
         drop(state);
+        if ring {
+            self.bell.wake_one();
+        }
         if let Some(work) = cancelled.filter(|_| !mutant::enabled("sweeper-buries-nobody")) {
             self.bury(id, work);
         }
@@ -461,7 +476,7 @@ impl Core {
         let unfinished = state.schedule.disarm_all();
         self.gauge(&state);
         let thread = state.thread.take();
-        let ring = self.rouse(&mut state);
+        let ring = self.end_sleep(&mut state);
         drop(state);
         if ring {
             self.bell.wake_one();
