@@ -412,13 +412,13 @@ impl Core {
             self.bell.wake_one();
         }
         if let Some(work) = cancelled.filter(|_| !mutant::enabled("sweeper-buries-nobody")) {
-            self.bury(id, work);
+            self.remove(id, work);
         }
         true
     }
 
     /// Drops a cancelled job's closure, then tells who waits for that.
-    fn bury(&self, id: JobId, work: Work) {
+    fn remove(&self, id: JobId, work: Work) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(work))) {
             self.report(id, panic);
         }
@@ -442,7 +442,7 @@ impl Core {
         let report = format!("{}: {text}", self.state.lock().schedule.name(id));
         *self.counters.last_panic.lock() = Some(report);
         self.counters.panics.fetch_add(1, Ordering::Relaxed);
-        // A payload whose drop panics is no better a citizen than one that is leaked.
+        // A payload's drop may panic, and the payload of that panic too: it is leaked.
         if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
             std::mem::forget(again);
         }
