@@ -24,7 +24,7 @@ pub use stats::{Leftovers, SweeperStats};
 
 use crate::sync::atomic::Ordering;
 use crate::sync::futex::Futex;
-use crate::sync::lock::Mutex;
+use crate::sync::lock::{Mutex, MutexGuard};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::time::{self, Instant};
 use crate::sync::{Arc, mutant, unmodelled};
@@ -120,7 +120,7 @@ struct Core {
     state: Mutex<State>,
     /// Its number changes when the thread has to look again.
     bell: Futex,
-    /// Its number changes when a cancelled job is gone.
+    /// Its number changes when a cancelled job is gone, and when the thread has run its last.
     gone: Futex,
     /// The process that started the thread; 0 before.
     process: unmodelled::AtomicU64,
@@ -131,6 +131,8 @@ struct Core {
 struct State {
     schedule: Schedule,
     thread: Option<JoinHandle<()>>,
+    /// Whether the thread has been started, and has not run its last job.
+    running: bool,
     asleep: bool,
     /// What the thread sleeps until; `None` is without end.
     until: Option<Instant>,
@@ -218,8 +220,9 @@ impl Sweeper {
         self.owner.core.run_due(now)
     }
 
-    /// Stops the thread, waiting for a job that is running, and disarms every job for good. From
-    /// a job it does not wait. A second call has nothing left to report.
+    /// Stops the thread, waiting for the job that it is running, and disarms every job for good. A
+    /// second call waits too, but has nothing left to report. On the thread itself, as in a job
+    /// that it runs, it does not wait.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -241,9 +244,7 @@ impl Sweeper {
     /// assert_eq!(Sweeper::new().stats().runs, 0);
     /// ```
     pub fn stats(&self) -> SweeperStats {
-        let core = &self.owner.core;
-        core.counters
-            .read(core.process.load(Ordering::Relaxed) != 0)
+        self.owner.core.counters.read()
     }
 }
 
@@ -352,6 +353,8 @@ impl Core {
         }
         let body = Arc::clone(core);
         state.thread = Some(thread::spawn_named("lw-sweep", move || body.run())?);
+        state.running = true;
+        core.gauge(state);
         let process = u64::from(std::process::id());
         core.process.store(process, Ordering::Relaxed);
         Ok(())
@@ -364,7 +367,9 @@ impl Core {
             self.run_due(time::now());
             let mut state = self.state.lock();
             if state.stopped {
-                return;
+                state.running = false;
+                self.gauge(&state);
+                return self.announce_gone(state);
             }
             let until = state.schedule.earliest();
             (state.asleep, state.until) = (true, until);
@@ -425,8 +430,13 @@ impl Core {
         let mut state = self.state.lock();
         state.schedule.remove(id);
         self.gauge(&state);
-        // As the bell: changed under the lock, so that who saw the job there sleeps only on the
-        // number from before.
+        self.announce_gone(state);
+    }
+
+    /// Tells who waits that a job is gone, or the thread.
+    fn announce_gone(&self, state: MutexGuard<'_, State>) {
+        // As the bell: changed under the lock, so that who saw it there sleeps only on the number
+        // from before.
         let number = self.gone.load(Ordering::Relaxed);
         self.gone.store(number.wrapping_add(1), Ordering::Release);
         drop(state);
@@ -457,13 +467,20 @@ impl Core {
             Cancelled::Now(work) => drop(work),
             Cancelled::Running if RUNNING.with(Cell::get) == Some((self.address(), id)) => {}
             Cancelled::Running if mutant::enabled("sweeper-drop-does-not-wait") => {}
-            Cancelled::Running => loop {
-                let number = self.gone.load(Ordering::Acquire);
-                if !self.state.lock().schedule.contains(id) {
-                    break;
-                }
-                self.gone.wait(number, None);
-            },
+            Cancelled::Running => drop(self.await_gone(|state| !state.schedule.contains(id))),
+        }
+    }
+
+    /// Waits until something is gone.
+    fn await_gone(&self, is_gone: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
+        loop {
+            let number = self.gone.load(Ordering::Acquire);
+            let state = self.state.lock();
+            if is_gone(&state) {
+                return state;
+            }
+            drop(state);
+            self.gone.wait(number, None);
         }
     }
 
@@ -475,19 +492,17 @@ impl Core {
         state.stopped = true;
         let unfinished = state.schedule.disarm_all();
         self.gauge(&state);
-        let thread = state.thread.take();
+        let is_own = state.thread.as_ref().is_some_and(thread::is_current);
         let ring = self.end_sleep(&mut state);
         drop(state);
         if ring {
             self.bell.wake_one();
         }
-        if let Some(thread) = thread
-            && !thread::is_current(&thread)
-        {
+        if !is_own {
+            let thread = self.await_gone(|state| !state.running).thread.take();
             // Its body catches every panic of a job.
-            let _ = thread.join();
+            let _ = thread.map(JoinHandle::join);
         }
-        self.process.store(0, Ordering::Relaxed);
         Leftovers {
             unfinished,
             panics: self.counters.panics.load(Ordering::Relaxed),
@@ -512,6 +527,7 @@ impl Core {
         };
         store(&self.counters.jobs, state.schedule.len());
         store(&self.counters.armed, state.schedule.armed());
+        store(&self.counters.running, usize::from(state.running));
     }
 }
 

@@ -286,10 +286,10 @@ fn a_job_that_sweeps_its_own_sweeper_runs_nothing() {
     sweeper.lock().unwrap().take();
 }
 
-/// A thread's current system call: its number and six arguments. Empty if it is in none.
+/// A thread's current system call: its number and six arguments. Empty once the thread is gone.
 fn system_call(thread: &Path) -> Vec<String> {
     let path = Path::new("/proc").join(thread).join("syscall");
-    let call = std::fs::read_to_string(path).unwrap();
+    let call = std::fs::read_to_string(path).unwrap_or_default();
     call.split_whitespace().map(str::to_owned).collect()
 }
 
@@ -370,6 +370,76 @@ fn arming_during_a_run_on_another_thread_wakes_the_sleeping_thread() {
     assert_eq!(runner.join().unwrap(), 1);
     inside.recv().unwrap();
     go.send(()).unwrap();
+}
+
+#[test]
+fn a_second_shutdown_waits_for_the_thread_as_the_first_does() {
+    let sweeper = Sweeper::new();
+    let (entered, inside) = channel();
+    let (go, gate) = channel::<()>();
+    let finished = Arc::new(AtomicBool::new(false));
+    let in_job = Arc::clone(&finished);
+    let running = sweeper.job("running", move || {
+        entered.send(()).unwrap();
+        gate.recv().unwrap();
+        in_job.store(true, Ordering::SeqCst);
+        Next::Idle
+    });
+    running.arm_after(Duration::ZERO);
+    inside.recv().unwrap();
+    let shut_down = || {
+        let (sweeper, finished) = (sweeper.clone(), Arc::clone(&finished));
+        let (sender, threads) = channel();
+        let thread = thread::spawn(move || {
+            sender
+                .send(std::fs::read_link("/proc/thread-self").unwrap())
+                .unwrap();
+            sweeper.shutdown();
+            (finished.load(Ordering::SeqCst), sweeper.stats().running)
+        });
+        (thread, threads.recv().unwrap())
+    };
+    let (first, _) = shut_down();
+    while running.arm_after(HOUR) {
+        thread::yield_now();
+    }
+    let (second, path) = shut_down();
+    while !second.is_finished() && !is_futex(&system_call(&path)) {
+        thread::yield_now();
+    }
+    let has_thread = sweeper.stats().running;
+    go.send(()).unwrap();
+    assert!(has_thread, "while the job runs");
+    for shutdown in [second, first] {
+        assert_eq!(shutdown.join().unwrap(), (true, false));
+    }
+}
+
+#[test]
+fn a_shutdown_waits_for_the_thread_after_one_from_a_job() {
+    let slot = Arc::new(Mutex::new(None::<Sweeper>));
+    let in_job = Arc::clone(&slot);
+    let (entered, inside) = channel();
+    let (go, gate) = channel::<()>();
+    let finished = Arc::new(AtomicBool::new(false));
+    let done = Arc::clone(&finished);
+    let sweeper = Sweeper::new();
+    let job = sweeper.job("shuts down", move || {
+        in_job.lock().unwrap().take().unwrap().shutdown();
+        entered.send(()).unwrap();
+        gate.recv().unwrap();
+        done.store(true, Ordering::SeqCst);
+        Next::Idle
+    });
+    *slot.lock().unwrap() = Some(sweeper.clone());
+    job.arm_after(Duration::ZERO);
+    inside.recv().unwrap();
+    let has_thread = sweeper.stats().running;
+    go.send(()).unwrap();
+    sweeper.shutdown();
+    assert!(has_thread, "while the job runs");
+    assert!(finished.load(Ordering::SeqCst));
+    assert!(!sweeper.stats().running);
 }
 
 #[test]

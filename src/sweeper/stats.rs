@@ -6,6 +6,8 @@ use crate::sync::unmodelled::{AtomicU64, Mutex, Ordering};
 pub(super) struct Counters {
     pub(super) jobs: AtomicU64,
     pub(super) armed: AtomicU64,
+    /// 1 while the thread is, else 0.
+    pub(super) running: AtomicU64,
     pub(super) runs: AtomicU64,
     pub(super) panics: AtomicU64,
     pub(super) failed_starts: AtomicU64,
@@ -13,7 +15,7 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    pub(super) fn read(&self, running: bool) -> SweeperStats {
+    pub(super) fn read(&self) -> SweeperStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         SweeperStats {
             jobs: read(&self.jobs),
@@ -21,7 +23,7 @@ impl Counters {
             runs: read(&self.runs),
             panics: read(&self.panics),
             failed_starts: read(&self.failed_starts),
-            running,
+            running: read(&self.running) != 0,
             last_panic: self.last_panic.lock().clone(),
         }
     }
@@ -66,7 +68,7 @@ pub struct SweeperStats {
     pub panics: u64,
     /// Failed attempts to start the thread.
     pub failed_starts: u64,
-    /// Whether the thread has been started, and not stopped.
+    /// Whether the thread has been started, and has not stopped.
     pub running: bool,
     /// The last panic: the job's name and the message.
     pub last_panic: Option<String>,
