@@ -31,6 +31,7 @@ mod store;
 mod value;
 
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::Duration;
 
 pub use clock::Clock;
@@ -383,6 +384,10 @@ impl<S: Store> Core<S> {
         }
     }
 }
+
+// A command that panics has applied its effect or has not; the store answers for its own half.
+impl<S: Store + RefUnwindSafe> UnwindSafe for Rmw<S> {}
+impl<S: Store + RefUnwindSafe> RefUnwindSafe for Rmw<S> {}
 
 impl<S: Store> Clone for Rmw<S> {
     fn clone(&self) -> Self {

@@ -17,7 +17,7 @@ mod stats;
 use std::cell::Cell;
 use std::fmt;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe, catch_unwind};
 use std::time::Duration;
 
 pub use stats::{Leftovers, SweeperStats};
@@ -549,6 +549,12 @@ impl Drop for Job {
         }
     }
 }
+
+// No panic leaves half a change behind: jobs run, and are dropped, outside the lock.
+impl UnwindSafe for Sweeper {}
+impl RefUnwindSafe for Sweeper {}
+impl UnwindSafe for Job {}
+impl RefUnwindSafe for Job {}
 
 impl Default for Sweeper {
     fn default() -> Self {

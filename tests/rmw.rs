@@ -1,7 +1,7 @@
 //! What each command does, refuses and leaves alone. Redis 7.0.15 is the oracle.
 #![cfg(not(latchwork_loom))]
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe, catch_unwind};
 use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
@@ -890,4 +890,11 @@ fn keys_with_a_deadline_are_counted() {
     rmw.del(&["b"]).unwrap();
     rmw.set("c", "v").unwrap();
     assert_eq!((rmw.stats().keys, rmw.stats().expiring), (3, 0));
+}
+
+#[test]
+fn the_handles_may_cross_a_caught_panic() {
+    fn check<T: UnwindSafe + RefUnwindSafe>() {}
+    check::<Rmw>();
+    check::<MemStore>();
 }

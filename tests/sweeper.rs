@@ -1,6 +1,7 @@
 //! When jobs run, and what becomes of them when they panic, are dropped, or are shut down.
 #![cfg(not(latchwork_loom))]
 
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -455,4 +456,11 @@ fn an_idle_sweeper_sleeps_in_one_system_call_without_a_deadline() {
     };
     assert!(!is_timed(&call), "{call:?}");
     assert_eq!(sweeper.stats().runs, 1);
+}
+
+#[test]
+fn the_handles_may_cross_a_caught_panic() {
+    fn check<T: UnwindSafe + RefUnwindSafe>() {}
+    check::<Sweeper>();
+    check::<Job>();
 }
