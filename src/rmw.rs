@@ -184,7 +184,9 @@ impl<S: Store> Rmw<S> {
                     match effect {
                         Effect::Put(_) => (effect, Ok(result)),
                         _ if expired => {
-                            later = Some(effect);
+                            // What leaves the key missing is done with this one step.
+                            let is_done = matches!(effect, Effect::Keep | Effect::Delete);
+                            later = Some(effect).filter(|_| !is_done);
                             (Effect::Delete, Ok(result))
                         }
                         _ => (effect, Ok(result)),

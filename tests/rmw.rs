@@ -994,3 +994,23 @@ fn a_value_that_is_not_set_is_freed_outside_the_lock() {
     assert!(!rmw.mset_if_missing([("k", vec![0; HUGE])]).unwrap());
     assert_eq!(freed.swap(0, Ordering::Relaxed) / (HUGE as u64 / 2), 0);
 }
+
+#[test]
+fn an_expired_key_that_a_command_leaves_missing_is_changed_once() {
+    let (store, clock) = (Watched::default(), Clock::manual(START));
+    let changes = Arc::clone(&store.changes);
+    let rmw = Rmw::builder().store(store).clock(clock.clone()).build();
+    let expired = |command: &dyn Fn()| {
+        let soon = SetOptions::new().expire_in(SECOND);
+        rmw.set_with("k", "v", &soon).unwrap();
+        clock.advance(2 * SECOND);
+        changes.store(0, Ordering::Relaxed);
+        command();
+        changes.load(Ordering::Relaxed)
+    };
+    assert_eq!(expired(&|| assert!(!rmw.persist("k").unwrap())), 1);
+    assert_eq!(expired(&|| assert_eq!(rmw.del(&["k"]), Ok(0))), 1);
+    assert_eq!(rmw.len(), 0);
+    assert_eq!(expired(&|| assert_eq!(rmw.append("k", "ab"), Ok(2))), 2);
+    assert_eq!(rmw.get("k"), Ok(Some("ab".into())));
+}
