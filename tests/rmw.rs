@@ -1014,3 +1014,15 @@ fn an_expired_key_that_a_command_leaves_missing_is_changed_once() {
     assert_eq!(expired(&|| assert_eq!(rmw.append("k", "ab"), Ok(2))), 2);
     assert_eq!(rmw.get("k"), Ok(Some("ab".into())));
 }
+
+#[test]
+fn no_limit_lets_a_length_overflow() {
+    let rmw = Rmw::builder().max_value_len(usize::MAX).build();
+    let max = isize::MAX as u64 / 4;
+    for offset in [max, isize::MAX as u64 + 10, u64::MAX - 1, u64::MAX] {
+        let len = offset.saturating_add(1);
+        let error = rmw.setrange("k", offset, "y").unwrap_err();
+        assert_eq!(error, RmwError::TooLong { len, max });
+    }
+    assert!(rmw.is_empty());
+}
