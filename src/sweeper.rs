@@ -303,6 +303,12 @@ impl Job {
         self.core().state.lock().schedule.is_armed(self.id)
     }
 
+    /// Whether a thread attends to the job; in a model, whoever steps it. `false` after a start that
+    /// failed, and so the next arming tries again.
+    pub(crate) fn is_attended(&self) -> bool {
+        !thread::STARTS_ITS_OWN || self.core().state.lock().thread.is_some()
+    }
+
     fn core(&self) -> &Arc<Core> {
         &self.sweeper.owner.core
     }

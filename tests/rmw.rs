@@ -2,6 +2,7 @@
 #![cfg(not(latchwork_loom))]
 
 use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe, catch_unwind};
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -1025,4 +1026,25 @@ fn no_limit_lets_a_length_overflow() {
         assert_eq!(error, RmwError::TooLong { len, max });
     }
     assert!(rmw.is_empty());
+}
+
+#[test]
+fn the_next_expiry_starts_the_sweeper_again_after_a_failed_start() {
+    const NAME: &str = "the_next_expiry_starts_the_sweeper_again_after_a_failed_start";
+    // A stack that no address space holds: in a process of its own, no thread starts.
+    const STACK: (&str, &str) = ("RUST_MIN_STACK", "2305843009213693952");
+    if std::env::var(STACK.0).as_deref() != Ok(STACK.1) {
+        let mut test = Command::new(std::env::current_exe().unwrap());
+        test.args([NAME, "--exact", "--test-threads=1"]);
+        let output = test.env(STACK.0, STACK.1).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        return;
+    }
+    let sweeper = latchwork::sweeper::Sweeper::new();
+    let rmw = Rmw::builder().sweeper(sweeper.clone()).build();
+    for failed in 1..4 {
+        let ever_later = SetOptions::new().expire_in(failed * 3600 * SECOND);
+        rmw.set_with("k", "v", &ever_later).unwrap();
+        assert_eq!(sweeper.stats().failed_starts, u64::from(failed));
+    }
 }
