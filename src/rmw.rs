@@ -31,6 +31,7 @@ mod store;
 mod value;
 
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::Duration;
 
 pub use clock::Clock;
@@ -48,6 +49,9 @@ use crate::sync::{Arc, mutant};
 
 /// The longest string by default: Redis's 512 MiB.
 const MAX_VALUE_LEN: usize = 512 << 20;
+
+/// The highest limit for strings: lengths and capacities computed from two of them fit an `isize`.
+const MAX_MAX_VALUE_LEN: usize = isize::MAX as usize / 4;
 
 /// Pause between sweeps at least.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
@@ -183,7 +187,9 @@ impl<S: Store> Rmw<S> {
                     match effect {
                         Effect::Put(_) => (effect, Ok(result)),
                         _ if expired => {
-                            later = Some(effect);
+                            // What leaves the key missing is done with this one step.
+                            let is_done = matches!(effect, Effect::Keep | Effect::Delete);
+                            later = Some(effect).filter(|_| !is_done);
                             (Effect::Delete, Ok(result))
                         }
                         _ => (effect, Ok(result)),
@@ -384,6 +390,10 @@ impl<S: Store> Core<S> {
     }
 }
 
+// A command that panics has applied its effect or has not; the store answers for its own half.
+impl<S: Store + RefUnwindSafe> UnwindSafe for Rmw<S> {}
+impl<S: Store + RefUnwindSafe> RefUnwindSafe for Rmw<S> {}
+
 impl<S: Store> Clone for Rmw<S> {
     fn clone(&self) -> Self {
         Self {
@@ -504,7 +514,9 @@ impl<S: Store> RmwBuilder<S> {
         self
     }
 
-    /// The longest string in bytes. Default: 512 MiB.
+    /// The longest string in bytes. Default: 512 MiB. A limit above a quarter of `isize::MAX` is
+    /// that quarter. A string within the limit that finds no memory aborts the process, as any
+    /// allocation does: choose a limit that the machine can hold.
     ///
     /// ```
     /// # use latchwork::rmw::{Rmw, RmwError};
@@ -512,7 +524,7 @@ impl<S: Store> RmwBuilder<S> {
     /// assert_eq!(rmw.set("k", "long"), Err(RmwError::TooLong { len: 4, max: 3 }));
     /// ```
     pub fn max_value_len(mut self, bytes: usize) -> Self {
-        self.max_len = bytes;
+        self.max_len = bytes.min(MAX_MAX_VALUE_LEN);
         self
     }
 

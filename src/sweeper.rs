@@ -5,25 +5,31 @@
 //! deadline, or without one when nothing is armed: an idle sweeper makes no system calls.
 //!
 //! Why no deadline is missed: the thread reads the bell's number, runs what is due, and only then
-//! looks for the earliest deadline and declares itself asleep, under the lock. Who arms an earlier
-//! one while it is asleep changes the bell's number under that lock, and wakes it; a wake that
-//! comes before the sleep finds a changed number and so prevents it.
+//! looks for the earliest deadline in the queue and notes, under the lock, that it sleeps until
+//! then. Two put a deadline into the queue: who arms a job, and who has run one that is due again
+//! or was armed meanwhile, on whichever thread. If the thread sleeps and not to an earlier time,
+//! they change the bell's number under that lock, and wake it; a wake that comes before the sleep
+//! finds a changed number and so prevents it.
 
 mod schedule;
+mod stats;
 
 use std::cell::Cell;
 use std::fmt;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe, catch_unwind};
 use std::time::Duration;
+
+pub use stats::{Leftovers, SweeperStats};
 
 use crate::sync::atomic::Ordering;
 use crate::sync::futex::Futex;
-use crate::sync::lock::Mutex;
+use crate::sync::lock::{Mutex, MutexGuard};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::time::{self, Instant};
 use crate::sync::{Arc, mutant, unmodelled};
 use schedule::{Cancelled, JobId, Schedule, Work};
+use stats::Counters;
 
 crate::sync::local! {
     /// The job that this thread is running: its sweeper and its number.
@@ -114,7 +120,7 @@ struct Core {
     state: Mutex<State>,
     /// Its number changes when the thread has to look again.
     bell: Futex,
-    /// Its number changes when a cancelled job is gone.
+    /// Its number changes when a cancelled job is gone, and when the thread has run its last.
     gone: Futex,
     /// The process that started the thread; 0 before.
     process: unmodelled::AtomicU64,
@@ -125,18 +131,12 @@ struct Core {
 struct State {
     schedule: Schedule,
     thread: Option<JoinHandle<()>>,
+    /// Whether the thread has been started, and has not run its last job.
+    running: bool,
     asleep: bool,
+    /// What the thread sleeps until; `None` is without end.
+    until: Option<Instant>,
     stopped: bool,
-}
-
-#[derive(Default)]
-struct Counters {
-    jobs: unmodelled::AtomicU64,
-    armed: unmodelled::AtomicU64,
-    runs: unmodelled::AtomicU64,
-    panics: unmodelled::AtomicU64,
-    failed_starts: unmodelled::AtomicU64,
-    last_panic: unmodelled::Mutex<Option<String>>,
 }
 
 impl Sweeper {
@@ -220,8 +220,9 @@ impl Sweeper {
         self.owner.core.run_due(now)
     }
 
-    /// Stops the thread, waiting for a job that is running, and disarms every job for good. From
-    /// a job it does not wait. A second call has nothing left to report.
+    /// Stops the thread, waiting for the job that it is running, and disarms every job for good. A
+    /// second call waits too, but has nothing left to report. On the thread itself, as in a job
+    /// that it runs, it does not wait.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -243,18 +244,7 @@ impl Sweeper {
     /// assert_eq!(Sweeper::new().stats().runs, 0);
     /// ```
     pub fn stats(&self) -> SweeperStats {
-        let core = &self.owner.core;
-        let counters = &core.counters;
-        let read = |counter: &unmodelled::AtomicU64| counter.load(Ordering::Relaxed);
-        SweeperStats {
-            jobs: read(&counters.jobs),
-            armed: read(&counters.armed),
-            runs: read(&counters.runs),
-            panics: read(&counters.panics),
-            failed_starts: read(&counters.failed_starts),
-            running: read(&core.process) != 0,
-            last_panic: counters.last_panic.lock().clone(),
-        }
+        self.owner.core.counters.read()
     }
 }
 
@@ -313,6 +303,12 @@ impl Job {
         self.core().state.lock().schedule.is_armed(self.id)
     }
 
+    /// Whether a thread attends to the job; in a model, whoever steps it. `false` after a start that
+    /// failed, and so the next arming tries again.
+    pub(crate) fn is_attended(&self) -> bool {
+        !thread::STARTS_ITS_OWN || self.core().state.lock().thread.is_some()
+    }
+
     fn core(&self) -> &Arc<Core> {
         &self.sweeper.owner.core
     }
@@ -324,13 +320,13 @@ impl Core {
         if state.stopped && !mutant::enabled("sweeper-arms-after-stop") {
             return false;
         }
-        let earlier = state.schedule.arm(id, at);
+        state.schedule.arm(id, at);
         core.gauge(&state);
         if state.thread.is_none() && Self::start(core, &mut state).is_err() {
             let failed = &core.counters.failed_starts;
             failed.fetch_add(1, Ordering::Relaxed);
         }
-        let ring = earlier && core.rouse(&mut state);
+        let ring = core.end_late_sleep(&mut state);
         drop(state);
         if ring {
             core.bell.wake_one();
@@ -338,9 +334,16 @@ impl Core {
         true
     }
 
+    /// Ends the thread's sleep if it goes on beyond the earliest deadline.
+    fn end_late_sleep(&self, state: &mut State) -> bool {
+        let due = state.schedule.earliest();
+        let late = due.is_some_and(|due| state.until.is_none_or(|until| due < until));
+        late && self.end_sleep(state)
+    }
+
     /// Ends the thread's sleep: the caller wakes it once the lock is free. `false` if it is awake,
     /// and so will look again by itself.
-    fn rouse(&self, state: &mut State) -> bool {
+    fn end_sleep(&self, state: &mut State) -> bool {
         let asleep = std::mem::take(&mut state.asleep);
         if asleep {
             // Only changed under the lock. Release pairs with the thread's Acquire.
@@ -356,6 +359,8 @@ impl Core {
         }
         let body = Arc::clone(core);
         state.thread = Some(thread::spawn_named("lw-sweep", move || body.run())?);
+        state.running = true;
+        core.gauge(state);
         let process = u64::from(std::process::id());
         core.process.store(process, Ordering::Relaxed);
         Ok(())
@@ -368,12 +373,14 @@ impl Core {
             self.run_due(time::now());
             let mut state = self.state.lock();
             if state.stopped {
-                return;
+                state.running = false;
+                self.gauge(&state);
+                return self.announce_gone(state);
             }
-            let earliest = state.schedule.earliest();
-            state.asleep = true;
+            let until = state.schedule.earliest();
+            (state.asleep, state.until) = (true, until);
             drop(state);
-            self.bell.wait(number, earliest);
+            self.bell.wait(number, until);
             self.state.lock().asleep = false;
         }
     }
@@ -410,23 +417,32 @@ impl Core {
         let again = again.filter(|_| !state.stopped);
         let cancelled = state.schedule.finish(id, work, again);
         self.gauge(&state);
+        let ring = self.end_late_sleep(&mut state);
         drop(state);
+        if ring {
+            self.bell.wake_one();
+        }
         if let Some(work) = cancelled.filter(|_| !mutant::enabled("sweeper-buries-nobody")) {
-            self.bury(id, work);
+            self.remove(id, work);
         }
         true
     }
 
     /// Drops a cancelled job's closure, then tells who waits for that.
-    fn bury(&self, id: JobId, work: Work) {
+    fn remove(&self, id: JobId, work: Work) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(work))) {
             self.report(id, panic);
         }
         let mut state = self.state.lock();
         state.schedule.remove(id);
         self.gauge(&state);
-        // As the bell: changed under the lock, so that who saw the job there sleeps only on the
-        // number from before.
+        self.announce_gone(state);
+    }
+
+    /// Tells who waits that a job is gone, or the thread.
+    fn announce_gone(&self, state: MutexGuard<'_, State>) {
+        // As the bell: changed under the lock, so that who saw it there sleeps only on the number
+        // from before.
         let number = self.gone.load(Ordering::Relaxed);
         self.gone.store(number.wrapping_add(1), Ordering::Release);
         drop(state);
@@ -442,7 +458,7 @@ impl Core {
         let report = format!("{}: {text}", self.state.lock().schedule.name(id));
         *self.counters.last_panic.lock() = Some(report);
         self.counters.panics.fetch_add(1, Ordering::Relaxed);
-        // A payload whose drop panics is no better a citizen than one that is leaked.
+        // A payload's drop may panic, and the payload of that panic too: it is leaked.
         if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
             std::mem::forget(again);
         }
@@ -457,13 +473,20 @@ impl Core {
             Cancelled::Now(work) => drop(work),
             Cancelled::Running if RUNNING.with(Cell::get) == Some((self.address(), id)) => {}
             Cancelled::Running if mutant::enabled("sweeper-drop-does-not-wait") => {}
-            Cancelled::Running => loop {
-                let number = self.gone.load(Ordering::Acquire);
-                if !self.state.lock().schedule.contains(id) {
-                    break;
-                }
-                self.gone.wait(number, None);
-            },
+            Cancelled::Running => drop(self.await_gone(|state| !state.schedule.contains(id))),
+        }
+    }
+
+    /// Waits until something is gone.
+    fn await_gone(&self, is_gone: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
+        loop {
+            let number = self.gone.load(Ordering::Acquire);
+            let state = self.state.lock();
+            if is_gone(&state) {
+                return state;
+            }
+            drop(state);
+            self.gone.wait(number, None);
         }
     }
 
@@ -475,19 +498,17 @@ impl Core {
         state.stopped = true;
         let unfinished = state.schedule.disarm_all();
         self.gauge(&state);
-        let thread = state.thread.take();
-        let ring = self.rouse(&mut state);
+        let is_own = state.thread.as_ref().is_some_and(thread::is_current);
+        let ring = self.end_sleep(&mut state);
         drop(state);
         if ring {
             self.bell.wake_one();
         }
-        if let Some(thread) = thread
-            && !thread::is_current(&thread)
-        {
+        if !is_own {
+            let thread = self.await_gone(|state| !state.running).thread.take();
             // Its body catches every panic of a job.
-            let _ = thread.join();
+            let _ = thread.map(JoinHandle::join);
         }
-        self.process.store(0, Ordering::Relaxed);
         Leftovers {
             unfinished,
             panics: self.counters.panics.load(Ordering::Relaxed),
@@ -512,6 +533,7 @@ impl Core {
         };
         store(&self.counters.jobs, state.schedule.len());
         store(&self.counters.armed, state.schedule.armed());
+        store(&self.counters.running, usize::from(state.running));
     }
 }
 
@@ -534,6 +556,12 @@ impl Drop for Job {
     }
 }
 
+// No panic leaves half a change behind: jobs run, and are dropped, outside the lock.
+impl UnwindSafe for Sweeper {}
+impl RefUnwindSafe for Sweeper {}
+impl UnwindSafe for Job {}
+impl RefUnwindSafe for Job {}
+
 impl Default for Sweeper {
     fn default() -> Self {
         Self::new()
@@ -552,49 +580,4 @@ impl fmt::Debug for Job {
             .field("id", &self.id)
             .finish_non_exhaustive()
     }
-}
-
-/// What [`Sweeper::shutdown`] left undone, and what went wrong.
-///
-/// ```
-/// use latchwork::sweeper::Sweeper;
-///
-/// let leftovers = Sweeper::new().shutdown();
-/// assert!(leftovers.unfinished.is_empty() && leftovers.last_panic.is_none());
-/// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Leftovers {
-    /// The names of the jobs that were armed, the oldest first.
-    pub unfinished: Vec<String>,
-    /// How many runs panicked, ever.
-    pub panics: u64,
-    /// The last of these: the job's name and the message.
-    pub last_panic: Option<String>,
-}
-
-/// What [`Sweeper::stats`] returns.
-///
-/// ```
-/// use latchwork::sweeper::Sweeper;
-///
-/// assert_eq!(Sweeper::new().stats().panics, 0);
-/// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SweeperStats {
-    /// Jobs there are.
-    pub jobs: u64,
-    /// Jobs with a deadline.
-    pub armed: u64,
-    /// Runs.
-    pub runs: u64,
-    /// Runs that panicked.
-    pub panics: u64,
-    /// Failed attempts to start the thread.
-    pub failed_starts: u64,
-    /// Whether the thread has been started, and not stopped.
-    pub running: bool,
-    /// The last panic: the job's name and the message.
-    pub last_panic: Option<String>,
 }

@@ -1,14 +1,16 @@
 //! What each command does, refuses and leaves alone. Redis 7.0.15 is the oracle.
 #![cfg(not(latchwork_loom))]
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Barrier;
+use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe, catch_unwind};
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
 use latchwork::rmw::{
-    Bytes, Clock, Effect, ExpireWhen, GetExpiry, MemStore, Rmw, RmwError, SetOptions, Store, Ttl,
-    Value, ValueType,
+    Bytes, Clock, Effect, ExpireWhen, GetExpiry, Key, MemStore, Record, Rmw, RmwError, Seen,
+    SetOptions, Store, StoreError, Ttl, Value, ValueType,
 };
 
 const START: u64 = 1_700_000_000_000;
@@ -824,7 +826,7 @@ fn a_store_keeps_two_keys_with_one_hash_apart() {
     let store = MemStore::new();
     let (a, b) = (key(b"a"), key(b"b"));
     for (key, value) in [(a, "1"), (b, "2")] {
-        let put = Effect::Put(latchwork::rmw::Record::new(value, Some(5)));
+        let put = Effect::Put(Record::new(value, Some(5)));
         store.change(key, |_| (put, ())).unwrap();
     }
     let read = |key| store.view(key, |found| found.map(|r| r.value.to_vec()));
@@ -843,8 +845,8 @@ fn a_store_keeps_two_keys_with_one_hash_apart() {
     assert_eq!(store.next_deadline(), None);
 }
 
-fn key(bytes: &[u8]) -> latchwork::rmw::Key<'_> {
-    latchwork::rmw::Key { bytes, hash: 7 }
+fn key(bytes: &[u8]) -> Key<'_> {
+    Key { bytes, hash: 7 }
 }
 
 #[test]
@@ -890,4 +892,159 @@ fn keys_with_a_deadline_are_counted() {
     rmw.del(&["b"]).unwrap();
     rmw.set("c", "v").unwrap();
     assert_eq!((rmw.stats().keys, rmw.stats().expiring), (3, 0));
+}
+
+#[test]
+fn the_handles_may_cross_a_caught_panic() {
+    fn check<T: UnwindSafe + RefUnwindSafe>() {}
+    check::<Rmw>();
+    check::<MemStore>();
+}
+
+/// A store that counts changes, and the most memory that went back to the system inside a decision
+/// and so under the lock.
+#[derive(Default)]
+struct Watched {
+    store: MemStore,
+    changes: Arc<AtomicU64>,
+    freed: Arc<AtomicU64>,
+}
+
+/// The size of the address space in bytes.
+fn address_space() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages = statm.split_whitespace().next().unwrap();
+    pages.parse::<u64>().unwrap() * 4096
+}
+
+impl Store for Watched {
+    fn view<R>(&self, key: Key<'_>, look: impl FnOnce(Option<&Record>) -> R) -> R {
+        self.store.view(key, look)
+    }
+
+    fn view_many(&self, keys: &[Key<'_>], look: impl FnMut(usize, Option<&Record>)) {
+        self.store.view_many(keys, look);
+    }
+
+    fn change<'e, R>(
+        &self,
+        key: Key<'_>,
+        decide: impl FnOnce(Option<&Record>) -> (Effect<'e>, R),
+    ) -> Result<R, StoreError> {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        self.store.change(key, |record| {
+            let before = address_space();
+            let decided = decide(record);
+            let freed = before.saturating_sub(address_space());
+            self.freed.fetch_max(freed, Ordering::Relaxed);
+            decided
+        })
+    }
+
+    fn change_many<'e>(
+        &self,
+        keys: &[Key<'_>],
+        decide: impl FnMut(usize, Option<&Record>) -> Effect<'e>,
+    ) -> Result<(), StoreError> {
+        self.store.change_many(keys, decide)
+    }
+
+    fn load<R>(&self, key: Key<'_>, look: impl FnOnce(Option<&Record>, Seen) -> R) -> R {
+        self.store.load(key, look)
+    }
+
+    fn publish(&self, key: Key<'_>, effect: Effect<'_>, seen: Seen) -> Result<(), StoreError> {
+        self.store.publish(key, effect, seen)
+    }
+
+    fn clear(&self) -> Result<(), StoreError> {
+        self.store.clear()
+    }
+
+    fn len(&self) -> u64 {
+        self.store.len()
+    }
+
+    fn expiring(&self) -> u64 {
+        self.store.expiring()
+    }
+
+    fn visit_expired(&self, now: u64, visit: impl FnMut(u64)) {
+        self.store.visit_expired(now, visit);
+    }
+
+    fn remove_expired(&self, hash: u64, now: u64) -> u64 {
+        self.store.remove_expired(hash, now)
+    }
+
+    fn next_deadline(&self) -> Option<u64> {
+        self.store.next_deadline()
+    }
+}
+
+#[test]
+fn a_value_that_is_not_set_is_freed_outside_the_lock() {
+    const HUGE: usize = 512 << 20;
+    let store = Watched::default();
+    let freed = Arc::clone(&store.freed);
+    let rmw = Rmw::builder().store(store).build();
+    rmw.set("k", "v").unwrap();
+    // Zeros that nobody touches: address space, and no memory.
+    assert!(!rmw.set_if_missing("k", vec![0; HUGE]).unwrap());
+    assert_eq!(freed.swap(0, Ordering::Relaxed) / (HUGE as u64 / 2), 0);
+    assert!(!rmw.mset_if_missing([("k", vec![0; HUGE])]).unwrap());
+    assert_eq!(freed.swap(0, Ordering::Relaxed) / (HUGE as u64 / 2), 0);
+}
+
+#[test]
+fn an_expired_key_that_a_command_leaves_missing_is_changed_once() {
+    let (store, clock) = (Watched::default(), Clock::manual(START));
+    let changes = Arc::clone(&store.changes);
+    let rmw = Rmw::builder().store(store).clock(clock.clone()).build();
+    let expired = |command: &dyn Fn()| {
+        let soon = SetOptions::new().expire_in(SECOND);
+        rmw.set_with("k", "v", &soon).unwrap();
+        clock.advance(2 * SECOND);
+        changes.store(0, Ordering::Relaxed);
+        command();
+        changes.load(Ordering::Relaxed)
+    };
+    assert_eq!(expired(&|| assert!(!rmw.persist("k").unwrap())), 1);
+    assert_eq!(expired(&|| assert_eq!(rmw.del(&["k"]), Ok(0))), 1);
+    assert_eq!(rmw.len(), 0);
+    assert_eq!(expired(&|| assert_eq!(rmw.append("k", "ab"), Ok(2))), 2);
+    assert_eq!(rmw.get("k"), Ok(Some("ab".into())));
+}
+
+#[test]
+fn no_limit_lets_a_length_overflow() {
+    let rmw = Rmw::builder().max_value_len(usize::MAX).build();
+    let max = isize::MAX as u64 / 4;
+    for offset in [max, isize::MAX as u64 + 10, u64::MAX - 1, u64::MAX] {
+        let len = offset.saturating_add(1);
+        let error = rmw.setrange("k", offset, "y").unwrap_err();
+        assert_eq!(error, RmwError::TooLong { len, max });
+    }
+    assert!(rmw.is_empty());
+}
+
+#[test]
+fn the_next_expiry_starts_the_sweeper_again_after_a_failed_start() {
+    const NAME: &str = "the_next_expiry_starts_the_sweeper_again_after_a_failed_start";
+    // A stack that no address space holds: in a process of its own, no thread starts.
+    const STACK: (&str, &str) = ("RUST_MIN_STACK", "2305843009213693952");
+    if std::env::var(STACK.0).as_deref() != Ok(STACK.1) {
+        let mut test = Command::new(std::env::current_exe().unwrap());
+        test.args([NAME, "--exact", "--test-threads=1"]);
+        let output = test.env(STACK.0, STACK.1).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        return;
+    }
+    let sweeper = latchwork::sweeper::Sweeper::new();
+    let rmw = Rmw::builder().sweeper(sweeper.clone()).build();
+    for failed in 1..4 {
+        let ever_later = SetOptions::new().expire_in(failed * 3600 * SECOND);
+        rmw.set_with("k", "v", &ever_later).unwrap();
+        assert_eq!(sweeper.stats().failed_starts, u64::from(failed));
+    }
 }

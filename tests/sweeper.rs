@@ -1,6 +1,8 @@
 //! When jobs run, and what becomes of them when they panic, are dropped, or are shut down.
 #![cfg(not(latchwork_loom))]
 
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -285,32 +287,180 @@ fn a_job_that_sweeps_its_own_sweeper_runs_nothing() {
     sweeper.lock().unwrap().take();
 }
 
-#[test]
-fn an_idle_sweeper_sleeps_in_one_system_call_without_a_deadline() {
+/// A thread's current system call: its number and six arguments. Empty once the thread is gone.
+fn system_call(thread: &Path) -> Vec<String> {
+    let path = Path::new("/proc").join(thread).join("syscall");
+    let call = std::fs::read_to_string(path).unwrap_or_default();
+    call.split_whitespace().map(str::to_owned).collect()
+}
+
+fn is_futex(call: &[String]) -> bool {
     let futex = if cfg!(target_arch = "x86_64") {
         "202"
     } else {
         "98"
     };
-    let sweeper = Sweeper::new();
+    call.first().is_some_and(|number| number == futex)
+}
+
+/// Whether a futex call has a time-out.
+fn is_timed(call: &[String]) -> bool {
+    call[4] != "0x0"
+}
+
+/// The sweeper's thread, under `/proc`.
+fn thread_of(sweeper: &Sweeper) -> PathBuf {
     let (sender, threads) = channel();
     let job = sweeper.job("says its thread", move || {
-        sender
-            .send(std::fs::read_link("/proc/thread-self").unwrap())
-            .unwrap();
+        let thread = std::fs::read_link("/proc/thread-self").unwrap();
+        sender.send(thread).unwrap();
         Next::Idle
     });
     job.arm_after(Duration::ZERO);
-    let thread = threads.recv().unwrap();
-    // Its number and six arguments; the fourth is the time-out.
+    threads.recv().unwrap()
+}
+
+/// Returns once the sweeper's thread sleeps until a deadline.
+fn await_timed_sleep(sweeper: &Sweeper) {
+    let thread = thread_of(sweeper);
+    loop {
+        let call = system_call(&thread);
+        if is_futex(&call) && is_timed(&call) {
+            return;
+        }
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_run_on_another_thread_that_is_due_again_wakes_the_sleeping_thread() {
+    let sweeper = Sweeper::new();
+    let (sender, ran) = channel();
+    let mut nexts = [Next::After(Duration::from_millis(5)), Next::Idle].into_iter();
+    let job = sweeper.job("twice", move || {
+        sender.send(thread::current().id()).unwrap();
+        nexts.next().unwrap()
+    });
+    job.arm_after(HOUR);
+    await_timed_sleep(&sweeper);
+    assert_eq!(sweeper.run_due(Instant::now() + 2 * HOUR), 1);
+    let here = thread::current().id();
+    assert_eq!(ran.recv().unwrap(), here);
+    assert_ne!(ran.recv().unwrap(), here, "the second run is the thread's");
+}
+
+#[test]
+fn arming_during_a_run_on_another_thread_wakes_the_sleeping_thread() {
+    let sweeper = Sweeper::new();
+    let (entered, inside) = channel();
+    let (go, gate) = channel::<()>();
+    let job = sweeper.job("slow", move || {
+        entered.send(()).unwrap();
+        gate.recv().unwrap();
+        Next::Idle
+    });
+    job.arm_after(HOUR);
+    await_timed_sleep(&sweeper);
+    let runner = thread::spawn({
+        let sweeper = sweeper.clone();
+        move || sweeper.run_due(Instant::now() + 2 * HOUR)
+    });
+    inside.recv().unwrap();
+    job.arm_after(Duration::ZERO);
+    go.send(()).unwrap();
+    assert_eq!(runner.join().unwrap(), 1);
+    inside.recv().unwrap();
+    go.send(()).unwrap();
+}
+
+#[test]
+fn a_second_shutdown_waits_for_the_thread_as_the_first_does() {
+    let sweeper = Sweeper::new();
+    let (entered, inside) = channel();
+    let (go, gate) = channel::<()>();
+    let finished = Arc::new(AtomicBool::new(false));
+    let in_job = Arc::clone(&finished);
+    let running = sweeper.job("running", move || {
+        entered.send(()).unwrap();
+        gate.recv().unwrap();
+        in_job.store(true, Ordering::SeqCst);
+        Next::Idle
+    });
+    running.arm_after(Duration::ZERO);
+    inside.recv().unwrap();
+    let shut_down = || {
+        let (sweeper, finished) = (sweeper.clone(), Arc::clone(&finished));
+        let (sender, threads) = channel();
+        let thread = thread::spawn(move || {
+            sender
+                .send(std::fs::read_link("/proc/thread-self").unwrap())
+                .unwrap();
+            sweeper.shutdown();
+            (finished.load(Ordering::SeqCst), sweeper.stats().running)
+        });
+        (thread, threads.recv().unwrap())
+    };
+    let (first, _) = shut_down();
+    while running.arm_after(HOUR) {
+        thread::yield_now();
+    }
+    let (second, path) = shut_down();
+    while !second.is_finished() && !is_futex(&system_call(&path)) {
+        thread::yield_now();
+    }
+    let has_thread = sweeper.stats().running;
+    go.send(()).unwrap();
+    assert!(has_thread, "while the job runs");
+    for shutdown in [second, first] {
+        assert_eq!(shutdown.join().unwrap(), (true, false));
+    }
+}
+
+#[test]
+fn a_shutdown_waits_for_the_thread_after_one_from_a_job() {
+    let slot = Arc::new(Mutex::new(None::<Sweeper>));
+    let in_job = Arc::clone(&slot);
+    let (entered, inside) = channel();
+    let (go, gate) = channel::<()>();
+    let finished = Arc::new(AtomicBool::new(false));
+    let done = Arc::clone(&finished);
+    let sweeper = Sweeper::new();
+    let job = sweeper.job("shuts down", move || {
+        in_job.lock().unwrap().take().unwrap().shutdown();
+        entered.send(()).unwrap();
+        gate.recv().unwrap();
+        done.store(true, Ordering::SeqCst);
+        Next::Idle
+    });
+    *slot.lock().unwrap() = Some(sweeper.clone());
+    job.arm_after(Duration::ZERO);
+    inside.recv().unwrap();
+    let has_thread = sweeper.stats().running;
+    go.send(()).unwrap();
+    sweeper.shutdown();
+    assert!(has_thread, "while the job runs");
+    assert!(finished.load(Ordering::SeqCst));
+    assert!(!sweeper.stats().running);
+}
+
+#[test]
+fn an_idle_sweeper_sleeps_in_one_system_call_without_a_deadline() {
+    let sweeper = Sweeper::new();
+    let thread = thread_of(&sweeper);
     let call = loop {
-        let path = std::path::Path::new("/proc").join(&thread).join("syscall");
-        let call = std::fs::read_to_string(path).unwrap();
-        if call.starts_with(futex) && sweeper.stats().armed == 0 {
+        let call = system_call(&thread);
+        if is_futex(&call) && sweeper.stats().armed == 0 {
             break call;
         }
         thread::yield_now();
     };
-    assert_eq!(call.split_whitespace().nth(4), Some("0x0"), "{call}");
+    assert!(!is_timed(&call), "{call:?}");
     assert_eq!(sweeper.stats().runs, 1);
+}
+
+#[test]
+fn the_handles_may_cross_a_caught_panic() {
+    fn check<T: UnwindSafe + RefUnwindSafe>() {}
+    check::<Sweeper>();
+    check::<Job>();
 }

@@ -71,6 +71,8 @@ impl<S: Store> Rmw<S> {
             Expiry::In(after) => Some(self.core.deadline_in(after)?),
             Expiry::At(at) => Some(self.core.check_deadline(at)?),
         };
+        // Out here, a value that is not set is freed after the store's lock.
+        let mut value = Some(value);
         self.write(key.as_ref(), |record| {
             let previous = match record {
                 Some(record) if options.get => Some(record.string()?.clone()),
@@ -81,12 +83,13 @@ impl<S: Store> Rmw<S> {
                 When::Missing => record.is_none(),
                 When::Present => record.is_some(),
             };
-            let effect = if applied {
-                let kept = record.and_then(Record::expires_at);
-                let keep = options.expiry == Expiry::Keep;
-                Effect::Put(Record::new(value, if keep { kept } else { expires_at }))
-            } else {
-                Effect::Keep
+            let effect = match value.take_if(|_| applied) {
+                Some(value) => {
+                    let kept = record.and_then(Record::expires_at);
+                    let keep = options.expiry == Expiry::Keep;
+                    Effect::Put(Record::new(value, if keep { kept } else { expires_at }))
+                }
+                None => Effect::Keep,
             };
             Ok((effect, SetOutcome { applied, previous }))
         })

@@ -3,7 +3,8 @@
 //! The job is armed for the earliest deadline there is. Who stores a deadline lowers `armed` to
 //! it, and arms the job if that made a difference; the job raises `armed` to "none" before it looks
 //! for the next deadline. Both are read-modify-writes of one word, so either the job's look sees
-//! the stored deadline, or the one who stored it sees "none" and arms the job.
+//! the stored deadline, or the one who stored it sees "none" and arms the job. "None" is always
+//! safe to say: arming twice costs a call.
 
 use std::time::Duration;
 
@@ -121,7 +122,11 @@ impl<S: Store> Rmw<S> {
     pub(super) fn arm(&self, at: u64) {
         let core = &self.core;
         if !core.clock.is_manual() && at < core.armed.fetch_min(at, Modelled::AcqRel) {
-            self.sweep.arm_after(self.core.delay(at));
+            let is_armed = self.sweep.arm_after(core.delay(at));
+            if is_armed && !self.sweep.is_attended() {
+                // No thread could be started: the next deadline tries again, a later one too.
+                core.armed.swap(NEVER, Modelled::AcqRel);
+            }
         }
     }
 

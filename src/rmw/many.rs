@@ -106,14 +106,12 @@ impl<S: Store> Rmw<S> {
         for value in values.iter().flatten() {
             core.check_len(value)?;
         }
-        if let [name] = &names[..]
-            && let Some(value) = values[0].take()
-        {
+        if let ([name], [value]) = (&names[..], &mut values[..]) {
             return self.write(name.as_ref(), |record| {
-                Ok(if if_missing && record.is_some() {
-                    (Effect::Keep, false)
-                } else {
-                    (Effect::Put(Record::new(value, None)), true)
+                let applied = !if_missing || record.is_none();
+                Ok(match value.take_if(|_| applied) {
+                    Some(value) => (Effect::Put(Record::new(value, None)), true),
+                    None => (Effect::Keep, false),
                 })
             });
         }

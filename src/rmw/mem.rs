@@ -15,6 +15,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::mem;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use hashbrown::HashTable;
 
@@ -511,6 +512,10 @@ impl Store for MemStore {
         firsts.min()
     }
 }
+
+// A closure that panics does so before its key is changed, and every key is whole by itself.
+impl UnwindSafe for MemStore {}
+impl RefUnwindSafe for MemStore {}
 
 impl Default for MemStore {
     fn default() -> Self {

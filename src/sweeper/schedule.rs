@@ -58,25 +58,22 @@ impl Schedule {
         id
     }
 
-    /// Makes the job due at `at`, unless it is due earlier. Whether the earliest deadline of all
-    /// became earlier.
-    pub(super) fn arm(&mut self, id: JobId, at: Instant) -> bool {
-        let earliest = self.earliest();
+    /// Makes the job due at `at`, unless it is due earlier.
+    pub(super) fn arm(&mut self, id: JobId, at: Instant) {
         let Some(slot) = self.jobs.get_mut(&id) else {
-            return false;
+            return;
         };
         if slot.due.is_some_and(|due| due <= at) {
-            return false;
+            return;
         }
         let before = slot.due.replace(at);
         if slot.work.is_none() {
-            return false; // running: `finish` queues it
+            return; // running: `finish` queues it
         }
         if let Some(due) = before {
             self.queue.remove(&(due, id));
         }
         self.queue.insert((at, id));
-        earliest.is_none_or(|earliest| at < earliest)
     }
 
     pub(super) fn disarm(&mut self, id: JobId) {
