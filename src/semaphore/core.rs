@@ -357,7 +357,7 @@ impl Core {
         };
         let before = self.state.put(n, order);
         if before.has(WAITERS)
-            && (before.has(DUE) || !before.has(TOLD) || turn.is_multiple_of(LOOK_EVERY))
+            && (before.has(DUE) || !before.has(TOLD) || hint::samples(turn, LOOK_EVERY))
         {
             self.serve_waiters();
         }

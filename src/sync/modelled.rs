@@ -60,6 +60,11 @@ pub(crate) mod hint {
         std::iter::empty()
     }
 
+    /// Never: what a model does must not depend on how often something was done before it.
+    pub(crate) fn samples(_turn: u64, _every: u64) -> bool {
+        false
+    }
+
     /// A model does not spin: another look at a word is another schedule, not less waiting.
     pub(crate) fn spins() -> impl Iterator<Item = ()> {
         std::iter::empty()

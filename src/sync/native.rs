@@ -19,6 +19,12 @@ pub(crate) mod hint {
         (0..5).map(|round| 1 << round)
     }
 
+    /// Whether the `turn`-th time is the one in `every` for which something is done.
+    #[inline(always)]
+    pub(crate) fn samples(turn: u64, every: u64) -> bool {
+        turn.is_multiple_of(every)
+    }
+
     /// How often a waiter looks at its word before it sleeps. About a microsecond: less than the
     /// price of the sleep that it may save.
     pub(crate) fn spins() -> impl Iterator<Item = ()> {
