@@ -382,8 +382,13 @@ impl Seat {
         // serial that the last release stored, or a later one.
         fence(Ordering::Release);
         set(&slot.first, held.first);
-        set(&slot.second, held.second);
-        set(&slot.since, since);
+        // A word that a component does not use keeps what another left there: 0 says so.
+        if held.second != 0 {
+            set(&slot.second, held.second);
+        }
+        if since != 0 {
+            slot.since.store(since, Ordering::Relaxed);
+        }
         let acquired_at = ptr::from_ref(acquired_at).cast_mut();
         if slot.acquired_at.load(Ordering::Relaxed) != acquired_at {
             slot.acquired_at.store(acquired_at, Ordering::Relaxed);
