@@ -300,8 +300,9 @@ impl Core {
                 .map_err(|_| Refusal::Busy)?
         };
         let mut next_look = since.checked_add(self.sweep_every);
+        let mut retried = false;
         let outcome = loop {
-            let signal = parker.park(deadline.into_iter().chain(next_look).min());
+            let signal = parker.park(deadline.into_iter().chain(next_look).min(), retried);
             if signal == Some(Signal::Granted) {
                 break Ok(hold);
             }
@@ -330,6 +331,7 @@ impl Core {
                     (parker.news() == Some(Signal::Granted)).then_some(Ok(hold))
                 }
             };
+            retried = signal == Some(Signal::Retry);
             match decided {
                 Some(decided) => {
                     wakes.deliver();

@@ -199,8 +199,9 @@ impl Core {
         };
         // The first sleep ends when the request becomes due.
         let mut patience = (self.fairness == Fairness::Eventual).then(|| since + PATIENCE);
+        let mut retried = false;
         let outcome = loop {
-            let signal = parker.park(deadline.into_iter().chain(patience).min());
+            let signal = parker.park(deadline.into_iter().chain(patience).min(), retried);
             match signal {
                 Some(Signal::Granted) => break Ok(()),
                 Some(Signal::Refused) => break Err(Refusal::Closed),
@@ -227,6 +228,7 @@ impl Core {
                     }
                 }
             };
+            retried = signal == Some(Signal::Retry);
             match decided {
                 Some(decided) => {
                     wakes.deliver();

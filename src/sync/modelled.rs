@@ -66,7 +66,7 @@ pub(crate) mod hint {
     }
 
     /// A model does not spin: another look at a word is another schedule, not less waiting.
-    pub(crate) fn spins() -> impl Iterator<Item = ()> {
+    pub(crate) fn spins(_long: bool) -> impl Iterator<Item = ()> {
         std::iter::empty()
     }
 }

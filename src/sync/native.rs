@@ -25,10 +25,11 @@ pub(crate) mod hint {
         turn.is_multiple_of(every)
     }
 
-    /// How often a waiter looks at its word before it sleeps. About a microsecond: less than the
-    /// price of the sleep that it may save.
-    pub(crate) fn spins() -> impl Iterator<Item = ()> {
-        std::iter::repeat_n((), 40)
+    /// How often a waiter looks at its word before it sleeps. About a microsecond, less than the price
+    /// of the sleep that it may save; or about 20, for the one waiter that is called again and again
+    /// while somebody else runs hot, where each call would cost that one a system call.
+    pub(crate) fn spins(long: bool) -> impl Iterator<Item = ()> {
+        std::iter::repeat_n((), if long { 800 } else { 40 })
     }
 }
 

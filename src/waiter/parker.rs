@@ -94,8 +94,11 @@ impl Parker {
 
     /// Sleeps until there is news. `None`: the deadline came first, and news may still come until
     /// the thread has left the line.
-    pub(crate) fn park(&self, deadline: Option<Instant>) -> Option<Signal> {
-        for () in hint::spins() {
+    ///
+    /// Looks for news a while before it sleeps: a moment, or for somebody `retried`, who came too late
+    /// for an offer, as long as the next one may take. Whoever makes that then need not wake it.
+    pub(crate) fn park(&self, deadline: Option<Instant>, retried: bool) -> Option<Signal> {
+        for () in hint::spins(retried) {
             if let Some(signal) = self.news() {
                 return Some(signal);
             }
