@@ -21,6 +21,7 @@ mod core;
 mod entries;
 mod error;
 mod guard;
+mod hold;
 mod watch;
 
 pub use builder::Builder;
@@ -44,7 +45,8 @@ use crate::sync::time::{Instant, now};
 use crate::sync::unmodelled::Arc;
 use crate::waiter::{Callback, Delivery, Pending, WaitHistogram, dispatcher};
 
-use self::core::{Core, Hold, Refusal};
+use self::core::{Core, Refusal};
+use self::hold::Hold;
 use self::watch::Watch;
 
 /// A table of latches, one for each key that is held or waited for.

@@ -46,13 +46,12 @@ use crate::waiter::dispatcher;
 ///
 /// When an execution panics, deadlocks, races or leaks; the message says which.
 pub fn model(f: impl Fn() + Send + Sync + 'static) {
-    crate::sync::world::loom::model(move || crate::sync::thread::body(&f));
+    crate::sync::explore(move || crate::sync::thread::body(&f));
 }
 
 /// Threads of a model.
 pub mod thread {
-    pub use crate::sync::thread::{JoinHandle, spawn};
-    pub use crate::sync::world::loom::thread::yield_now;
+    pub use crate::sync::thread::{JoinHandle, spawn, yield_now};
 }
 
 /// The model's clock. It stands still until somebody moves it.

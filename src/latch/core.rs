@@ -32,13 +32,7 @@ use crate::waiter::{
 
 use super::entries::{Entries, Hashed};
 use super::error::{LatchError, LatchTimeoutError};
-
-/// One hold of one latch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Hold {
-    pub(super) hash: u64,
-    pub(super) number: u64,
-}
+use super::hold::Hold;
 
 /// What a registered request is told.
 pub(super) type Outcome = Result<Hold, LatchError>;
@@ -161,24 +155,6 @@ unsafe impl Claimed for Core {
 
     fn reports_to(&self) -> (&Arc<str>, Option<&OnLeak>) {
         (&self.name, self.on_leak.as_ref())
-    }
-}
-
-impl From<Held> for Hold {
-    fn from(held: Held) -> Self {
-        Self {
-            hash: held.first,
-            number: held.second,
-        }
-    }
-}
-
-impl From<Hold> for Held {
-    fn from(hold: Hold) -> Self {
-        Self {
-            first: hold.hash,
-            second: hold.number,
-        }
     }
 }
 

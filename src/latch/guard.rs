@@ -7,7 +7,8 @@ use crate::holder::anchor::{Anchor, Borrowed};
 use crate::holder::bound::{Bound, OwnedBound};
 use crate::holder::claim::Thread;
 
-use super::core::{Core, Hold};
+use super::core::Core;
+use super::hold::Hold;
 
 fn release(bound: &Bound<'_, Core>) {
     if let Some((core, held)) = bound.release() {

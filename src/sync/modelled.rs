@@ -2,6 +2,8 @@
 
 pub use loom;
 
+pub(crate) use loom::model as explore;
+
 pub(crate) use loom::sync::Arc;
 
 pub(crate) mod atomic {
@@ -278,6 +280,8 @@ pub(crate) mod futex {
 pub(crate) mod thread {
     use std::cell::Cell;
     use std::io;
+
+    pub use loom::thread::yield_now;
 
     /// A model steps a component's thread itself, or spawns it: threads are few here.
     pub(crate) const STARTS_ITS_OWN: bool = false;
