@@ -46,6 +46,11 @@ pub(crate) const KVNODE_P16: Row = Row::at_least("kvnode.p16.redis", 1.0);
 /// Requests a second at `-P 1`, over redis-server's.
 pub(crate) const KVNODE_P1: Row = Row::at_least("kvnode.p1.redis", 0.95);
 
+/// The 99th percentile of 64 clients' INCR of one key, over redis-server's.
+pub(crate) const KVNODE_HOT_P99: Row = Row::at_most("kvnode.hot.p99.redis", 1.0);
+/// Memory a connected client, of five thousand idle ones, over redis-server's.
+pub(crate) const KVNODE_CLIENTS: Row = Row::at_most("kvnode.clients.redis", 1.0);
+
 pub(crate) const SEMAPHORE: &[Row] = &[
     SEM_T,
     SEM_TRACKED,
@@ -66,7 +71,7 @@ pub(crate) const RMW: &[Row] = &[
     RMW_MANY,
     RMW_GET,
 ];
-pub(crate) const KVNODE: &[Row] = &[KVNODE_P16, KVNODE_P1];
+pub(crate) const KVNODE: &[Row] = &[KVNODE_P16, KVNODE_P1, KVNODE_HOT_P99, KVNODE_CLIENTS];
 
 #[cfg(test)]
 mod tests {
