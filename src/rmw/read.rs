@@ -44,7 +44,7 @@ impl Record {
 impl<S: Store> Rmw<S> {
     /// Shows the live record to `look`, under the store's lock.
     #[inline]
-    fn view<R>(&self, key: &[u8], look: impl FnOnce(Option<&Record>) -> R) -> R {
+    pub(super) fn view<R>(&self, key: &[u8], look: impl FnOnce(Option<&Record>) -> R) -> R {
         self.core.store.view(self.key(key), |record| {
             look(record.filter(|record| !self.core.is_expired(record)))
         })
