@@ -20,6 +20,7 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use self::table::{Left, Table};
 use super::error::StoreError;
+use super::list::List;
 use super::store::{Effect, Key, KeyHasher, Record, Seen, Store};
 use super::value::Bytes;
 use crate::sync::lock::RwLock;
@@ -79,27 +80,35 @@ impl Shard {
     /// Does after the lock what `apply` left.
     #[inline(always)]
     fn finish(&self, key: Key<'_>, left: Left<'_>, epoch: u64) {
-        if let Left::Copy { .. } = left {
+        if !matches!(left, Left::Drop(_)) {
             self.copy(key, left, epoch);
         }
     }
 
-    /// Writes a long string. Readers see the old one until the copy is made; the key's latch
+    /// Makes a long change on a copy. Readers see the old value until it is made; the key's latch
     /// keeps writers away.
     #[cold]
     fn copy(&self, key: Key<'_>, left: Left<'_>, epoch: u64) {
-        let Left::Copy {
-            old,
-            deadline,
-            offset,
-            bytes,
-        } = left
-        else {
-            return;
+        let new = match left {
+            Left::Drop(_) => return,
+            Left::Copy {
+                old,
+                deadline,
+                offset,
+                bytes,
+            } => Record::new(Bytes::overwritten(&old, offset, bytes), deadline),
+            Left::Edit {
+                old,
+                deadline,
+                edit,
+            } => {
+                let mut list = List::clone(&old);
+                edit.apply_to(&mut list);
+                Record::new(list, deadline)
+            }
         };
-        let new = Record::new(Bytes::overwritten(&old, offset, bytes), deadline);
         let place = usize::MAX;
-        self.publish(key, Effect::Put(new), Seen { epoch, place });
+        self.publish(key, Effect::put(new), Seen { epoch, place });
     }
 
     #[inline(always)]
@@ -226,16 +235,22 @@ impl Store for MemStore {
             let place = table.place(*key);
             let effect = decide(i, place.map(|place| table.at(place)));
             let mut left = table.apply(*key, place, effect);
-            if let Left::Copy {
-                old,
-                deadline,
-                offset,
-                bytes,
-            } = left
-            {
-                // All or nothing at one moment: this copy has to be made here.
-                let new = Record::new(Bytes::overwritten(&old, offset, bytes), deadline);
-                left = table.apply(*key, place, Effect::Put(new));
+            // All or nothing at one moment: a long change has to be made here.
+            match left {
+                Left::Drop(_) => {}
+                Left::Copy {
+                    old,
+                    deadline,
+                    offset,
+                    bytes,
+                } => {
+                    let new = Record::new(Bytes::overwritten(&old, offset, bytes), deadline);
+                    left = table.apply(*key, place, Effect::Put(new));
+                }
+                Left::Edit { old, edit, .. } => {
+                    drop(old);
+                    left = table.edit(*key, place, edit, usize::MAX);
+                }
             }
             displaced.push(left);
             self.shards[shards[at]].count(table);

@@ -12,6 +12,7 @@ use std::fmt;
 use std::num::NonZeroU64;
 
 use super::error::StoreError;
+use super::list::{List, ListEdit};
 use super::value::{Bytes, Value};
 use crate::sync::unmodelled::Arc;
 
@@ -221,6 +222,9 @@ pub enum Effect<'a> {
         /// The bytes.
         bytes: &'a [u8],
     },
+    /// The list is changed; a push makes a missing key a list, and a list that has become empty is
+    /// gone. The deadline stays. The caller has checked type and index.
+    List(ListEdit<'a>),
     /// The existing value gets this deadline (Unix milliseconds), or none.
     Expire(Option<u64>),
     /// The key is gone.
@@ -228,6 +232,15 @@ pub enum Effect<'a> {
 }
 
 impl Effect<'_> {
+    /// The key holds this record now; as an empty list it is gone.
+    #[inline]
+    pub(super) fn put(record: Record) -> Self {
+        match &record.value {
+            Value::List(list) if list.is_empty() => Effect::Delete,
+            _ => Effect::Put(record),
+        }
+    }
+
     /// Whether there is nothing to apply or log.
     ///
     /// ```
@@ -269,6 +282,16 @@ impl Effect<'_> {
                     old => Value::Bytes(Bytes::overwritten(&old.text(), offset, bytes)),
                 };
                 Some(record)
+            }
+            Effect::List(edit) => {
+                let mut record = record.unwrap_or_else(|| Record::new(List::new(), None));
+                let Value::List(list) = &mut record.value else {
+                    return Some(record);
+                };
+                let list = Arc::make_mut(list);
+                edit.apply_to(list);
+                let is_empty = list.is_empty();
+                Some(record).filter(|_| !is_empty)
             }
             Effect::Expire(at) => record.map(|mut record| {
                 record.set_expires_at(at);

@@ -85,7 +85,7 @@ impl<S: Store> Rmw<S> {
             expired = record.is_some_and(|record| core.is_expired(record));
             let found = record.filter(|_| !expired).map_or(0, Record::version);
             let effect = match value.take_if(|_| found == version) {
-                Some(value) => Effect::Put(Record::new(value, None)),
+                Some(value) => Effect::put(Record::new(value, None)),
                 None => Effect::Keep,
             };
             (effect, found)

@@ -8,11 +8,16 @@ use std::mem;
 
 use hashbrown::HashTable;
 
+use crate::rmw::list::{List, ListEdit};
 use crate::rmw::store::{Effect, Key, KeyHasher, Record};
 use crate::rmw::value::{Bytes, Value};
+use crate::sync::unmodelled::Arc;
 
 /// Bytes that an effect may copy under a shard's lock: a few hundred nanoseconds' worth.
 const COPY_UNDER_LOCK: usize = 4096;
+
+/// Steps that a change of a list may take under a shard's lock, beside the copy of one chunk.
+const STEPS_UNDER_LOCK: usize = 256;
 
 /// The keys of one shard.
 pub(super) struct Table {
@@ -51,6 +56,12 @@ pub(super) enum Left<'e> {
         deadline: Option<u64>,
         offset: usize,
         bytes: &'e [u8],
+    },
+    /// To change a list in more steps than may be taken under the lock.
+    Edit {
+        old: Arc<List>,
+        deadline: Option<u64>,
+        edit: ListEdit<'e>,
     },
 }
 
@@ -117,6 +128,7 @@ impl Table {
             (Effect::Put(new), None) => self.insert(key, new),
             (Effect::Write { offset, bytes }, Some(place)) => self.write(place, offset, bytes),
             (Effect::Write { offset, bytes }, None) => self.write_new(key, offset, bytes),
+            (Effect::List(edit), place) => self.edit(key, place, edit, STEPS_UNDER_LOCK),
             (Effect::Expire(at), Some(place)) => {
                 let version = self.next_version();
                 let record = self.at_mut(place);
@@ -186,6 +198,51 @@ impl Table {
             offset,
             bytes,
         }
+    }
+
+    /// Changes a list here if that takes no more than `budget` steps.
+    #[inline(never)]
+    pub(super) fn edit<'e>(
+        &mut self,
+        key: Key<'_>,
+        place: Option<usize>,
+        edit: ListEdit<'e>,
+        budget: usize,
+    ) -> Left<'e> {
+        let Some(place) = place else {
+            let mut list = List::new();
+            if edit.cost(&list, false) > budget {
+                return Left::Edit {
+                    old: Arc::new(list),
+                    deadline: None,
+                    edit,
+                };
+            }
+            edit.apply_to(&mut list);
+            return match list.is_empty() {
+                true => Left::Drop(None),
+                false => self.insert(key, Record::new(list, None)),
+            };
+        };
+        let version = self.next_version();
+        let record = self.at_mut(place);
+        let deadline = record.expires_at();
+        let Value::List(list) = &mut record.value else {
+            unreachable!("the caller has checked the type")
+        };
+        let is_shared = Arc::get_mut(list).is_none();
+        if edit.cost(list, is_shared) > budget {
+            return Left::Edit {
+                old: Arc::clone(list),
+                deadline,
+                edit,
+            };
+        }
+        let list = Arc::make_mut(list);
+        edit.apply_to(list);
+        let is_empty = list.is_empty();
+        record.set_version(version);
+        Left::Drop(is_empty.then(|| self.remove(place, key.hash)))
     }
 
     #[inline(never)]
