@@ -8,10 +8,23 @@ use super::{ListEdit, ListEnd};
 pub(in super::super) enum OwnedEdit {
     /// One that has no values.
     Plain(ListEdit<'static>),
-    Push { end: ListEnd, values: Vec<Bytes> },
-    Set { index: usize, value: Bytes },
-    Insert { index: usize, value: Bytes },
-    Remove { end: ListEnd, limit: usize, value: Bytes },
+    Push {
+        end: ListEnd,
+        values: Vec<Bytes>,
+    },
+    Set {
+        index: usize,
+        value: Bytes,
+    },
+    Insert {
+        index: usize,
+        value: Bytes,
+    },
+    Remove {
+        end: ListEnd,
+        limit: usize,
+        value: Bytes,
+    },
 }
 
 impl OwnedEdit {
