@@ -10,7 +10,7 @@
 //! | `core` | the shards, the lines, who gets a latch next |
 //! | `entries` | where a shard keeps the latches that are waited for |
 //! | `wait` | how requests get in line, and how they end |
-//! | `update`, `combine`, `operation` | operations that whoever holds the latch may run for others |
+//! | `update`, `submission`, `combine`, `operation` | operations that whoever holds the latch may run for others |
 //! | `guard` | the guards |
 //! | `watch` | the periodic sweep for those who wait without a thread |
 //! | `stats`, `hottest` | what can be asked of a table |
@@ -30,6 +30,7 @@ mod hold;
 mod hottest;
 mod operation;
 mod stats;
+mod submission;
 mod update;
 mod wait;
 mod watch;
