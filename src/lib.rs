@@ -16,7 +16,7 @@
 //! Under `--cfg latchwork_loom` with the feature `loom` there is also `model`, for models of your
 //! own code over these types.
 //!
-//! The threads of the library (`lw-dispatch`, `lw-sweep`) start when they are first needed and do
+//! The threads of the library (`lw-dispatch`, `lw-sweep`, `lw-rmw-0`) start when they are first needed and do
 //! not survive a `fork`: fork before, or `exec` after.
 
 #[cfg(all(latchwork_loom, not(feature = "loom")))]
