@@ -24,6 +24,7 @@ mod coordinator;
 mod entry;
 mod error;
 mod expire;
+mod float;
 mod list;
 mod list_move;
 mod list_search;
