@@ -1,7 +1,8 @@
 //! One dedicated thread that serves a mailbox, one message at a time.
 //!
 //! Messages wait in a bounded line behind one lock, first come first served. The thread takes the
-//! oldest out and handles it outside the lock; without one it sleeps on a futex, without a deadline.
+//! oldest out and handles it outside the lock. Without one it sleeps on a futex, for as long as it
+//! takes.
 //!
 //! | a message | ends as | told to its ticket |
 //! |---|---|---|
@@ -247,8 +248,8 @@ impl<M: Send + 'static, R: Send + 'static> Worker<M, R> {
     }
 
     /// Serves the mailbox on the calling thread until it is shut down, in place of a thread of the
-    /// worker's own: for a thread with a priority or an affinity, and for models, where no thread is
-    /// started. `false`, at once: another thread serves it.
+    /// worker's own: for a thread with a priority or an affinity, and for models, where no thread
+    /// is started. `false`, at once: another thread serves it.
     ///
     /// ```
     /// # use latchwork::worker::Worker;
@@ -302,9 +303,9 @@ impl<M: Send + 'static, R: Send + 'static> Worker<M, R> {
         }
     }
 
-    /// Closes the mailbox, waits for the message that is being handled, ends the thread, and returns
-    /// the messages that have not been handled and will not be, the oldest first. Their tickets are
-    /// told that they are [`Lost`](TicketError::Lost).
+    /// Closes the mailbox, waits for the message that is being handled, ends the thread, and
+    /// returns the messages that have not been handled and will not be, the oldest first. Their
+    /// tickets are told that they are [`Lost`](TicketError::Lost).
     ///
     /// In the handler it does not wait: the thread ends when that returns.
     ///
@@ -329,6 +330,12 @@ impl<M: Send + 'static, R: Send + 'static> Worker<M, R> {
         let left = left.into_iter().map(|message| message.content);
         let left = left.filter(|_| !mutant::enabled("worker-shutdown-loses-messages"));
         core.end(state, || left.collect())
+    }
+
+    /// Whether this process is a fork of the one that the thread is in.
+    #[cfg(feature = "rmw")]
+    pub(crate) fn is_forked(&self) -> bool {
+        self.core.is_forked()
     }
 
     /// Counters and gauges, read without a lock.
@@ -500,8 +507,8 @@ impl<M: Send + 'static, R: Send + 'static> Core<M, R> {
         self.gone.wake_all();
     }
 
-    /// Whether this process is a fork of the one that the thread is in. There is no thread then, and
-    /// it may have left the lock taken.
+    /// Whether this process is a fork of the one that the thread is in. There is no thread then,
+    /// and it may have left the lock taken.
     fn is_forked(&self) -> bool {
         let process = self.process.load(Ordering::Relaxed);
         process != 0 && process != u64::from(std::process::id())

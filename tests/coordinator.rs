@@ -308,6 +308,14 @@ fn a_command_whose_key_is_free_runs_in_the_caller_s_thread() {
     let (rmw, _, coordinator) = coordinated(one_shard());
     let replies = [
         (Command::incr("n", 2), Reply::Integer(2)),
+        (
+            Command::incr_float("f", "0.1"),
+            Reply::Value(Some("0.1".into())),
+        ),
+        (
+            Command::incr_float("f", "0.2"),
+            Reply::Value(Some("0.3".into())),
+        ),
         (Command::append("s", "abc"), Reply::Length(3)),
         (Command::setrange("s", 1, "xy"), Reply::Length(3)),
         (

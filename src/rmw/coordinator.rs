@@ -1,7 +1,7 @@
 //! Commands as values, executed in the caller's thread or by a worker.
 //!
-//! A command whose latches are free is run at once, by the caller. Otherwise it gets in line, and the
-//! caller sleeps on its ticket:
+//! A command whose latches are free is run at once, by the caller. Otherwise it gets in line, and
+//! the caller sleeps on its ticket:
 //!
 //! | step | where | ends in |
 //! |---|---|---|
@@ -158,8 +158,8 @@ impl<S: Store> RmwCoordinator<S> {
     /// [`Crashed`](CoordinatorError::Crashed): the store panicked.
     ///
     /// # Blocking
-    /// While another thread holds a latch of its keys, up to the time-out; past it while the command
-    /// runs.
+    /// While another thread holds a latch of its keys, up to the time-out; past it while the
+    /// command runs.
     pub fn execute(&self, shard: usize, command: Command) -> Result<Reply, CoordinatorError> {
         self.execute_timeout(shard, command, self.timeout)
     }
@@ -258,9 +258,9 @@ impl<S: Store> RmwCoordinator<S> {
 
     /// Has the shard's thread execute a command, and returns the ticket for its answer at once.
     ///
-    /// Commands on one key that are submitted one after the other are executed in this order, unless
-    /// a thread waits for the key itself at that time: then a later one may pass. Where the order
-    /// matters, wait for the first. Dropping the ticket lets the command be executed;
+    /// Commands on one key that are submitted one after the other are executed in this order,
+    /// unless a thread waits for the key itself at that time: then a later one may pass. Where the
+    /// order matters, wait for the first. Dropping the ticket lets the command be executed;
     /// [cancelling](Ticket::cancel) it takes the command out of every line.
     ///
     /// ```
@@ -270,8 +270,9 @@ impl<S: Store> RmwCoordinator<S> {
     /// let tickets: Vec<_> = (0..3)
     ///     .map(|_| coordinator.submit(shard, Command::incr("hits", 1)))
     ///     .collect::<Result<_, _>>()?;
-    /// let replies: Vec<_> = tickets.into_iter().map(|ticket| ticket.wait().unwrap().unwrap()).collect();
-    /// assert_eq!(replies, [1, 2, 3].map(Reply::Integer));
+    /// for (sum, ticket) in (1..).zip(tickets) {
+    ///     assert_eq!(ticket.wait().unwrap(), Ok(Reply::Integer(sum)));
+    /// }
     /// # Ok::<(), latchwork::rmw::CoordinatorError>(())
     /// ```
     ///

@@ -91,7 +91,8 @@ struct Slot<T> {
 
 /// Makes the two ends of a result that is not there yet.
 ///
-/// For queues of work: the [`Completer`] goes with the work, the [`Ticket`] to whoever asked for it.
+/// For queues of work: the [`Completer`] goes with the work, the [`Ticket`] to whoever asked for
+/// it.
 ///
 /// ```
 /// use latchwork::worker::ticket;

@@ -26,6 +26,13 @@ pub enum Command {
         /// What to add.
         by: i64,
     },
+    /// [`Rmw::incr_float`]; [`Reply::Value`] with the sum.
+    IncrFloat {
+        /// The key.
+        key: Bytes,
+        /// What to add, as decimal digits.
+        by: Bytes,
+    },
     /// [`Rmw::append`]; [`Reply::Length`].
     Append {
         /// The key.
@@ -119,6 +126,19 @@ impl Command {
         Self::Incr {
             key: key.into(),
             by,
+        }
+    }
+
+    /// Adds to a key's number, which may have a fraction.
+    ///
+    /// ```
+    /// # use latchwork::rmw::Command;
+    /// assert_eq!(Command::incr_float("k", "0.1").key(), &b"k"[..]);
+    /// ```
+    pub fn incr_float(key: impl Into<Bytes>, by: impl Into<Bytes>) -> Self {
+        Self::IncrFloat {
+            key: key.into(),
+            by: by.into(),
         }
     }
 
@@ -229,6 +249,7 @@ impl Command {
     pub fn key(&self) -> &[u8] {
         match self {
             Self::Incr { key, .. }
+            | Self::IncrFloat { key, .. }
             | Self::Append { key, .. }
             | Self::Getset { key, .. }
             | Self::Getdel { key }
@@ -254,6 +275,10 @@ impl Command {
     pub(super) fn run<S: Store>(self, rmw: &Rmw<S>) -> Answer {
         match self {
             Self::Incr { key, by } => rmw.incr_by(key, by).map(Reply::Integer),
+            Self::IncrFloat { key, by } => {
+                let sum = rmw.incr_float(key, by)?;
+                Ok(Reply::Value(Some(sum)))
+            }
             Self::Append { key, bytes } => rmw.append(key, bytes).map(Reply::Length),
             Self::Getset { key, value } => rmw.getset(key, value).map(Reply::Value),
             Self::Getdel { key } => rmw.getdel(key).map(Reply::Value),

@@ -9,7 +9,8 @@ use crate::rmw::error::RmwError;
 /// Why [`execute`](super::RmwCoordinator::execute) returned no reply.
 ///
 /// ```
-/// use latchwork::rmw::{Command, CoordinatorError, CoordinatorOptions, Rmw, RmwCoordinator, RmwError};
+/// use latchwork::rmw::{Command, CoordinatorError, CoordinatorOptions};
+/// use latchwork::rmw::{Rmw, RmwCoordinator, RmwError};
 ///
 /// let coordinator = RmwCoordinator::start(&Rmw::new(), CoordinatorOptions::new());
 /// coordinator.execute(0, Command::append("name", "ada"))?;

@@ -127,6 +127,9 @@ impl Line {
         command: Command,
         hashes: [Option<u64>; 2],
     ) -> Result<Ticket<Answer>, CoordinatorError> {
+        if line.worker.is_forked() {
+            return Err(CoordinatorError::ShutDown);
+        }
         line.worker
             .start()
             .map_err(|error| CoordinatorError::NoThread(error.kind()))?;
@@ -261,6 +264,10 @@ impl Line {
     }
 
     pub(super) fn shutdown(&self) -> Vec<Command> {
+        if self.worker.is_forked() {
+            // A thread that is not in this process may have left the lock taken.
+            return Vec::new();
+        }
         let mut left = Vec::new();
         {
             let mut state = self.state.lock();
