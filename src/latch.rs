@@ -181,7 +181,9 @@ impl<K: ?Sized> LatchTable<K> {
         K: Borrow<Q>,
         Q: Hash + ?Sized,
     {
-        self.latch_hashed(self.hash_of(key))
+        self.check_reentry()?;
+        let id = Id::of(self.hash_of(key));
+        Ok(self.take_or_wait(id, b"", || None)?)
     }
 
     /// Takes the latch of `key` if it is free, and if taking it is not unfair to those who wait.
@@ -221,7 +223,7 @@ impl<K: ?Sized> LatchTable<K> {
         Q: Hash + ?Sized,
     {
         // No clock is read unless there is a wait. A timeout beyond the end of time is none.
-        self.latch_until(self.hash_of(key), || now().checked_add(timeout))
+        self.latch_until(self.hash_of(key), b"", || now().checked_add(timeout))
     }
 
     /// Waits for the latch of `key`, but not past `deadline`.
@@ -244,7 +246,7 @@ impl<K: ?Sized> LatchTable<K> {
         K: Borrow<Q>,
         Q: Hash + ?Sized,
     {
-        self.latch_until(self.hash_of(key), || Some(deadline))
+        self.latch_until(self.hash_of(key), b"", || Some(deadline))
     }
 
     /// Waits for the latches of all `keys`, repeated ones counting once.
@@ -268,7 +270,8 @@ impl<K: ?Sized> LatchTable<K> {
         K: Borrow<Q>,
         Q: Hash + ?Sized + 'k,
     {
-        self.latch_many_hashed(self.hashes_of(keys))
+        self.check_reentry()?;
+        Ok(self.take_all(self.hashes_of(keys), None)?)
     }
 
     /// Takes the latches of all `keys` if all are free.
@@ -423,14 +426,6 @@ impl<K: ?Sized> LatchTable<K> {
 
     #[inline]
     #[track_caller]
-    pub(crate) fn latch_hashed(&self, hash: u64) -> Result<Latch<'_>, LatchError> {
-        self.check_reentry()?;
-        self.take_or_wait(Id::of(hash), b"", || None)
-            .map_err(Into::into)
-    }
-
-    #[inline]
-    #[track_caller]
     pub(crate) fn try_latch_hashed(&self, hash: u64) -> Result<Latch<'_>, TryLatchError> {
         match self.core.try_take(Id::of(hash)) {
             Some(hold) => Ok(self.guard(hold)),
@@ -438,37 +433,38 @@ impl<K: ?Sized> LatchTable<K> {
         }
     }
 
-    #[track_caller]
-    pub(crate) fn latch_many_hashed(&self, hashes: Vec<u64>) -> Result<Latches<'_>, LatchError> {
-        self.check_reentry()?;
-        let mut latches = Latches::with_capacity(hashes.len());
-        for id in in_order(hashes) {
-            latches.push(self.take_or_wait(id, b"", || None)?);
-        }
-        Ok(latches)
-    }
-
     #[inline]
     #[track_caller]
-    fn latch_until(
+    pub(crate) fn latch_until(
         &self,
         hash: u64,
+        name: &[u8],
         deadline: impl FnOnce() -> Option<Instant>,
     ) -> Result<Latch<'_>, LatchTimeoutError> {
         self.check_reentry()?;
-        self.take_or_wait(Id::of(hash), b"", deadline)
+        self.take_or_wait(Id::of(hash), name, deadline)
             .map_err(Into::into)
     }
 
     #[track_caller]
-    fn latch_many_until(
+    pub(crate) fn latch_many_until(
         &self,
         hashes: Vec<u64>,
         deadline: Option<Instant>,
     ) -> Result<Latches<'_>, LatchTimeoutError> {
         self.check_reentry()?;
-        let mut latches = Latches::with_capacity(hashes.len());
-        for id in in_order(hashes) {
+        Ok(self.take_all(hashes, deadline)?)
+    }
+
+    #[track_caller]
+    fn take_all(
+        &self,
+        hashes: Vec<u64>,
+        deadline: Option<Instant>,
+    ) -> Result<Latches<'_>, Refusal> {
+        let ids = in_order(hashes);
+        let mut latches = Latches::with_capacity(ids.len());
+        for id in ids {
             latches.push(self.take_or_wait(id, b"", || deadline)?);
         }
         Ok(latches)
