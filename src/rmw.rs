@@ -13,6 +13,10 @@
 //! Commands over several keys take all their latches at once, in an order that all share, and are
 //! applied at one moment. So does [`update_many`](Rmw::update_many), with any commands inside.
 //!
+//! **Lists** are values like strings. What looks through a long one does so on a snapshot, so no
+//! lock is held for longer than a lookup. A blocking pop or move waits for its element in line,
+//! asleep or as a registered callback; the write that makes one serves it at the same moment.
+//!
 //! **Expiry**: an expired key is missing to every command at once. It is deleted by the next write
 //! to it, or by a [`Sweeper`] job that is armed for the earliest deadline and asleep while nothing
 //! expires. The semantics are Redis 7.0's.

@@ -25,9 +25,9 @@ use super::value::Bytes;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::futex::{Futex, Wait};
 use crate::sync::lock::Mutex;
-use crate::sync::mutant;
 use crate::sync::time::Instant;
-use crate::sync::unmodelled::{Arc, AtomicU64 as Hint, Mutex as Slot, OnceLock, Ordering as Plain};
+use crate::sync::unmodelled::{AtomicU64 as Hint, Mutex as Slot, OnceLock, Ordering as Plain};
+use crate::sync::{Arc, mutant};
 use crate::waiter::{Callback, Delivery, Key as Place, Line, Slab, dispatcher};
 
 /// Places in lines at most; what would go beyond is refused.
@@ -154,7 +154,7 @@ impl Waiter {
     fn claim(&self) -> bool {
         match &self.teller {
             Teller::Thread { state, .. } => leave_waiting(state, CLAIMED),
-            Teller::Callback { delivery, .. } => delivery.begin(),
+            Teller::Callback { delivery, .. } => begins_late() || delivery.begin(),
         }
     }
 
@@ -164,8 +164,10 @@ impl Waiter {
             Teller::Thread { .. } => self.wake(outcome),
             Teller::Callback { callback, .. } => {
                 let callback = callback.lock().take();
-                if let Some(callback) = callback {
-                    callback.deliver_begun(outcome);
+                match callback {
+                    Some(callback) if begins_late() => callback.deliver(outcome),
+                    Some(callback) => callback.deliver_begun(outcome),
+                    None => {}
                 }
             }
         }
@@ -208,6 +210,10 @@ impl Waiter {
             Teller::Callback { delivery, .. } => delivery.begin(),
         }
     }
+}
+
+fn begins_late() -> bool {
+    mutant::enabled("rmw-blocked-begins-late")
 }
 
 fn leave_waiting(state: &Futex, next: u32) -> bool {
@@ -331,7 +337,7 @@ impl Blocked {
     /// Where elements may go from these keys, one waiter after the other, without the keys
     /// themselves.
     pub(super) fn reach(&self, keys: &[Key<'_>]) -> Vec<OwnedKey> {
-        if self.count() == 0 || mutant::enabled("rmw-serve-latches-no-destination") {
+        if self.count() == 0 {
             return Vec::new();
         }
         let lines = &*self.lines.lock();
