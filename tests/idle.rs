@@ -116,6 +116,17 @@ fn use_everything() -> impl Sized {
     .unwrap()
     .unwrap();
 
+    // Pops that are blocked, in both ways, and one whose time is up.
+    assert!(rmw.blpop_timeout(&["empty"], PERIOD).unwrap().is_none());
+    let blocked = rmw.blpop_with(&["empty"], drop);
+    for _ in 0..2 {
+        let rmw = rmw.clone();
+        thread::spawn(move || rmw.blpop(&["empty", "as well"]).map(drop));
+    }
+    while rmw.stats().blocked < 3 {
+        thread::yield_now();
+    }
+
     // A job that was armed and disarmed, and one that then ran a few times: the sweeper may wake up
     // once at the time for which the first was armed, and has by the end of the second.
     let disarmed = sweeper.job("disarmed", || Next::After(PERIOD));
@@ -138,7 +149,7 @@ fn use_everything() -> impl Sized {
     (
         (semaphore, held, pending),
         (table, delivered),
-        (rmw, sweeper, coordinator, job, disarmed),
+        (rmw, blocked, sweeper, coordinator, job, disarmed),
     )
 }
 
