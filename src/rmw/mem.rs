@@ -27,7 +27,12 @@ use crate::sync::mutant;
 use crate::sync::unmodelled::{AtomicU64, Ordering};
 
 /// Shards by default; a power of two, as is every count.
-const SHARDS: usize = 4096;
+///
+/// What they are for is the operation that meets a full table and moves its slots. With ten million
+/// keys in 256 shards it moves 28,672 of them and has taken 15 to 20 ms of a loaded processor; in
+/// 1,024 shards 7,168, and 1.3 to 3.7 ms. With 4,096 the fill was slower and the longest operation
+/// no shorter, and a look at every shard's gauges costs four times as much.
+const SHARDS: usize = 1024;
 
 /// The most shards that there may be: a cursor has room for them.
 const MAX_SHARDS: usize = 1 << 12;
@@ -134,7 +139,7 @@ impl Shard {
 }
 
 impl MemStore {
-    /// An empty store. It allocates half a megabyte; tables come with their first keys.
+    /// An empty store. It allocates 128 kilobytes; tables come with their first keys.
     ///
     /// ```
     /// use latchwork::rmw::{MemStore, Store};
