@@ -27,9 +27,11 @@ mod blocking_move;
 mod builder;
 mod clock;
 mod command;
+mod coordinator;
 mod entry;
 mod error;
 mod expire;
+mod float;
 mod list;
 mod list_move;
 mod list_search;
@@ -56,6 +58,10 @@ use foldhash::quality::SeedableRandomState;
 
 pub use builder::RmwBuilder;
 pub use clock::Clock;
+pub use coordinator::{
+    Command, CoordinatorError, CoordinatorOptions, CoordinatorStats, ListOp, Reply, RmwCoordinator,
+    Shard,
+};
 pub use entry::Entry;
 pub use error::{RmwError, StoreError};
 pub use list::{Iter as ListIter, List, ListEdit, ListEnd};
@@ -111,6 +117,8 @@ pub struct Rmw<S: Store = MemStore> {
     sweep: Option<Arc<Job>>,
     /// When the commands of this handle give up waiting.
     deadline: Option<Instant>,
+    /// Whether who uses this handle holds the latches of the keys.
+    is_latched: bool,
 }
 
 /// What the handles and the sweeper's job share.
@@ -289,6 +297,7 @@ impl<S: Store> Clone for Rmw<S> {
             core: Arc::clone(&self.core),
             sweep: self.sweep.clone(),
             deadline: self.deadline,
+            is_latched: self.is_latched,
         }
     }
 }
