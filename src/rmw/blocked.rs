@@ -26,7 +26,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::futex::{Futex, Wait};
 use crate::sync::lock::Mutex;
 use crate::sync::time::Instant;
-use crate::sync::unmodelled::{AtomicU64 as Hint, Mutex as Slot, OnceLock, Ordering as Plain};
+use crate::sync::unmodelled::{Mutex as Slot, OnceLock};
 use crate::sync::{Arc, mutant};
 use crate::waiter::{Callback, Delivery, Key as Place, Line, Slab, dispatcher};
 
@@ -241,7 +241,7 @@ pub(super) struct Blocked {
     /// How many waiters there are. Whoever holds a key's latch sees those of that key.
     count: AtomicU64,
     /// The places in lines by bits of their key's hash: most writes look no further.
-    hints: Box<[Hint]>,
+    hints: Box<[AtomicU64]>,
     lines: Mutex<Lines>,
 }
 
@@ -249,7 +249,7 @@ impl Blocked {
     pub(super) fn new() -> Self {
         Self {
             count: AtomicU64::new(0),
-            hints: (0..HINTS).map(|_| Hint::new(0)).collect(),
+            hints: (0..HINTS).map(|_| AtomicU64::new(0)).collect(),
             lines: Mutex::new(Lines {
                 keys: HashTable::new(),
                 slab: Slab::new(),
@@ -263,7 +263,7 @@ impl Blocked {
         self.count.load(Ordering::Relaxed)
     }
 
-    fn hint(&self, hash: u64) -> &Hint {
+    fn hint(&self, hash: u64) -> &AtomicU64 {
         &self.hints[(hash >> 16) as usize % HINTS]
     }
 
@@ -275,7 +275,7 @@ impl Blocked {
 
     #[cold]
     fn looks_for(&self, key: Key<'_>) -> bool {
-        self.hint(key.hash).load(Plain::Relaxed) != 0 && self.lines.lock().find(key).is_some()
+        self.hint(key.hash).load(Ordering::Relaxed) != 0 && self.lines.lock().find(key).is_some()
     }
 
     /// Puts a waiter in line, under the latches of its keys and of its destination.
@@ -285,7 +285,7 @@ impl Blocked {
             return Err(RmwError::Busy);
         }
         let places = waiter.keys.iter().map(|(_, key)| {
-            self.hint(key.hash).fetch_add(1, Plain::Relaxed);
+            self.hint(key.hash).fetch_add(1, Ordering::Relaxed);
             lines.join(key, waiter)
         });
         let places = places.collect();
@@ -309,7 +309,7 @@ impl Blocked {
                 continue;
             }
             if let Some(waiter) = lines.leave(key, place, &waiter.want) {
-                self.hint(key.hash).fetch_sub(1, Plain::Relaxed);
+                self.hint(key.hash).fetch_sub(1, Ordering::Relaxed);
                 removed.push(waiter);
             }
         }
