@@ -3,35 +3,47 @@
 //! A handler gets its arguments (the name first, as on the wire) and appends exactly one reply, or
 //! returns an error before having appended anything. The texts of errors are Redis 7.0's.
 
+mod client;
 mod connection;
+mod info;
 mod keys;
 mod server;
 mod strings;
 mod table;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
-use latchwork::rmw::RmwError;
+use latchwork::rmw::{MemStore, Rmw, RmwError, Store};
 
 use crate::clients::Client;
 use crate::reply::Reply;
 use crate::request::{Args, parse_integer};
 use crate::server::{Counters, Server};
+use crate::session::Session;
 
 pub(crate) use table::Command;
 
-/// What a handler works with.
+/// The version whose behaviour this server follows; clients look at it to know what they may use.
+const REDIS_VERSION: &str = "7.0.15";
+
+/// What a handler works with. The store is generic: the same handlers run on the store itself and
+/// inside a transaction on it.
 #[derive(Debug)]
-pub(crate) struct Context<'a> {
+pub(crate) struct Context<'a, S: Store = MemStore> {
+    pub(crate) store: &'a Rmw<S>,
+    /// The command that runs.
+    pub(crate) command: &'static Command,
     pub(crate) server: &'a Server,
     pub(crate) counters: &'a Counters,
-    pub(crate) client: &'a Client,
+    pub(crate) client: &'a Arc<Client>,
+    pub(crate) session: &'a mut Session,
     pub(crate) reply: &'a mut Reply,
-    /// Set by a command after which the connection is closed.
-    pub(crate) ends: bool,
 }
 
-pub(crate) type Handler = fn(&mut Context<'_>, &'static Command, Args<'_>) -> Result<(), Refusal>;
+pub(crate) type Outcome = Result<(), Refusal>;
+
+pub(crate) type Handler<S> = fn(&mut Context<'_, S>, Args<'_>) -> Outcome;
 
 /// Why a command was refused: the error reply's text. It may repeat what the client sent, which
 /// need not be UTF-8.
@@ -95,18 +107,49 @@ impl From<RmwError> for Refusal {
     }
 }
 
+/// What a request finds when it comes to run.
+#[derive(Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) server: &'a Server,
+    pub(crate) counters: &'a Counters,
+    pub(crate) client: &'a Arc<Client>,
+    pub(crate) session: &'a mut Session,
+    pub(crate) reply: &'a mut Reply,
+}
+
 /// Runs one request.
-pub(crate) fn run(context: &mut Context<'_>, args: Args<'_>) {
-    Counters::add(&context.counters.commands, 1);
+pub(crate) fn run(place: Place<'_>, args: Args<'_>) {
+    let Place {
+        server,
+        counters,
+        client,
+        session,
+        reply,
+    } = place;
+    Counters::add(&counters.commands, 1);
+    session.begin();
+    let before = reply.len();
     let outcome = find(args).and_then(|command| {
         if !command.takes(args.len()) {
             return Err(Refusal::arity(command));
         }
-        context.client.runs(code(command));
-        (command.handler)(context, command, args)
+        client.runs(code(command));
+        let mut context = Context {
+            store: &server.store,
+            command,
+            server,
+            counters,
+            client,
+            session,
+            reply,
+        };
+        (command.handler)(&mut context, args)
     });
     if let Err(Refusal(text)) = outcome {
-        context.reply.error(&text);
+        reply.error(&text);
+    }
+    if !session.end() {
+        reply.truncate(before);
     }
 }
 

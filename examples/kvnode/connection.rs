@@ -25,10 +25,11 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
 
 use crate::clients::Client;
-use crate::commands::{self, Context};
+use crate::commands::{self, Place};
 use crate::reply::Reply;
 use crate::request::Parser;
 use crate::server::{Counters, Server};
+use crate::session::Session;
 
 /// How much is read at a time.
 pub(crate) const READ_SIZE: usize = 64 * 1024;
@@ -121,10 +122,9 @@ pub(crate) struct Connection {
     _place: SendPermit,
     socket: OwnedFd,
     pub(crate) client: Arc<Client>,
+    session: Session,
     half: Option<Box<Half>>,
     unsent: Option<Box<Unsent>>,
-    /// Nothing more is to be read; close once the replies are out.
-    ending: bool,
     /// The socket is of no further use.
     broken: bool,
     /// Something went forward since the deadline was set.
@@ -142,7 +142,7 @@ impl Connection {
             client,
             half: None,
             unsent: None,
-            ending: false,
+            session: Session::default(),
             broken: false,
             progress: false,
             deadline: None,
@@ -181,7 +181,7 @@ impl Connection {
     pub(crate) fn finish(&mut self, shared: &mut Shared, limit: Instant) -> Fate {
         while self.is_running() {
             if self.receive(shared) != Read::Bytes || Instant::now() >= limit {
-                self.ending = true;
+                self.session.ends = true;
             }
             self.flush(shared);
         }
@@ -214,13 +214,13 @@ impl Connection {
     }
 
     fn is_running(&self) -> bool {
-        self.unsent.is_none() && !self.ending && !self.broken
+        self.unsent.is_none() && !self.session.ends && !self.broken
     }
 
     /// Reads once and acts on it. The replies, if there are any, are the current ones in the shared
     /// buffer.
     fn receive(&mut self, shared: &mut Shared) -> Read {
-        shared.reply.begin();
+        shared.reply.begin(self.client.protocol());
         let Some(mut half) = self.half.take() else {
             return self.receive_fresh(shared);
         };
@@ -256,7 +256,7 @@ impl Connection {
             // connection.
             if used == input.len() {
                 shared.parser = parser;
-            } else if !self.ending && !self.broken {
+            } else if !self.session.ends && !self.broken {
                 let bytes = input[used..].to_vec();
                 self.half = Some(Box::new(Half {
                     bytes,
@@ -282,7 +282,7 @@ impl Connection {
             half.seen = got;
             self.progress = true;
         }
-        if got > 0 && !self.ending && !self.broken {
+        if got > 0 && !self.session.ends && !self.broken {
             self.half = Some(half);
         }
     }
@@ -312,15 +312,14 @@ impl Connection {
                     used += request.len;
                     self.progress = true;
                     if !request.args.is_empty() {
-                        let mut context = Context {
+                        let place = Place {
                             server: &shared.server,
                             counters: &shared.server.counters[shared.thread],
                             client: &self.client,
+                            session: &mut self.session,
                             reply: &mut shared.reply,
-                            ends: false,
                         };
-                        commands::run(&mut context, request.args);
-                        self.ending = context.ends;
+                        commands::run(place, request.args);
                     }
                     if shared.reply.len() >= FLUSH_AT {
                         self.flush(shared);
@@ -331,7 +330,7 @@ impl Connection {
                     shared
                         .reply
                         .error(format!("ERR Protocol error: {}", error.text()).as_bytes());
-                    self.ending = true;
+                    self.session.ends = true;
                 }
             }
         }
@@ -379,7 +378,7 @@ impl Connection {
         } else if self.is_running()
             && let Some(half) = self.half.take()
         {
-            shared.reply.begin();
+            shared.reply.begin(self.client.protocol());
             self.advance(half, shared);
             self.flush(shared);
         }
@@ -410,7 +409,7 @@ impl Connection {
 
     /// After an event: is it over, and if not, until when may what is pending take?
     fn settle(&mut self, shared: &Shared) -> Fate {
-        if self.broken || (self.ending && self.unsent.is_none()) {
+        if self.broken || (self.session.ends && self.unsent.is_none()) {
             return Fate::Closed;
         }
         let progress = std::mem::take(&mut self.progress);

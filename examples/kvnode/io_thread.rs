@@ -8,16 +8,14 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use latchwork::semaphore::SendPermit;
 use rustix::buffer::spare_capacity;
-use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::event::{Timespec, epoll};
 
-use crate::clients::Client;
 use crate::connection::{Connection, Fate, Shared};
+use crate::inbox::{Arrival, Inbox, Post};
 use crate::server::Server;
 
 /// How long a stop may take: for replies still unsent, and for clients that keep sending.
@@ -26,72 +24,6 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 const EVENTS: usize = 256;
 /// The inbox's token in the epoll set; connections have their slot's number.
 const INBOX: u64 = u64::MAX;
-
-/// A new connection, on its way to its I/O thread.
-#[derive(Debug)]
-pub(crate) struct Arrival {
-    pub(crate) socket: OwnedFd,
-    pub(crate) client: Arc<Client>,
-    pub(crate) place: SendPermit,
-}
-
-/// What an I/O thread has been sent.
-#[derive(Debug, Default)]
-struct Mail {
-    arrivals: Vec<Arrival>,
-    /// Nothing more will come: serve out what there is and end.
-    last: bool,
-}
-
-/// How others reach an I/O thread.
-#[derive(Debug)]
-pub(crate) struct Inbox {
-    mail: Mutex<Mail>,
-    /// How many connections it has, those in the inbox included.
-    load: AtomicUsize,
-    wake: OwnedFd,
-}
-
-impl Inbox {
-    pub(crate) fn new() -> rustix::io::Result<Self> {
-        Ok(Self {
-            mail: Mutex::default(),
-            load: AtomicUsize::new(0),
-            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-        })
-    }
-
-    pub(crate) fn load(&self) -> usize {
-        self.load.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn hand_over(&self, arrival: Arrival) {
-        self.load.fetch_add(1, Ordering::Relaxed);
-        self.lock().arrivals.push(arrival);
-        self.wake();
-    }
-
-    /// Asks the thread to end in good order; nothing may be handed over after this.
-    pub(crate) fn stop(&self) {
-        self.lock().last = true;
-        self.wake();
-    }
-
-    fn wake(&self) {
-        // The counter cannot overflow, and a write to an eventfd fails in no other way.
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-    }
-
-    /// Takes what has arrived; true once it is the last.
-    fn take(&self) -> (Vec<Arrival>, bool) {
-        let mut mail = self.lock();
-        (std::mem::take(&mut mail.arrivals), mail.last)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Mail> {
-        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// The thread's own state.
 #[derive(Debug)]
@@ -121,7 +53,7 @@ impl IoThread {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(
             &epoll,
-            &inbox.wake,
+            &*inbox,
             epoll::EventData::new_u64(INBOX),
             epoll::EventFlags::IN,
         )?;
@@ -190,13 +122,24 @@ impl IoThread {
     }
 
     fn read_mail(&mut self) {
-        let mut count = [0; 8];
-        let _ = rustix::io::read(&self.inbox.wake, &mut count);
-        let (arrivals, last) = self.inbox.take();
-        for arrival in arrivals {
+        let mail = self.inbox.take();
+        for arrival in mail.arrivals {
             self.adopt(arrival);
         }
-        if last && self.stop_by.is_none() {
+        for (client, post) in mail.posts {
+            let slot = client.slot();
+            let is_here = |connection: &Connection| Arc::ptr_eq(&connection.client, &client);
+            if self
+                .slots
+                .get(slot)
+                .is_some_and(|held| held.as_deref().is_some_and(is_here))
+            {
+                match post {
+                    Post::Close => self.turn(slot, |_, _| Fate::Closed),
+                }
+            }
+        }
+        if mail.last && self.stop_by.is_none() {
             self.stop_by = Some(self.shared.now + STOP_LIMIT);
             for slot in 0..self.slots.len() {
                 self.turn(slot, |_, _| Fate::Open);
@@ -209,6 +152,7 @@ impl IoThread {
             self.slots.push(None);
             self.slots.len() - 1
         });
+        arrival.client.set_slot(slot);
         let connection = Box::new(Connection::new(
             arrival.socket,
             arrival.client,
@@ -311,7 +255,7 @@ impl IoThread {
             return;
         };
         self.shared.server.clients.remove(connection.client.id);
-        self.inbox.load.fetch_sub(1, Ordering::Relaxed);
+        self.inbox.unload();
         self.free.push(slot);
         if self.stop_by.is_some() {
             connection.end_replies();

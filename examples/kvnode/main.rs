@@ -19,12 +19,14 @@
 mod clients;
 mod commands;
 mod connection;
+mod inbox;
 mod io_thread;
 mod listener;
 mod options;
 mod reply;
 mod request;
 mod server;
+mod session;
 
 use std::io::Write as _;
 use std::net::TcpListener;
@@ -36,7 +38,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use io_thread::{Inbox, IoThread};
+use inbox::Inbox;
+use io_thread::IoThread;
 use listener::Listener;
 use options::{Action, Options};
 use server::Server;

@@ -228,8 +228,13 @@ fn connection_and_server_commands_answer_as_with_redis() {
             ("SELECT x", "-ERR value is not an integer or out of range"),
             (
                 "HELLO 3",
-                "-ERR unknown command 'HELLO', with args beginning with: '3' ",
+                "%7 $6 server $5 redis $7 version $6 7.0.15 $5 proto :3 $2 id :1 $4 mode \
+                 $10 standalone $4 role $6 master $7 modules *0",
             ),
+            ("GET nokey", "_"),
+            ("HELLO 4", "-NOPROTO unsupported protocol version"),
+            ("CONFIG GET save", "%1 $4 save $0 "),
+            ("RESET", "+RESET"),
             (
                 "nosuch a b",
                 "-ERR unknown command 'nosuch', with args beginning with: 'a' 'b' ",
@@ -266,8 +271,6 @@ fn connection_and_server_commands_answer_as_with_redis() {
                 "CLIENT SETNAME",
                 "-ERR wrong number of arguments for 'client|setname' command",
             ),
-            ("CLIENT SETINFO LIB-NAME rust", "+OK"),
-            ("CLIENT SETINFO FOO rust", "-ERR Unrecognized option 'FOO'"),
             ("CLIENT NO-EVICT on", "+OK"),
             ("CLIENT NO-EVICT maybe", "-ERR syntax error"),
             ("CLIENT LIST ID x", "-ERR Invalid client ID"),
@@ -282,6 +285,32 @@ fn connection_and_server_commands_answer_as_with_redis() {
             ("SHUTDOWN FOO", "-ERR syntax error"),
             ("QUIT", "+OK"),
         ],
+    );
+}
+
+#[test]
+fn a_client_is_killed_by_another_one_and_by_itself() {
+    let server = Server::start(&["--io-threads", "2"]);
+    let mut one = server.connect();
+    let mut two = server.connect();
+    let mut three = server.connect();
+    let id = two
+        .ask("CLIENT ID")
+        .trim_start_matches(':')
+        .trim_end()
+        .to_owned();
+    assert_eq!(one.ask(&format!("CLIENT KILL ID {id}")), ":1\r\n");
+    assert_eq!(one.ask(&format!("CLIENT KILL ID {id}")), ":0\r\n");
+    assert!(two.rest().is_empty());
+    assert_eq!(three.ask("CLIENT KILL TYPE normal"), ":1\r\n");
+    assert!(one.rest().is_empty());
+    assert_eq!(three.ask("CLIENT KILL TYPE normal SKIPME no"), ":1\r\n");
+    assert!(three.rest().is_empty());
+    assert!(
+        server
+            .connect()
+            .ask("INFO clients")
+            .contains("connected_clients:1\r\n")
     );
 }
 

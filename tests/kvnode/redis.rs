@@ -55,8 +55,20 @@ fn agree(request: &Request, ours: &[u8], theirs: &[u8]) -> bool {
         _ => 0,
     };
     match (number(ours), number(theirs)) {
+        _ if name == b"hello" => without_id(ours) == without_id(theirs),
         (Some(ours @ 1..), Some(theirs @ 1..)) if slack > 0 => ours.abs_diff(theirs) <= slack,
         _ => ours == theirs,
+    }
+}
+
+/// The reply to `HELLO`, where one field is bound to differ.
+fn without_id(reply: &[u8]) -> String {
+    let reply = String::from_utf8_lossy(reply);
+    match reply.split_once("id\r\n:") {
+        Some((before, after)) => {
+            before.to_owned() + after.trim_start_matches(|digit: char| digit.is_ascii_digit())
+        }
+        None => reply.into_owned(),
     }
 }
 
@@ -129,8 +141,57 @@ COMMAND FOO|COMMAND COUNT x|COMMAND INFO nosuch|RESET|RESET x|SHUTDOWN ABORT|SHU
         vec![b"CLIENT".to_vec(), vec![b'x'; 200]],
         vec![b"CLIENT".to_vec(), b"SETNAME".to_vec(), b"a\nb".to_vec()],
     ]);
-    for request in requests {
-        compare(&mut ours, &mut theirs, &[request]);
+    for dialect in ["HELLO 2", "HELLO 3"] {
+        compare(&mut ours, &mut theirs, &[request(dialect)]);
+        for request in &requests {
+            compare(&mut ours, &mut theirs, std::slice::from_ref(request));
+        }
+    }
+}
+
+#[test]
+fn what_belongs_to_a_connection_agrees_with_redis() {
+    let Some(redis) = Redis::start("connection") else {
+        return;
+    };
+    let server = Server::start(&[]);
+    let lines = "\
+HELLO|HELLO 3|HELLO|HELLO 2|HELLO 4|HELLO 1|HELLO x|HELLO 3 FOO|HELLO 3 AUTH a|HELLO 3 AUTH a b|HELLO|\
+HELLO 3 AUTH default b SETNAME foo|CLIENT GETNAME|HELLO 2 SETNAME a\u{e9}|HELLO 2 SETNAME|HELLO|GET nokey|RESET|GET nokey|\
+AUTH|AUTH x|AUTH default x|AUTH a b|AUTH a b c|AUTH DEFAULT x|\
+CLIENT KILL|CLIENT KILL x|CLIENT KILL ID|CLIENT KILL ID 999|CLIENT KILL ID x|CLIENT KILL ID 0|CLIENT KILL ADDR 1|\
+CLIENT KILL FOO x|CLIENT KILL TYPE foo|CLIENT KILL TYPE pubsub|CLIENT KILL USER foo|CLIENT KILL SKIPME foo|\
+CLIENT KILL SKIPME no ID 999|CLIENT KILL LADDR x|CLIENT KILL ID 999 ID|CLIENT KILL TYPE normal ID 999|CLIENT KILL SKIPME yes|\
+CLIENT REPLY|CLIENT REPLY x|CLIENT REPLY ON|CLIENT SETINFO a b|CLIENT NO-TOUCH on|\
+COMMAND GETKEYS|COMMAND GETKEYS ping|COMMAND GETKEYS ping x|COMMAND GETKEYS get a|COMMAND GETKEYS get a b|COMMAND GETKEYS mset a|\
+COMMAND GETKEYS mset a 1 b 2|COMMAND GETKEYS mset a 1 b|COMMAND GETKEYS del a b c|COMMAND GETKEYS nosuch a|COMMAND LIST x|\
+DEBUG|DEBUG FOO|DEBUG PROTOCOL";
+    let mut lines: Vec<_> = lines.split('|').map(str::to_owned).collect();
+    for dialect in ["HELLO 2", "HELLO 3"] {
+        lines.push(dialect.to_owned());
+        for kind in "string integer double bignum null array set map attrib push verbatim true \
+                     false foo"
+            .split_whitespace()
+        {
+            lines.push(format!("DEBUG PROTOCOL {kind}"));
+        }
+    }
+    let (mut ours, mut theirs) = (server.connect(), redis.connect());
+    for line in lines {
+        compare(&mut ours, &mut theirs, &[request(&line)]);
+    }
+    // Requests without replies, each with one behind it that has one.
+    for silent in [
+        "CLIENT REPLY SKIP|GET",
+        "CLIENT REPLY OFF|PING|CLIENT REPLY SKIP|PING",
+    ] {
+        for line in silent.split('|') {
+            let bytes = encode(&request(line));
+            ours.send(&bytes);
+            theirs.send(&bytes);
+        }
+        let lines = ["CLIENT REPLY ON", "PING"];
+        compare(&mut ours, &mut theirs, &lines.map(request));
     }
 }
 

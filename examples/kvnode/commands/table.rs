@@ -1,7 +1,46 @@
 //! The command table: every command's name, arity, flags, keys and handler, in one place. Dispatch,
 //! `COMMAND` and the `HELP` subcommands all read it.
 
-use super::{Handler, connection, keys, server, strings};
+use latchwork::rmw::MemStore;
+
+use super::{Handler, client, connection, info, keys, server, strings};
+use crate::request::Args;
+
+/// Which arguments are keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keys {
+    /// The first key, the last (negative: from the end) and the step between keys; all zero for
+    /// none.
+    Range(i32, i32, i32),
+    /// The command is about all keys there are.
+    Every,
+}
+
+impl Keys {
+    /// As `COMMAND INFO` says it; zeros for what a range cannot say.
+    pub(crate) fn range(self) -> (i32, i32, i32) {
+        match self {
+            Keys::Range(first, last, step) => (first, last, step),
+            Keys::Every => (0, 0, 0),
+        }
+    }
+
+    /// The keys among the arguments of a command whose arity was found right.
+    pub(crate) fn of(self, args: Args<'_>) -> impl Iterator<Item = &[u8]> {
+        let (first, last, step) = self.range();
+        let end = if last < 0 {
+            args.len().saturating_sub(last.unsigned_abs() as usize - 1)
+        } else {
+            last as usize + 1
+        };
+        let count = end.saturating_sub(first as usize);
+        let taken = if first > 0 { count } else { 0 };
+        args.from(first as usize)
+            .iter()
+            .take(taken)
+            .step_by((step as usize).max(1))
+    }
+}
 
 /// One command or subcommand.
 #[derive(Debug)]
@@ -13,10 +52,8 @@ pub(crate) struct Command {
     pub(crate) arity: i32,
     /// In Redis's words.
     pub(crate) flags: &'static [&'static str],
-    /// The first key, the last (negative: from the end) and the step between keys; all zero for
-    /// none.
-    pub(crate) keys: (i32, i32, i32),
-    pub(crate) handler: Handler,
+    pub(crate) keys: Keys,
+    pub(crate) handler: Handler<MemStore>,
     pub(crate) subcommands: &'static [Command],
 }
 
@@ -57,6 +94,8 @@ const ANY_TIME: &[&str] = &["loading", "stale"];
 const ANY_TIME_FAST: &[&str] = &["loading", "stale", "fast"];
 const CLIENT: &[&str] = &["noscript", "loading", "stale"];
 const ADMIN: &[&str] = &["admin", "noscript", "loading", "stale"];
+const CONTAINER: &[&str] = &[];
+const PING: &[&str] = &["fast"];
 const SESSION: &[&str] = &[
     "noscript",
     "loading",
@@ -74,151 +113,100 @@ const SHUTDOWN: &[&str] = &[
     "allow_busy",
 ];
 
-const NO_KEYS: (i32, i32, i32) = (0, 0, 0);
-const ONE_KEY: (i32, i32, i32) = (1, 1, 1);
-const ALL_KEYS: (i32, i32, i32) = (1, -1, 1);
-const PAIRS: (i32, i32, i32) = (1, -1, 2);
-
-const fn command(
-    name: &'static str,
-    arity: i32,
-    flags: &'static [&'static str],
-    keys: (i32, i32, i32),
-    handler: Handler,
-) -> Command {
-    Command {
-        name,
-        arity,
-        flags,
-        keys,
-        handler,
-        subcommands: &[],
-    }
+/// Writes out the rows of the table: name, arity, flags, keys, handler, subcommands. A handler is
+/// named once and made for the store and for a transaction on it.
+macro_rules! table {
+    ($($name:literal $arity:literal $flags:ident $keys:ident $handler:path $({ $($sub:tt)* })?;)*) => {
+        &[$(Command {
+            name: $name,
+            arity: $arity,
+            flags: $flags,
+            keys: $keys,
+            handler: $handler,
+            subcommands: table!($($($sub)*)?),
+        }),*]
+    };
 }
 
-const fn container(
-    name: &'static str,
-    arity: i32,
-    handler: Handler,
-    subcommands: &'static [Command],
-) -> Command {
-    Command {
-        name,
-        arity,
-        flags: ANY_TIME,
-        keys: NO_KEYS,
-        handler,
-        subcommands,
-    }
-}
+const NO_KEYS: Keys = Keys::Range(0, 0, 0);
+const ONE_KEY: Keys = Keys::Range(1, 1, 1);
+const ALL_KEYS: Keys = Keys::Range(1, -1, 1);
+const PAIRS: Keys = Keys::Range(1, -1, 2);
+const EVERY_KEY: Keys = Keys::Every;
 
 /// Every command, sorted by name.
-pub(crate) static TABLE: &[Command] = &[
-    command("append", 3, GROW, ONE_KEY, strings::append),
-    container(
-        "client",
-        -2,
-        server::help,
-        &[
-            command(
-                "client|getname",
-                2,
-                CLIENT,
-                NO_KEYS,
-                connection::client_getname,
-            ),
-            command("client|help", 2, ANY_TIME, NO_KEYS, server::help),
-            command("client|id", 2, CLIENT, NO_KEYS, connection::client_id),
-            command("client|info", 2, CLIENT, NO_KEYS, connection::client_info),
-            command("client|list", -2, ADMIN, NO_KEYS, connection::client_list),
-            command(
-                "client|no-evict",
-                3,
-                ADMIN,
-                NO_KEYS,
-                connection::client_no_evict,
-            ),
-            command(
-                "client|setinfo",
-                4,
-                CLIENT,
-                NO_KEYS,
-                connection::client_setinfo,
-            ),
-            command(
-                "client|setname",
-                3,
-                CLIENT,
-                NO_KEYS,
-                connection::client_setname,
-            ),
-        ],
-    ),
-    container(
-        "command",
-        -1,
-        server::command,
-        &[
-            command("command|count", 2, ANY_TIME, NO_KEYS, server::command_count),
-            command("command|docs", -2, ANY_TIME, NO_KEYS, server::command_docs),
-            command("command|help", 2, ANY_TIME, NO_KEYS, server::help),
-            command("command|info", -2, ANY_TIME, NO_KEYS, server::command_info),
-            command("command|list", -2, ANY_TIME, NO_KEYS, server::command_list),
-        ],
-    ),
-    container(
-        "config",
-        -2,
-        server::help,
-        &[
-            command("config|get", -3, ADMIN, NO_KEYS, server::config_get),
-            command("config|help", 2, ANY_TIME, NO_KEYS, server::help),
-        ],
-    ),
-    command("dbsize", 1, READ, NO_KEYS, keys::dbsize),
-    command("decr", 2, GROW, ONE_KEY, strings::decr),
-    command("decrby", 3, GROW, ONE_KEY, strings::decrby),
-    command("del", -2, WRITE_SLOW, ALL_KEYS, keys::del),
-    command("echo", 2, ANY_TIME_FAST, NO_KEYS, connection::echo),
-    command("exists", -2, READ, ALL_KEYS, keys::exists),
-    command("expire", -3, WRITE, ONE_KEY, keys::expire),
-    command("expireat", -3, WRITE, ONE_KEY, keys::expireat),
-    command("expiretime", 2, READ, ONE_KEY, keys::expiretime),
-    command("flushall", -1, WRITE_SLOW, NO_KEYS, keys::flush),
-    command("flushdb", -1, WRITE_SLOW, NO_KEYS, keys::flush),
-    command("get", 2, READ, ONE_KEY, strings::get),
-    command("getdel", 2, WRITE, ONE_KEY, strings::getdel),
-    command("getex", -2, WRITE, ONE_KEY, strings::getex),
-    command("getrange", 4, READ_SLOW, ONE_KEY, strings::getrange),
-    command("getset", 3, GROW, ONE_KEY, strings::getset),
-    command("incr", 2, GROW, ONE_KEY, strings::incr),
-    command("incrby", 3, GROW, ONE_KEY, strings::incrby),
-    command("info", -1, ANY_TIME, NO_KEYS, server::info),
-    command("mget", -2, READ, ALL_KEYS, strings::mget),
-    command("mset", -3, GROW_SLOW, PAIRS, strings::mset),
-    command("msetnx", -3, GROW_SLOW, PAIRS, strings::msetnx),
-    command("persist", 2, WRITE, ONE_KEY, keys::persist),
-    command("pexpire", -3, WRITE, ONE_KEY, keys::pexpire),
-    command("pexpireat", -3, WRITE, ONE_KEY, keys::pexpireat),
-    command("pexpiretime", 2, READ, ONE_KEY, keys::pexpiretime),
-    command("ping", -1, &["fast"], NO_KEYS, connection::ping),
-    command("psetex", 4, GROW_SLOW, ONE_KEY, strings::psetex),
-    command("pttl", 2, READ, ONE_KEY, keys::pttl),
-    command("quit", -1, SESSION, NO_KEYS, connection::quit),
-    command("reset", 1, SESSION, NO_KEYS, connection::reset),
-    command("select", 2, ANY_TIME_FAST, NO_KEYS, connection::select),
-    command("set", -3, GROW_SLOW, ONE_KEY, strings::set),
-    command("setex", 4, GROW_SLOW, ONE_KEY, strings::setex),
-    command("setnx", 3, GROW, ONE_KEY, strings::setnx),
-    command("setrange", 4, GROW_SLOW, ONE_KEY, strings::setrange),
-    command("shutdown", -1, SHUTDOWN, NO_KEYS, server::shutdown),
-    command("strlen", 2, READ, ONE_KEY, strings::strlen),
-    command("substr", 4, READ_SLOW, ONE_KEY, strings::getrange),
-    command("touch", -2, READ, ALL_KEYS, keys::exists),
-    command("ttl", 2, READ, ONE_KEY, keys::ttl),
-    command("type", 2, READ, ONE_KEY, keys::key_type),
-    command("unlink", -2, WRITE, ALL_KEYS, keys::del),
-];
+pub(crate) static TABLE: &[Command] = table! {
+    "append" 3 GROW ONE_KEY strings::append;
+    "auth" -2 SESSION NO_KEYS connection::auth;
+    "client" -2 CONTAINER NO_KEYS server::help {
+        "client|getname" 2 CLIENT NO_KEYS client::getname;
+        "client|help" 2 ANY_TIME NO_KEYS server::help;
+        "client|id" 2 CLIENT NO_KEYS client::id;
+        "client|info" 2 CLIENT NO_KEYS client::info;
+        "client|kill" -3 ADMIN NO_KEYS client::kill;
+        "client|list" -2 ADMIN NO_KEYS client::list;
+        "client|no-evict" 3 ADMIN NO_KEYS client::no_evict;
+        "client|reply" 3 CLIENT NO_KEYS client::reply;
+        "client|setname" 3 CLIENT NO_KEYS client::setname;
+    };
+    "command" -1 ANY_TIME NO_KEYS server::command {
+        "command|count" 2 ANY_TIME NO_KEYS server::command_count;
+        "command|docs" -2 ANY_TIME NO_KEYS server::command_docs;
+        "command|getkeys" -4 ANY_TIME NO_KEYS server::command_getkeys;
+        "command|help" 2 ANY_TIME NO_KEYS server::help;
+        "command|info" -2 ANY_TIME NO_KEYS server::command_info;
+        "command|list" -2 ANY_TIME NO_KEYS server::command_list;
+    };
+    "config" -2 CONTAINER NO_KEYS server::help {
+        "config|get" -3 ADMIN NO_KEYS server::config_get;
+        "config|help" 2 ANY_TIME NO_KEYS server::help;
+    };
+    "dbsize" 1 READ EVERY_KEY keys::dbsize;
+    "debug" -2 ADMIN NO_KEYS connection::debug;
+    "decr" 2 GROW ONE_KEY strings::decr;
+    "decrby" 3 GROW ONE_KEY strings::decrby;
+    "del" -2 WRITE_SLOW ALL_KEYS keys::del;
+    "echo" 2 ANY_TIME_FAST NO_KEYS connection::echo;
+    "exists" -2 READ ALL_KEYS keys::exists;
+    "expire" -3 WRITE ONE_KEY keys::expire;
+    "expireat" -3 WRITE ONE_KEY keys::expireat;
+    "expiretime" 2 READ ONE_KEY keys::expiretime;
+    "flushall" -1 WRITE_SLOW EVERY_KEY keys::flush;
+    "flushdb" -1 WRITE_SLOW EVERY_KEY keys::flush;
+    "get" 2 READ ONE_KEY strings::get;
+    "getdel" 2 WRITE ONE_KEY strings::getdel;
+    "getex" -2 WRITE ONE_KEY strings::getex;
+    "getrange" 4 READ_SLOW ONE_KEY strings::getrange;
+    "getset" 3 GROW ONE_KEY strings::getset;
+    "hello" -1 SESSION NO_KEYS connection::hello;
+    "incr" 2 GROW ONE_KEY strings::incr;
+    "incrby" 3 GROW ONE_KEY strings::incrby;
+    "info" -1 ANY_TIME NO_KEYS info::info;
+    "mget" -2 READ ALL_KEYS strings::mget;
+    "mset" -3 GROW_SLOW PAIRS strings::mset;
+    "msetnx" -3 GROW_SLOW PAIRS strings::msetnx;
+    "persist" 2 WRITE ONE_KEY keys::persist;
+    "pexpire" -3 WRITE ONE_KEY keys::pexpire;
+    "pexpireat" -3 WRITE ONE_KEY keys::pexpireat;
+    "pexpiretime" 2 READ ONE_KEY keys::pexpiretime;
+    "ping" -1 PING NO_KEYS connection::ping;
+    "psetex" 4 GROW_SLOW ONE_KEY strings::psetex;
+    "pttl" 2 READ ONE_KEY keys::pttl;
+    "quit" -1 SESSION NO_KEYS connection::quit;
+    "reset" 1 SESSION NO_KEYS connection::reset;
+    "select" 2 ANY_TIME_FAST NO_KEYS connection::select;
+    "set" -3 GROW_SLOW ONE_KEY strings::set;
+    "setex" 4 GROW_SLOW ONE_KEY strings::setex;
+    "setnx" 3 GROW ONE_KEY strings::setnx;
+    "setrange" 4 GROW_SLOW ONE_KEY strings::setrange;
+    "shutdown" -1 SHUTDOWN NO_KEYS server::shutdown;
+    "strlen" 2 READ ONE_KEY strings::strlen;
+    "substr" 4 READ_SLOW ONE_KEY strings::getrange;
+    "touch" -2 READ ALL_KEYS keys::exists;
+    "ttl" 2 READ ONE_KEY keys::ttl;
+    "type" 2 READ ONE_KEY keys::key_type;
+    "unlink" -2 WRITE ALL_KEYS keys::del;
+};
 
 const SLOTS: usize = 256;
 

@@ -1,0 +1,45 @@
+//! What a connection has agreed on with its client, beside the dialect that its [`Client`] shows to
+//! others. Owned by the connection; only its I/O thread looks at it.
+//!
+//! [`Client`]: crate::clients::Client
+
+/// Which replies the client wants (`CLIENT REPLY`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Replies {
+    #[default]
+    On,
+    Off,
+    /// None to the command that said so and to the next one.
+    SkipNext,
+    /// None to the command that is running.
+    Skip,
+}
+
+/// One connection's state between commands.
+#[derive(Debug, Default)]
+pub(crate) struct Session {
+    pub(crate) replies: Replies,
+    /// The connection is to be closed once its replies are out.
+    pub(crate) ends: bool,
+}
+
+impl Session {
+    /// Before a command.
+    pub(crate) fn begin(&mut self) {
+        if self.replies == Replies::SkipNext {
+            self.replies = Replies::Skip;
+        }
+    }
+
+    /// After a command: whether the client wants the reply.
+    pub(crate) fn end(&mut self) -> bool {
+        match self.replies {
+            Replies::On => true,
+            Replies::Off | Replies::SkipNext => false,
+            Replies::Skip => {
+                self.replies = Replies::On;
+                false
+            }
+        }
+    }
+}
