@@ -22,6 +22,10 @@ mod command;
 mod entry;
 mod error;
 mod expire;
+mod list;
+mod list_move;
+mod list_search;
+mod lists;
 mod many;
 mod mem;
 mod number;
@@ -37,6 +41,8 @@ use std::time::Duration;
 pub use clock::Clock;
 pub use entry::Entry;
 pub use error::{RmwError, StoreError};
+pub use list::{Iter as ListIter, List, ListEdit, ListEnd};
+pub use list_search::{Inserted, PosOptions};
 pub use mem::MemStore;
 pub use options::{ExpireWhen, GetExpiry, SetOptions, SetOutcome, Ttl};
 pub use store::{Effect, Key, Record, Seen, Store};
@@ -282,7 +288,7 @@ impl<S: Store> Rmw<S> {
                         core.store.publish(key, Effect::Delete, seen)?;
                     }
                     _ => {
-                        let effect = Effect::Put(Record::new(value, at));
+                        let effect = Effect::put(Record::new(value, at));
                         core.store.publish(key, effect, seen)?;
                     }
                 }
@@ -373,6 +379,8 @@ impl<S: Store> Core<S> {
             Value::Bytes(bytes) => bytes.len() as u64,
             Value::Integer(_) if self.max_len >= number::DIGITS as u64 => 0,
             Value::Integer(_) => value.len() as u64,
+            Value::List(list) if list.longest() as u64 <= self.max_len => 0,
+            Value::List(list) => list.iter().map(|value| value.len()).max().unwrap_or(0) as u64,
         };
         self.check_end(Some(len)).map(drop)
     }

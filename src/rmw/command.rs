@@ -29,7 +29,7 @@ impl<S: Store> Rmw<S> {
         let value = value.into();
         self.core.check_len(&value)?;
         self.write(key.as_ref(), |_| {
-            Ok((Effect::Put(Record::new(value, None)), ()))
+            Ok((Effect::put(Record::new(value, None)), ()))
         })
     }
 
@@ -87,7 +87,7 @@ impl<S: Store> Rmw<S> {
                 Some(value) => {
                     let kept = record.and_then(Record::expires_at);
                     let keep = options.expiry == Expiry::Keep;
-                    Effect::Put(Record::new(value, if keep { kept } else { expires_at }))
+                    Effect::put(Record::new(value, if keep { kept } else { expires_at }))
                 }
                 None => Effect::Keep,
             };

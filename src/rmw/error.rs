@@ -35,6 +35,10 @@ pub enum RmwError {
     InvalidExpiry,
     /// The key holds a value of another type.
     WrongType,
+    /// The key is missing, and the command needs it.
+    NoSuchKey,
+    /// The list has no element at the index.
+    IndexOutOfRange,
     /// The calling thread is inside an [`update`](super::Rmw::update), or holds a latch of the
     /// same table: waiting could be for ever.
     Reentrant,
@@ -56,6 +60,8 @@ impl fmt::Display for RmwError {
             RmwError::WrongType => {
                 f.write_str("operation against a key holding the wrong kind of value")
             }
+            RmwError::NoSuchKey => f.write_str("no such key"),
+            RmwError::IndexOutOfRange => f.write_str("index out of range"),
             RmwError::Reentrant => {
                 f.write_str("the calling thread is inside another operation on the same latches")
             }

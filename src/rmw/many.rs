@@ -110,7 +110,7 @@ impl<S: Store> Rmw<S> {
             return self.write(name.as_ref(), |record| {
                 let applied = !if_missing || record.is_none();
                 Ok(match value.take_if(|_| applied) {
-                    Some(value) => (Effect::Put(Record::new(value, None)), true),
+                    Some(value) => (Effect::put(Record::new(value, None)), true),
                     None => (Effect::Keep, false),
                 })
             });
@@ -131,7 +131,7 @@ impl<S: Store> Rmw<S> {
         // Under all the latches, nobody can have set one of them since.
         core.store
             .change_many(&keys, |i, _| match values[i].take() {
-                Some(value) => Effect::Put(Record::new(value, None)),
+                Some(value) => Effect::put(Record::new(value, None)),
                 None => Effect::Keep,
             })?;
         Ok(true)

@@ -20,17 +20,21 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use hashbrown::HashTable;
 
 use super::error::StoreError;
+use super::list::{List, ListEdit};
 use super::store::{Effect, Key, Record, Seen, Store};
 use super::value::{Bytes, Value};
 use crate::sync::lock::RwLock;
 use crate::sync::mutant;
-use crate::sync::unmodelled::{AtomicU64, Ordering};
+use crate::sync::unmodelled::{Arc, AtomicU64, Ordering};
 
 /// Shards at least; a power of two, as is every count.
 const SHARDS: usize = 256;
 
 /// Bytes that an effect may copy under a shard's lock: a few hundred nanoseconds' worth.
 const COPY_UNDER_LOCK: usize = 4096;
+
+/// Steps that a change of a list may take under a shard's lock, beside the copy of one chunk.
+const STEPS_UNDER_LOCK: usize = 256;
 
 /// Keys whose expiry is collected under one hold of a shard's lock.
 const EXPIRE_BATCH: usize = 64;
@@ -93,6 +97,12 @@ enum Left<'e> {
         offset: usize,
         bytes: &'e [u8],
     },
+    /// To change a list in more steps than may be taken under the lock.
+    Edit {
+        old: Arc<List>,
+        deadline: Option<u64>,
+        edit: ListEdit<'e>,
+    },
 }
 
 impl Table {
@@ -132,6 +142,7 @@ impl Table {
             (Effect::Put(new), None) => self.insert(key, new),
             (Effect::Write { offset, bytes }, Some(place)) => self.write(place, offset, bytes),
             (Effect::Write { offset, bytes }, None) => self.write_new(key, offset, bytes),
+            (Effect::List(edit), place) => self.edit(key, place, edit, STEPS_UNDER_LOCK),
             (Effect::Expire(at), Some(place)) => {
                 let record = self.at_mut(place);
                 let old = record.expires_at();
@@ -194,6 +205,50 @@ impl Table {
             offset,
             bytes,
         }
+    }
+
+    /// Changes a list here if that takes no more than `budget` steps.
+    #[inline(never)]
+    fn edit<'e>(
+        &mut self,
+        key: Key<'_>,
+        place: Option<usize>,
+        edit: ListEdit<'e>,
+        budget: usize,
+    ) -> Left<'e> {
+        let Some(place) = place else {
+            let mut list = List::new();
+            if edit.cost(&list, false) > budget {
+                return Left::Edit {
+                    old: Arc::new(list),
+                    deadline: None,
+                    edit,
+                };
+            }
+            edit.apply_to(&mut list);
+            return match list.is_empty() {
+                true => Left::Drop(None),
+                false => self.insert(key, Record::new(list, None)),
+            };
+        };
+        let record = self.at_mut(place);
+        let deadline = record.expires_at();
+        let Value::List(list) = &mut record.value else {
+            unreachable!("the caller has checked the type")
+        };
+        let is_shared = Arc::get_mut(list).is_none();
+        if edit.cost(list, is_shared) > budget {
+            let old = Arc::clone(list);
+            return Left::Edit {
+                old,
+                deadline,
+                edit,
+            };
+        }
+        let list = Arc::make_mut(list);
+        edit.apply_to(list);
+        let is_empty = list.is_empty();
+        Left::Drop(is_empty.then(|| self.remove(place)))
     }
 
     #[inline(never)]
@@ -269,27 +324,35 @@ impl Shard {
     /// Does after the lock what `apply` left.
     #[inline(always)]
     fn finish(&self, key: Key<'_>, left: Left<'_>, epoch: u64) {
-        if let Left::Copy { .. } = left {
+        if !matches!(left, Left::Drop(_)) {
             self.copy(key, left, epoch);
         }
     }
 
-    /// Writes a long string. Readers see the old one until the copy is made; the key's latch
+    /// Makes a long change on a copy. Readers see the old value until it is made; the key's latch
     /// keeps writers away.
     #[cold]
     fn copy(&self, key: Key<'_>, left: Left<'_>, epoch: u64) {
-        let Left::Copy {
-            old,
-            deadline,
-            offset,
-            bytes,
-        } = left
-        else {
-            return;
+        let new = match left {
+            Left::Drop(_) => return,
+            Left::Copy {
+                old,
+                deadline,
+                offset,
+                bytes,
+            } => Record::new(Bytes::overwritten(&old, offset, bytes), deadline),
+            Left::Edit {
+                old,
+                deadline,
+                edit,
+            } => {
+                let mut list = List::clone(&old);
+                edit.apply_to(&mut list);
+                Record::new(list, deadline)
+            }
         };
-        let new = Record::new(Bytes::overwritten(&old, offset, bytes), deadline);
         let place = usize::MAX;
-        self.publish(key, Effect::Put(new), Seen { epoch, place });
+        self.publish(key, Effect::put(new), Seen { epoch, place });
     }
 
     #[inline(always)]
@@ -410,16 +473,22 @@ impl Store for MemStore {
             let place = table.place(*key);
             let effect = decide(i, place.map(|place| table.at(place)));
             let mut left = table.apply(*key, place, effect);
-            if let Left::Copy {
-                old,
-                deadline,
-                offset,
-                bytes,
-            } = left
-            {
-                // All or nothing at one moment: this copy has to be made here.
-                let new = Record::new(Bytes::overwritten(&old, offset, bytes), deadline);
-                left = table.apply(*key, place, Effect::Put(new));
+            // All or nothing at one moment: a long change has to be made here.
+            match left {
+                Left::Drop(_) => {}
+                Left::Copy {
+                    old,
+                    deadline,
+                    offset,
+                    bytes,
+                } => {
+                    let new = Record::new(Bytes::overwritten(&old, offset, bytes), deadline);
+                    left = table.apply(*key, place, Effect::Put(new));
+                }
+                Left::Edit { old, edit, .. } => {
+                    drop(old);
+                    left = table.edit(*key, place, edit, usize::MAX);
+                }
             }
             displaced.push(left);
             self.shards[shards[at]].count(table);

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use super::Rmw;
 use super::error::RmwError;
+use super::list::List;
 use super::options::Ttl;
 use super::store::{Key, Record, Store};
 use super::value::{Bytes, Value, ValueType};
+use crate::sync::unmodelled::Arc;
 
 impl Value {
     /// The value, if it is a string.
@@ -14,6 +16,16 @@ impl Value {
     pub(super) fn string(&self) -> Result<&Value, RmwError> {
         match self {
             Value::Bytes(_) | Value::Integer(_) => Ok(self),
+            Value::List(_) => Err(RmwError::WrongType),
+        }
+    }
+
+    /// The list, if it is one.
+    #[inline]
+    pub(super) fn list(&self) -> Result<&Arc<List>, RmwError> {
+        match self {
+            Value::List(list) => Ok(list),
+            Value::Bytes(_) | Value::Integer(_) => Err(RmwError::WrongType),
         }
     }
 
@@ -44,7 +56,7 @@ impl Record {
 impl<S: Store> Rmw<S> {
     /// Shows the live record to `look`, under the store's lock.
     #[inline]
-    fn view<R>(&self, key: &[u8], look: impl FnOnce(Option<&Record>) -> R) -> R {
+    pub(super) fn view<R>(&self, key: &[u8], look: impl FnOnce(Option<&Record>) -> R) -> R {
         self.core.store.view(self.key(key), |record| {
             look(record.filter(|record| !self.core.is_expired(record)))
         })
@@ -240,7 +252,7 @@ impl<S: Store> Rmw<S> {
 }
 
 /// The half-open range that Redis's inclusive, possibly negative one means; `None` if empty.
-fn range(len: usize, start: i64, end: i64) -> Option<(usize, usize)> {
+pub(super) fn range(len: usize, start: i64, end: i64) -> Option<(usize, usize)> {
     let len = i64::try_from(len).ok()?;
     if start < 0 && end < 0 && start > end {
         return None;

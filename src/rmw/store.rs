@@ -11,6 +11,7 @@
 use std::num::NonZeroU64;
 
 use super::error::StoreError;
+use super::list::ListEdit;
 use super::value::Value;
 
 /// A key and its hash, which the latch table computed: a store uses the same one.
@@ -120,6 +121,9 @@ pub enum Effect<'a> {
         /// The bytes.
         bytes: &'a [u8],
     },
+    /// The list is changed; a push makes a missing key a list, and a list that has become empty is
+    /// gone. The deadline stays. The caller has checked type and index.
+    List(ListEdit<'a>),
     /// The existing value gets this deadline (Unix milliseconds), or none.
     Expire(Option<u64>),
     /// The key is gone.
@@ -127,6 +131,15 @@ pub enum Effect<'a> {
 }
 
 impl Effect<'_> {
+    /// The key holds this record now; as an empty list it is gone.
+    #[inline]
+    pub(super) fn put(record: Record) -> Self {
+        match &record.value {
+            Value::List(list) if list.is_empty() => Effect::Delete,
+            _ => Effect::Put(record),
+        }
+    }
+
     /// Whether there is nothing to apply or log.
     ///
     /// ```

@@ -9,6 +9,7 @@
 use std::fmt;
 use std::ops::Deref;
 
+use super::list::List;
 use super::number;
 use crate::sync::unmodelled::Arc;
 
@@ -19,7 +20,9 @@ use crate::sync::unmodelled::Arc;
 /// difference is cost: [`incr_by`](super::Rmw::incr_by) leaves an integer, so that the next
 /// increment parses nothing.
 ///
-/// Cloning copies at most 24 bytes and counts a reference for the longer strings.
+/// A list is a type of its own, which no string command takes.
+///
+/// Cloning copies at most 24 bytes and counts a reference for longer strings and for lists.
 ///
 /// ```
 /// use latchwork::rmw::Value;
@@ -37,10 +40,12 @@ pub enum Value {
     Bytes(Bytes),
     /// A string that is the decimal form of this number.
     Integer(i64),
+    /// A list. An empty one is stored as a missing key.
+    List(Arc<List>),
 }
 
 impl Value {
-    /// The string: borrowed, or the digits of an integer.
+    /// The string: borrowed, or the digits of an integer. A list has none: it is empty.
     ///
     /// ```
     /// # use latchwork::rmw::Value;
@@ -55,10 +60,11 @@ impl Value {
                 let (digits, len) = number::digits(*number);
                 Repr::Digits { digits, len }
             }
+            Value::List(_) => Repr::Borrowed(b""),
         })
     }
 
-    /// The string's length in bytes.
+    /// The string's length in bytes, or how many elements the list has.
     ///
     /// ```
     /// # use latchwork::rmw::Value;
@@ -69,10 +75,11 @@ impl Value {
         match self {
             Value::Bytes(bytes) => bytes.len(),
             Value::Integer(_) => self.text().len(),
+            Value::List(list) => list.len(),
         }
     }
 
-    /// Whether the string is empty.
+    /// Whether the string or list is empty.
     ///
     /// ```
     /// # use latchwork::rmw::Value;
@@ -83,7 +90,7 @@ impl Value {
         self.len() == 0
     }
 
-    /// A copy of the string.
+    /// A copy of the string, as [`text`](Self::text).
     ///
     /// ```
     /// # use latchwork::rmw::Value;
@@ -107,6 +114,7 @@ impl Value {
         match self {
             Value::Bytes(bytes) => number::parse(bytes),
             Value::Integer(number) => Some(*number),
+            Value::List(_) => None,
         }
     }
 
@@ -119,6 +127,7 @@ impl Value {
     pub fn value_type(&self) -> ValueType {
         match self {
             Value::Bytes(_) | Value::Integer(_) => ValueType::String,
+            Value::List(_) => ValueType::List,
         }
     }
 }
@@ -127,6 +136,8 @@ impl PartialEq for Value {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Value::Integer(a), Value::Integer(b)) => a == b,
+            (Value::List(a), Value::List(b)) => Arc::ptr_eq(a, b) || a == b,
+            (Value::List(_), _) | (_, Value::List(_)) => false,
             _ => *self.text() == *other.text(),
         }
     }
@@ -139,6 +150,7 @@ impl fmt::Debug for Value {
         match self {
             Value::Bytes(bytes) => f.debug_tuple("Bytes").field(bytes).finish(),
             Value::Integer(number) => f.debug_tuple("Integer").field(number).finish(),
+            Value::List(list) => f.debug_tuple("List").field(list).finish(),
         }
     }
 }
@@ -146,6 +158,12 @@ impl fmt::Debug for Value {
 impl From<i64> for Value {
     fn from(number: i64) -> Self {
         Value::Integer(number)
+    }
+}
+
+impl From<List> for Value {
+    fn from(list: List) -> Self {
+        Value::List(Arc::new(list))
     }
 }
 
@@ -167,6 +185,8 @@ impl<T: Into<Bytes>> From<T> for Value {
 pub enum ValueType {
     /// Bytes or an integer.
     String,
+    /// A list of byte strings.
+    List,
 }
 
 impl ValueType {
@@ -179,6 +199,7 @@ impl ValueType {
     pub fn name(self) -> &'static str {
         match self {
             ValueType::String => "string",
+            ValueType::List => "list",
         }
     }
 }
