@@ -143,6 +143,12 @@ impl<K: ?Sized> LatchTable<K> {
         self.hasher.hash_one(key)
     }
 
+    /// What [`hash_of`](Self::hash_of) hashes with.
+    #[cfg(feature = "rmw")]
+    pub(crate) fn hasher(&self) -> SeedableRandomState {
+        self.hasher.clone()
+    }
+
     /// Waits for the latch of `key`.
     ///
     /// # Errors

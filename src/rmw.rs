@@ -33,8 +33,10 @@ mod options;
 mod read;
 mod store;
 mod value;
+mod version;
 
 use std::fmt;
+use std::hash::BuildHasher;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::Duration;
 
@@ -45,7 +47,7 @@ pub use list::{Iter as ListIter, List, ListEdit, ListEnd};
 pub use list_search::{Inserted, PosOptions};
 pub use mem::MemStore;
 pub use options::{ExpireWhen, GetExpiry, SetOptions, SetOutcome, Ttl};
-pub use store::{Effect, Key, Record, Seen, Store};
+pub use store::{Effect, Key, KeyHasher, Record, Seen, Store};
 pub use value::{Bytes, Text, Value, ValueType};
 
 use crate::latch::LatchTable;
@@ -555,11 +557,14 @@ impl<S: Store> RmwBuilder<S> {
     /// # use latchwork::rmw::Rmw;
     /// assert!(Rmw::builder().build().is_empty());
     /// ```
-    pub fn build(self) -> Rmw<S> {
+    pub fn build(mut self) -> Rmw<S> {
         let sweeper = self.sweeper.unwrap_or_default();
         let latches = self
             .latches
             .unwrap_or_else(|| LatchTable::with(LatchTable::builder().sweeper(sweeper.clone())));
+        let hasher = latches.hasher();
+        self.store
+            .hash_with(KeyHasher::new(move |key| hasher.hash_one(key)));
         let core = Arc::new(Core {
             store: self.store,
             latches,

@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use latchwork::rmw::{
-    Bytes, Clock, Effect, ExpireWhen, GetExpiry, Key, MemStore, Record, Rmw, RmwError, Seen,
-    SetOptions, Store, StoreError, Ttl, Value, ValueType,
+    Bytes, Clock, Effect, ExpireWhen, GetExpiry, Key, KeyHasher, MemStore, Record, Rmw, RmwError,
+    Seen, SetOptions, Store, StoreError, Ttl, Value, ValueType,
 };
 
 const START: u64 = 1_700_000_000_000;
@@ -823,8 +823,10 @@ fn dropping_the_last_handle_frees_the_store_while_the_sweeper_lives() {
 
 #[test]
 fn a_store_keeps_two_keys_with_one_hash_apart() {
-    let store = MemStore::new();
-    let (a, b) = (key(b"a"), key(b"b"));
+    let mut store = MemStore::new();
+    let hasher = KeyHasher::new(|_| 7);
+    store.hash_with(hasher.clone());
+    let (a, b) = (hasher.key(b"a"), hasher.key(b"b"));
     for (key, value) in [(a, "1"), (b, "2")] {
         let put = Effect::Put(Record::new(value, Some(5)));
         store.change(key, |_| (put, ())).unwrap();
@@ -843,10 +845,6 @@ fn a_store_keeps_two_keys_with_one_hash_apart() {
     assert_eq!(store.remove_expired(7, 6), 1);
     assert_eq!((read(a), read(b)), (Some(b"1".to_vec()), None));
     assert_eq!(store.next_deadline(), None);
-}
-
-fn key(bytes: &[u8]) -> Key<'_> {
-    Key { bytes, hash: 7 }
 }
 
 #[test]
@@ -918,6 +916,10 @@ fn address_space() -> u64 {
 }
 
 impl Store for Watched {
+    fn hash_with(&mut self, hasher: KeyHasher) {
+        self.store.hash_with(hasher);
+    }
+
     fn view<R>(&self, key: Key<'_>, look: impl FnOnce(Option<&Record>) -> R) -> R {
         self.store.view(key, look)
     }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use latchwork::model::{Clock, loom, model, thread};
-use latchwork::rmw::{Effect, Entry, Key, Record, Rmw, Seen, SetOptions, Store, StoreError};
+use latchwork::rmw::{
+    Effect, Entry, Key, KeyHasher, Record, Rmw, Seen, SetOptions, Store, StoreError,
+};
 use latchwork::{LatchTable, Sweeper};
 
 fn rmw() -> Rmw {
@@ -164,6 +166,8 @@ fn a_deadline_stored_during_a_sweep_is_swept_too() {
 struct OneShard(loom::sync::Mutex<BTreeMap<u64, Record>>);
 
 impl Store for OneShard {
+    fn hash_with(&mut self, _hasher: KeyHasher) {}
+
     fn view<R>(&self, key: Key<'_>, look: impl FnOnce(Option<&Record>) -> R) -> R {
         look(self.0.lock().unwrap().get(&key.hash))
     }

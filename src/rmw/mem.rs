@@ -2,7 +2,7 @@
 //!
 //! A key belongs to one of the shards by bits of its hash. A shard is a table of slots under a
 //! reader-writer lock that is held for a lookup and never longer: user code, large copies and
-//! frees happen outside. A slot is one cache line: key, hash, value and deadline.
+//! frees happen outside.
 //!
 //! Why a reader never sees half a change: slots change under the write lock only, and a value
 //! that a reader took along is immutable. Why no change is lost: the caller's latch makes it the
@@ -12,29 +12,23 @@
 //! Each shard indexes its deadlines in order, so that expiry looks at nothing that has not
 //! expired. Operations over several keys lock their shards in ascending order, each once.
 
-use std::collections::BTreeSet;
+mod table;
+
 use std::fmt;
 use std::mem;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
-use hashbrown::HashTable;
-
+use self::table::{Left, Table};
 use super::error::StoreError;
-use super::list::{List, ListEdit};
-use super::store::{Effect, Key, Record, Seen, Store};
-use super::value::{Bytes, Value};
+use super::list::List;
+use super::store::{Effect, Key, KeyHasher, Record, Seen, Store};
+use super::value::Bytes;
 use crate::sync::lock::RwLock;
 use crate::sync::mutant;
-use crate::sync::unmodelled::{Arc, AtomicU64, Ordering};
+use crate::sync::unmodelled::{AtomicU64, Ordering};
 
 /// Shards at least; a power of two, as is every count.
 const SHARDS: usize = 256;
-
-/// Bytes that an effect may copy under a shard's lock: a few hundred nanoseconds' worth.
-const COPY_UNDER_LOCK: usize = 4096;
-
-/// Steps that a change of a list may take under a shard's lock, beside the copy of one chunk.
-const STEPS_UNDER_LOCK: usize = 256;
 
 /// Keys whose expiry is collected under one hold of a shard's lock.
 const EXPIRE_BATCH: usize = 64;
@@ -65,248 +59,10 @@ struct Shard {
     expiring: AtomicU64,
 }
 
-struct Table {
-    slots: HashTable<Slot>,
-    /// (deadline, hash) of every slot that has one.
-    deadlines: BTreeSet<(u64, u64)>,
-    /// How often this shard was cleared.
-    epoch: u64,
-}
-
-struct Slot {
-    key: Bytes,
-    hash: u64,
-    record: Record,
-}
-
-impl Slot {
-    #[inline]
-    fn is(&self, key: &[u8], hash: u64) -> bool {
-        self.hash == hash && *self.key == *key
-    }
-}
-
-/// What applying an effect left to do after the lock.
-enum Left<'e> {
-    /// To drop what was displaced.
-    Drop(#[expect(dead_code, reason = "kept for its drop")] Option<Record>),
-    /// To write a string that is too long to be copied under the lock.
-    Copy {
-        old: Bytes,
-        deadline: Option<u64>,
-        offset: usize,
-        bytes: &'e [u8],
-    },
-    /// To change a list in more steps than may be taken under the lock.
-    Edit {
-        old: Arc<List>,
-        deadline: Option<u64>,
-        edit: ListEdit<'e>,
-    },
-}
-
-impl Table {
-    #[inline(always)]
-    fn find(&self, Key { bytes, hash }: Key<'_>) -> Option<&Slot> {
-        self.slots.find(hash, move |slot| slot.is(bytes, hash))
-    }
-
-    #[inline(always)]
-    fn place(&self, Key { bytes, hash }: Key<'_>) -> Option<usize> {
-        let is = move |slot: &Slot| slot.is(bytes, hash);
-        self.slots.find_bucket_index(hash, is)
-    }
-
-    #[inline(always)]
-    fn at(&self, place: usize) -> &Record {
-        let slot = self.slots.get_bucket(place);
-        &slot.expect("a place found under this lock is taken").record
-    }
-
-    #[inline(always)]
-    fn at_mut(&mut self, place: usize) -> &mut Record {
-        let slot = self.slots.get_bucket_mut(place);
-        &mut slot.expect("a place found under this lock is taken").record
-    }
-
-    /// Applies an effect to the key, which is at `place` or missing.
-    #[inline(always)]
-    fn apply<'e>(&mut self, key: Key<'_>, place: Option<usize>, effect: Effect<'e>) -> Left<'e> {
-        match (effect, place) {
-            (Effect::Put(new), Some(place)) => {
-                let now = new.expires_at();
-                let old = mem::replace(self.at_mut(place), new);
-                self.reindex(key.hash, old.expires_at(), now);
-                Left::Drop(Some(old))
-            }
-            (Effect::Put(new), None) => self.insert(key, new),
-            (Effect::Write { offset, bytes }, Some(place)) => self.write(place, offset, bytes),
-            (Effect::Write { offset, bytes }, None) => self.write_new(key, offset, bytes),
-            (Effect::List(edit), place) => self.edit(key, place, edit, STEPS_UNDER_LOCK),
-            (Effect::Expire(at), Some(place)) => {
-                let record = self.at_mut(place);
-                let old = record.expires_at();
-                record.set_expires_at(at);
-                let now = record.expires_at();
-                self.reindex(key.hash, old, now);
-                Left::Drop(None)
-            }
-            (Effect::Delete, Some(place)) => Left::Drop(Some(self.remove(place))),
-            (Effect::Keep, _) | (_, None) => Left::Drop(None),
-        }
-    }
-
-    #[inline(never)]
-    fn insert<'e>(&mut self, key: Key<'_>, record: Record) -> Left<'e> {
-        self.reindex(key.hash, None, record.expires_at());
-        let slot = Slot {
-            key: Bytes::from(key.bytes),
-            hash: key.hash,
-            record,
-        };
-        self.slots.insert_unique(key.hash, slot, |slot| slot.hash);
-        Left::Drop(None)
-    }
-
-    #[inline(never)]
-    fn write_new<'e>(&mut self, key: Key<'_>, offset: usize, bytes: &'e [u8]) -> Left<'e> {
-        if offset + bytes.len() <= COPY_UNDER_LOCK {
-            let new = Bytes::overwritten(b"", offset, bytes);
-            return self.insert(key, Record::new(new, None));
-        }
-        Left::Copy {
-            old: Bytes::from(b""),
-            deadline: None,
-            offset,
-            bytes,
-        }
-    }
-
-    #[inline(never)]
-    fn write<'e>(&mut self, place: usize, offset: usize, bytes: &'e [u8]) -> Left<'e> {
-        let record = self.at_mut(place);
-        if let Value::Integer(_) = record.value {
-            record.value = Value::Bytes(Bytes::from(&*record.value.text()));
-        }
-        let deadline = record.expires_at();
-        let Value::Bytes(old) = &mut record.value else {
-            unreachable!("the caller has checked the type")
-        };
-        if old.write_in_place(offset, bytes, COPY_UNDER_LOCK) {
-            return Left::Drop(None);
-        }
-        if old.len().max(offset + bytes.len()) <= COPY_UNDER_LOCK {
-            let new = Record::new(Bytes::overwritten(old, offset, bytes), deadline);
-            return Left::Drop(Some(mem::replace(record, new)));
-        }
-        Left::Copy {
-            old: old.clone(),
-            deadline,
-            offset,
-            bytes,
-        }
-    }
-
-    /// Changes a list here if that takes no more than `budget` steps.
-    #[inline(never)]
-    fn edit<'e>(
-        &mut self,
-        key: Key<'_>,
-        place: Option<usize>,
-        edit: ListEdit<'e>,
-        budget: usize,
-    ) -> Left<'e> {
-        let Some(place) = place else {
-            let mut list = List::new();
-            if edit.cost(&list, false) > budget {
-                return Left::Edit {
-                    old: Arc::new(list),
-                    deadline: None,
-                    edit,
-                };
-            }
-            edit.apply_to(&mut list);
-            return match list.is_empty() {
-                true => Left::Drop(None),
-                false => self.insert(key, Record::new(list, None)),
-            };
-        };
-        let record = self.at_mut(place);
-        let deadline = record.expires_at();
-        let Value::List(list) = &mut record.value else {
-            unreachable!("the caller has checked the type")
-        };
-        let is_shared = Arc::get_mut(list).is_none();
-        if edit.cost(list, is_shared) > budget {
-            let old = Arc::clone(list);
-            return Left::Edit {
-                old,
-                deadline,
-                edit,
-            };
-        }
-        let list = Arc::make_mut(list);
-        edit.apply_to(list);
-        let is_empty = list.is_empty();
-        Left::Drop(is_empty.then(|| self.remove(place)))
-    }
-
-    #[inline(never)]
-    fn remove(&mut self, place: usize) -> Record {
-        let entry = self.slots.get_bucket_entry(place);
-        let (slot, _) = entry
-            .unwrap_or_else(|_| unreachable!("a place found under this lock is taken"))
-            .remove();
-        if let Some(at) = slot.record.expires_at() {
-            self.unindex(slot.hash, at);
-        }
-        self.shrink();
-        slot.record
-    }
-
-    /// Gives memory back once seven eighths are unused; to twice the need, so that it takes as
-    /// many changes again to pay for the next resize.
-    fn shrink(&mut self) {
-        let (len, capacity) = (self.slots.len(), self.slots.capacity());
-        if capacity > 64 && len < capacity / 8 {
-            self.slots.shrink_to(len * 2, |slot| slot.hash);
-        }
-    }
-
-    #[inline(always)]
-    fn reindex(&mut self, hash: u64, old: Option<u64>, new: Option<u64>) {
-        if old == new {
-            return;
-        }
-        if let Some(at) = old {
-            self.unindex(hash, at);
-        }
-        if let Some(at) = new {
-            self.deadlines.insert((at, hash));
-        }
-    }
-
-    /// Takes a deadline out of the index, unless another key with the same hash has it too.
-    #[inline(never)]
-    fn unindex(&mut self, hash: u64, at: u64) {
-        let shared = self
-            .slots
-            .iter_hash(hash)
-            .any(|slot| slot.hash == hash && slot.record.expires_at() == Some(at));
-        if !shared {
-            self.deadlines.remove(&(at, hash));
-        }
-    }
-}
-
 impl Shard {
     fn new() -> Self {
         Self {
-            table: RwLock::new(Table {
-                slots: HashTable::new(),
-                deadlines: BTreeSet::new(),
-                epoch: 0,
-            }),
+            table: RwLock::new(Table::new()),
             len: AtomicU64::new(0),
             expiring: AtomicU64::new(0),
         }
@@ -362,7 +118,7 @@ impl Shard {
             return;
         }
         let place = match table.slots.get_bucket(seen.place) {
-            Some(slot) if slot.is(key.bytes, key.hash) => Some(seen.place),
+            Some(slot) if slot.is(key.bytes) => Some(seen.place),
             _ => table.place(key),
         };
         let left = table.apply(key, place, effect);
@@ -412,6 +168,12 @@ fn position(shards: &[usize], shard: usize) -> usize {
 }
 
 impl Store for MemStore {
+    fn hash_with(&mut self, hasher: KeyHasher) {
+        for shard in &self.shards {
+            shard.table.write().hash_with(hasher.clone());
+        }
+    }
+
     #[inline]
     fn view<R>(&self, key: Key<'_>, look: impl FnOnce(Option<&Record>) -> R) -> R {
         let table = self.shard(key.hash).table.read();
@@ -563,10 +325,8 @@ impl Store for MemStore {
         let shard = self.shard(hash);
         let mut displaced = Vec::new();
         let mut table = shard.table.write();
-        while let Some(place) = table.slots.find_bucket_index(hash, |slot| {
-            slot.hash == hash && slot.record.is_expired(now)
-        }) {
-            displaced.push(table.remove(place));
+        while let Some(place) = table.expired(hash, now) {
+            displaced.push(table.remove(place, hash));
         }
         shard.count(&table);
         drop(table);

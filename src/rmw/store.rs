@@ -8,11 +8,13 @@
 //! The caller holds the key's latch in every method that changes it, so a store serves one writer
 //! a key, and any number of readers.
 
+use std::fmt;
 use std::num::NonZeroU64;
 
 use super::error::StoreError;
-use super::list::ListEdit;
-use super::value::Value;
+use super::list::{List, ListEdit};
+use super::value::{Bytes, Value};
+use crate::sync::unmodelled::Arc;
 
 /// A key and its hash, which the latch table computed: a store uses the same one.
 ///
@@ -32,7 +34,69 @@ pub struct Key<'a> {
     pub hash: u64,
 }
 
-/// A value and its deadline.
+/// How a store's keys are hashed: the same as in the latch table.
+///
+/// A store that resizes computes the hashes of the keys that it moves, and need not keep them.
+///
+/// ```
+/// use latchwork::rmw::{KeyHasher, MemStore, Store};
+///
+/// let hasher = KeyHasher::new(|key| key.len() as u64);
+/// assert_eq!(hasher.key(b"name").hash, 4);
+/// MemStore::new().hash_with(hasher);
+/// ```
+#[derive(Clone)]
+pub struct KeyHasher(Arc<Hash>);
+
+type Hash = dyn Fn(&[u8]) -> u64 + Send + Sync;
+
+impl KeyHasher {
+    /// A hasher. Equal keys must have equal hashes.
+    ///
+    /// ```
+    /// # use latchwork::rmw::KeyHasher;
+    /// assert_eq!(KeyHasher::new(|_| 7).hash(b"name"), 7);
+    /// ```
+    pub fn new(hash: impl Fn(&[u8]) -> u64 + Send + Sync + 'static) -> Self {
+        Self(Arc::new(hash))
+    }
+
+    /// A store's, before it was told one.
+    pub(super) fn unknown() -> Self {
+        Self::new(|_| panic!("a store is told its hasher before its first key"))
+    }
+
+    /// The hash of a key.
+    ///
+    /// ```
+    /// # use latchwork::rmw::KeyHasher;
+    /// assert_eq!(KeyHasher::new(|key| key.len() as u64).hash(b"name"), 4);
+    /// ```
+    pub fn hash(&self, key: &[u8]) -> u64 {
+        (self.0)(key)
+    }
+
+    /// A key with its hash.
+    ///
+    /// ```
+    /// # use latchwork::rmw::KeyHasher;
+    /// assert_eq!(KeyHasher::new(|_| 7).key(b"name").bytes, b"name");
+    /// ```
+    pub fn key<'k>(&self, bytes: &'k [u8]) -> Key<'k> {
+        Key {
+            bytes,
+            hash: self.hash(bytes),
+        }
+    }
+}
+
+impl fmt::Debug for KeyHasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyHasher").finish_non_exhaustive()
+    }
+}
+
+/// A value, its deadline and its version. Two records are equal when value and deadline are.
 ///
 /// ```
 /// use latchwork::rmw::Record;
@@ -41,12 +105,21 @@ pub struct Key<'a> {
 /// assert!(!record.is_expired(1_000));
 /// assert!(record.is_expired(1_001));
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Record {
     /// The value.
     pub value: Value,
     deadline: Option<NonZeroU64>,
+    version: u64,
 }
+
+impl PartialEq for Record {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value && self.deadline == other.deadline
+    }
+}
+
+impl Eq for Record {}
 
 impl Record {
     /// A record that expires after `expires_at`, in Unix milliseconds. Time zero is no deadline.
@@ -59,7 +132,35 @@ impl Record {
         Self {
             value: value.into(),
             deadline: expires_at.and_then(NonZeroU64::new),
+            version: 0,
         }
+    }
+
+    /// The version that the store gave the record when it was last changed, its deadline included:
+    /// never the same twice for a key, also if the key was deleted in between. Zero: no store has
+    /// it.
+    ///
+    /// ```
+    /// # use latchwork::rmw::Record;
+    /// assert_eq!(Record::new("v", None).version(), 0);
+    /// ```
+    #[inline]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// For a store: what it does whenever it applies an effect to the record. Versions begin at 1
+    /// and stay below 2^63.
+    ///
+    /// ```
+    /// # use latchwork::rmw::Record;
+    /// let mut record = Record::new("v", None);
+    /// record.set_version(3);
+    /// assert_eq!(record.version(), 3);
+    /// ```
+    #[inline]
+    pub fn set_version(&mut self, version: u64) {
+        self.version = version;
     }
 
     /// The deadline in Unix milliseconds.
@@ -149,6 +250,56 @@ impl Effect<'_> {
     pub fn is_keep(&self) -> bool {
         matches!(self, Effect::Keep)
     }
+
+    /// What becomes of a record: the effect replayed outside a store. What a store would have
+    /// ignored, such as a deadline for a missing key, is ignored; the version stays as it is.
+    ///
+    /// ```
+    /// # use latchwork::rmw::{Effect, Record};
+    /// let log = [
+    ///     Effect::Put(Record::new("v", None)),
+    ///     Effect::Write { offset: 1, bytes: b"alue" },
+    ///     Effect::Expire(Some(5)),
+    /// ];
+    /// let replayed = log.into_iter().fold(None, |record, effect| effect.apply_to(record));
+    /// assert_eq!(replayed, Some(Record::new("value", Some(5))));
+    /// ```
+    pub fn apply_to(self, record: Option<Record>) -> Option<Record> {
+        match self {
+            Effect::Keep => record,
+            Effect::Put(new) => Some(new),
+            Effect::Write { offset, bytes } => {
+                let Some(mut record) = record else {
+                    return Some(Record::new(Bytes::overwritten(b"", offset, bytes), None));
+                };
+                record.value = match record.value {
+                    Value::Bytes(mut old) => {
+                        if !old.write_in_place(offset, bytes, usize::MAX) {
+                            old = Bytes::overwritten(&old, offset, bytes);
+                        }
+                        Value::Bytes(old)
+                    }
+                    old => Value::Bytes(Bytes::overwritten(&old.text(), offset, bytes)),
+                };
+                Some(record)
+            }
+            Effect::List(edit) => {
+                let mut record = record.unwrap_or_else(|| Record::new(List::new(), None));
+                let Value::List(list) = &mut record.value else {
+                    return Some(record);
+                };
+                let list = Arc::make_mut(list);
+                edit.apply_to(list);
+                let is_empty = list.is_empty();
+                Some(record).filter(|_| !is_empty)
+            }
+            Effect::Expire(at) => record.map(|mut record| {
+                record.set_expires_at(at);
+                record
+            }),
+            Effect::Delete => None,
+        }
+    }
 }
 
 /// Where a [`load`](Store::load) found its record; [`publish`](Store::publish) takes it back.
@@ -178,13 +329,16 @@ pub struct Seen {
 ///
 /// The rules: the closures are short and do not call back; a method that changes a key runs under
 /// that key's latch, so no other change of it overlaps; a reader never sees half an effect. A
-/// store does not look at the clock: an expired record is a record until somebody deletes it.
+/// store does not look at the clock: an expired record is a record until somebody deletes it. An
+/// effect that changes a record gives it a [version](Record::version) that the key has not had.
 ///
 /// ```
-/// use latchwork::rmw::{Effect, Key, MemStore, Record, Store};
+/// use latchwork::rmw::{Effect, KeyHasher, MemStore, Record, Store};
 ///
-/// let store = MemStore::new();
-/// let key = Key { bytes: b"name", hash: 7 };
+/// let hasher = KeyHasher::new(|key| key.len() as u64);
+/// let mut store = MemStore::new();
+/// store.hash_with(hasher.clone());
+/// let key = hasher.key(b"name");
 /// let was_there = store.change(key, |found| {
 ///     (Effect::Put(Record::new("ada", None)), found.is_some())
 /// })?;
@@ -193,6 +347,10 @@ pub struct Seen {
 /// # Ok::<(), latchwork::rmw::StoreError>(())
 /// ```
 pub trait Store: Send + Sync + 'static {
+    /// Tells how the keys are hashed, once and before the first one. A store that wraps another
+    /// hands it on.
+    fn hash_with(&mut self, hasher: KeyHasher);
+
     /// Shows a key's record to `look`.
     fn view<R>(&self, key: Key<'_>, look: impl FnOnce(Option<&Record>) -> R) -> R;
 

@@ -1,0 +1,311 @@
+//! One shard's table: what an effect does to it.
+//!
+//! A slot is one cache line: key, value, deadline, version. Everything here runs under the shard's
+//! lock and costs little: what would not, a long copy or a free, is handed back as [`Left`].
+
+use std::collections::BTreeSet;
+use std::mem;
+
+use hashbrown::HashTable;
+
+use crate::rmw::list::{List, ListEdit};
+use crate::rmw::store::{Effect, Key, KeyHasher, Record};
+use crate::rmw::value::{Bytes, Value};
+use crate::sync::unmodelled::Arc;
+
+/// Bytes that an effect may copy under a shard's lock: a few hundred nanoseconds' worth.
+const COPY_UNDER_LOCK: usize = 4096;
+
+/// Steps that a change of a list may take under a shard's lock, beside the copy of one chunk.
+const STEPS_UNDER_LOCK: usize = 256;
+
+/// The keys of one shard.
+pub(super) struct Table {
+    pub(super) slots: HashTable<Slot>,
+    /// (deadline, hash) of every slot that has one.
+    pub(super) deadlines: BTreeSet<(u64, u64)>,
+    /// How often this shard was cleared.
+    pub(super) epoch: u64,
+    /// The version that was given out last. It outlives keys and clears, so that no version comes
+    /// twice.
+    version: u64,
+    hasher: KeyHasher,
+}
+
+/// A key and its record. The hash is not kept: what needs it again is a resize, which computes it
+/// from the key that it moves anyway.
+pub(super) struct Slot {
+    key: Bytes,
+    pub(super) record: Record,
+}
+
+impl Slot {
+    #[inline]
+    pub(super) fn is(&self, key: &[u8]) -> bool {
+        *self.key == *key
+    }
+}
+
+/// What applying an effect left to do after the lock.
+pub(super) enum Left<'e> {
+    /// To drop what was displaced.
+    Drop(#[expect(dead_code, reason = "kept for its drop")] Option<Record>),
+    /// To write a string that is too long to be copied under the lock.
+    Copy {
+        old: Bytes,
+        deadline: Option<u64>,
+        offset: usize,
+        bytes: &'e [u8],
+    },
+    /// To change a list in more steps than may be taken under the lock.
+    Edit {
+        old: Arc<List>,
+        deadline: Option<u64>,
+        edit: ListEdit<'e>,
+    },
+}
+
+impl Table {
+    pub(super) fn new() -> Self {
+        Self {
+            slots: HashTable::new(),
+            deadlines: BTreeSet::new(),
+            epoch: 0,
+            version: 0,
+            hasher: KeyHasher::unknown(),
+        }
+    }
+
+    pub(super) fn hash_with(&mut self, hasher: KeyHasher) {
+        self.hasher = hasher;
+    }
+
+    #[inline(always)]
+    pub(super) fn find(&self, Key { bytes, hash }: Key<'_>) -> Option<&Slot> {
+        self.slots.find(hash, move |slot| slot.is(bytes))
+    }
+
+    #[inline(always)]
+    pub(super) fn place(&self, Key { bytes, hash }: Key<'_>) -> Option<usize> {
+        self.slots
+            .find_bucket_index(hash, move |slot| slot.is(bytes))
+    }
+
+    #[inline(always)]
+    fn next_version(&mut self) -> u64 {
+        self.version += 1;
+        self.version
+    }
+
+    #[inline(always)]
+    pub(super) fn at(&self, place: usize) -> &Record {
+        let slot = self.slots.get_bucket(place);
+        &slot.expect("a place found under this lock is taken").record
+    }
+
+    #[inline(always)]
+    fn at_mut(&mut self, place: usize) -> &mut Record {
+        let slot = self.slots.get_bucket_mut(place);
+        &mut slot.expect("a place found under this lock is taken").record
+    }
+
+    /// Applies an effect to the key, which is at `place` or missing.
+    #[inline(always)]
+    pub(super) fn apply<'e>(
+        &mut self,
+        key: Key<'_>,
+        place: Option<usize>,
+        effect: Effect<'e>,
+    ) -> Left<'e> {
+        match (effect, place) {
+            (Effect::Put(mut new), Some(place)) => {
+                new.set_version(self.next_version());
+                let now = new.expires_at();
+                let old = mem::replace(self.at_mut(place), new);
+                self.reindex(key.hash, old.expires_at(), now);
+                Left::Drop(Some(old))
+            }
+            (Effect::Put(new), None) => self.insert(key, new),
+            (Effect::Write { offset, bytes }, Some(place)) => self.write(place, offset, bytes),
+            (Effect::Write { offset, bytes }, None) => self.write_new(key, offset, bytes),
+            (Effect::List(edit), place) => self.edit(key, place, edit, STEPS_UNDER_LOCK),
+            (Effect::Expire(at), Some(place)) => {
+                let version = self.next_version();
+                let record = self.at_mut(place);
+                let old = record.expires_at();
+                record.set_expires_at(at);
+                record.set_version(version);
+                let now = record.expires_at();
+                self.reindex(key.hash, old, now);
+                Left::Drop(None)
+            }
+            (Effect::Delete, Some(place)) => Left::Drop(Some(self.remove(place, key.hash))),
+            (Effect::Keep, _) | (_, None) => Left::Drop(None),
+        }
+    }
+
+    #[inline(never)]
+    fn insert<'e>(&mut self, key: Key<'_>, mut record: Record) -> Left<'e> {
+        record.set_version(self.next_version());
+        self.reindex(key.hash, None, record.expires_at());
+        let slot = Slot {
+            key: Bytes::from(key.bytes),
+            record,
+        };
+        let hasher = &self.hasher;
+        self.slots
+            .insert_unique(key.hash, slot, |slot| hasher.hash(&slot.key));
+        Left::Drop(None)
+    }
+
+    #[inline(never)]
+    fn write_new<'e>(&mut self, key: Key<'_>, offset: usize, bytes: &'e [u8]) -> Left<'e> {
+        if offset + bytes.len() <= COPY_UNDER_LOCK {
+            let new = Bytes::overwritten(b"", offset, bytes);
+            return self.insert(key, Record::new(new, None));
+        }
+        Left::Copy {
+            old: Bytes::from(b""),
+            deadline: None,
+            offset,
+            bytes,
+        }
+    }
+
+    #[inline(never)]
+    fn write<'e>(&mut self, place: usize, offset: usize, bytes: &'e [u8]) -> Left<'e> {
+        let version = self.next_version();
+        let record = self.at_mut(place);
+        if let Value::Integer(_) = record.value {
+            record.value = Value::Bytes(Bytes::from(&*record.value.text()));
+        }
+        let deadline = record.expires_at();
+        let Value::Bytes(old) = &mut record.value else {
+            unreachable!("the caller has checked the type")
+        };
+        if old.write_in_place(offset, bytes, COPY_UNDER_LOCK) {
+            record.set_version(version);
+            return Left::Drop(None);
+        }
+        if old.len().max(offset + bytes.len()) <= COPY_UNDER_LOCK {
+            let mut new = Record::new(Bytes::overwritten(old, offset, bytes), deadline);
+            new.set_version(version);
+            return Left::Drop(Some(mem::replace(record, new)));
+        }
+        Left::Copy {
+            old: old.clone(),
+            deadline,
+            offset,
+            bytes,
+        }
+    }
+
+    /// Changes a list here if that takes no more than `budget` steps.
+    #[inline(never)]
+    pub(super) fn edit<'e>(
+        &mut self,
+        key: Key<'_>,
+        place: Option<usize>,
+        edit: ListEdit<'e>,
+        budget: usize,
+    ) -> Left<'e> {
+        let Some(place) = place else {
+            let mut list = List::new();
+            if edit.cost(&list, false) > budget {
+                return Left::Edit {
+                    old: Arc::new(list),
+                    deadline: None,
+                    edit,
+                };
+            }
+            edit.apply_to(&mut list);
+            return match list.is_empty() {
+                true => Left::Drop(None),
+                false => self.insert(key, Record::new(list, None)),
+            };
+        };
+        let version = self.next_version();
+        let record = self.at_mut(place);
+        let deadline = record.expires_at();
+        let Value::List(list) = &mut record.value else {
+            unreachable!("the caller has checked the type")
+        };
+        let is_shared = Arc::get_mut(list).is_none();
+        if edit.cost(list, is_shared) > budget {
+            return Left::Edit {
+                old: Arc::clone(list),
+                deadline,
+                edit,
+            };
+        }
+        let list = Arc::make_mut(list);
+        edit.apply_to(list);
+        let is_empty = list.is_empty();
+        record.set_version(version);
+        Left::Drop(is_empty.then(|| self.remove(place, key.hash)))
+    }
+
+    #[inline(never)]
+    pub(super) fn remove(&mut self, place: usize, hash: u64) -> Record {
+        let entry = self.slots.get_bucket_entry(place);
+        let (slot, _) = entry
+            .unwrap_or_else(|_| unreachable!("a place found under this lock is taken"))
+            .remove();
+        if let Some(at) = slot.record.expires_at() {
+            self.unindex(hash, at);
+        }
+        self.shrink();
+        slot.record
+    }
+
+    /// Gives memory back once seven eighths are unused; to twice the need, so that it takes as
+    /// many changes again to pay for the next resize.
+    fn shrink(&mut self) {
+        let (len, capacity) = (self.slots.len(), self.slots.capacity());
+        if capacity > 64 && len < capacity / 8 {
+            let hasher = &self.hasher;
+            self.slots.shrink_to(len * 2, |slot| hasher.hash(&slot.key));
+        }
+    }
+
+    #[inline(always)]
+    fn reindex(&mut self, hash: u64, old: Option<u64>, new: Option<u64>) {
+        if old == new {
+            return;
+        }
+        if let Some(at) = old {
+            self.unindex(hash, at);
+        }
+        if let Some(at) = new {
+            self.deadlines.insert((at, hash));
+        }
+    }
+
+    /// Takes a deadline out of the index, unless another key with the same hash has it too.
+    #[inline(never)]
+    fn unindex(&mut self, hash: u64, at: u64) {
+        let shared = self.slots.iter_hash(hash).any(|slot| {
+            slot.record.expires_at() == Some(at) && self.hasher.hash(&slot.key) == hash
+        });
+        if !shared {
+            self.deadlines.remove(&(at, hash));
+        }
+    }
+
+    /// Where a key with this hash is whose deadline has passed at `now`.
+    pub(super) fn expired(&self, hash: u64, now: u64) -> Option<usize> {
+        self.slots.find_bucket_index(hash, |slot| {
+            slot.record.is_expired(now) && self.hasher.hash(&slot.key) == hash
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_one_cache_line() {
+        assert_eq!(size_of::<Slot>(), 64);
+    }
+}

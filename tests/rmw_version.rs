@@ -1,0 +1,270 @@
+//! Versions and effects: what tells one value of a key from the next, and what a log replays.
+#![cfg(not(latchwork_loom))]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use latchwork::rmw::{
+    Clock, Effect, ExpireWhen, GetExpiry, Key, KeyHasher, MemStore, Record, Rmw, RmwError, Seen,
+    SetOptions, Store, StoreError, Value,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn every_change_of_a_key_gives_it_a_version_that_it_never_had() {
+    let rmw = Rmw::builder().clock(Clock::manual(1_000)).build();
+    let mut seen = BTreeSet::new();
+    let changes: &[&dyn Fn()] = &[
+        &|| rmw.set("k", "1").unwrap(),
+        &|| {
+            rmw.incr_by("k", 1).unwrap();
+        },
+        &|| {
+            rmw.append("k", "2").unwrap();
+        },
+        &|| {
+            rmw.append("k", vec![b'3'; 100]).unwrap();
+        },
+        &|| {
+            rmw.append("k", "in place").unwrap();
+        },
+        &|| {
+            rmw.append("k", vec![b'4'; 10_000]).unwrap();
+        },
+        &|| {
+            rmw.setrange("k", 3, "x").unwrap();
+        },
+        &|| assert!(rmw.expire_in("k", SECOND, ExpireWhen::Always).unwrap()),
+        &|| assert!(rmw.persist("k").unwrap()),
+        &|| {
+            rmw.getex("k", GetExpiry::In(SECOND)).unwrap();
+        },
+        &|| {
+            rmw.getset("k", "v").unwrap();
+        },
+        &|| rmw.update("k", |entry| entry.set("w")).unwrap(),
+        &|| rmw.mset([("k", 1), ("other", 2)]).unwrap(),
+        &|| {
+            rmw.del(&["k"]).unwrap();
+            assert_eq!(rmw.version("k"), 0);
+            rmw.set("k", "again").unwrap();
+        },
+        &|| {
+            rmw.clear().unwrap();
+            rmw.set("k", "and again").unwrap();
+        },
+    ];
+    for (i, change) in changes.iter().enumerate() {
+        change();
+        let version = rmw.version("k");
+        assert!(
+            version > 0 && seen.insert(version),
+            "change {i}: {version} in {seen:?}"
+        );
+    }
+}
+
+#[test]
+fn what_changes_nothing_leaves_the_version() {
+    let rmw = Rmw::new();
+    rmw.set("k", "v").unwrap();
+    let version = rmw.version("k");
+    rmw.get("k").unwrap();
+    rmw.append("k", "").unwrap();
+    rmw.persist("k").unwrap();
+    assert!(!rmw.set_if_missing("k", 1).unwrap());
+    assert_eq!(rmw.incr_by("k", 1), Err(RmwError::NotAnInteger));
+    rmw.update("k", |_| ()).unwrap();
+    rmw.getex("k", GetExpiry::Keep).unwrap();
+    assert_eq!(rmw.version("k"), version);
+}
+
+#[test]
+fn an_expired_key_has_version_zero() {
+    let clock = Clock::manual(1_000);
+    let rmw = Rmw::builder().clock(clock.clone()).build();
+    let soon = SetOptions::new().expire_in(SECOND);
+    rmw.set_with("k", "v", &soon).unwrap();
+    let version = rmw.version("k");
+    clock.advance(2 * SECOND);
+    assert_eq!(
+        (rmw.version("k"), rmw.get_versioned("k")),
+        (0, Ok((None, 0)))
+    );
+    assert_eq!(rmw.compare_and_set("k", version, "w"), Ok(Err(0)));
+    assert!(rmw.compare_and_set("k", 0, "w").unwrap().is_ok());
+    assert_eq!(rmw.get("k"), Ok(Some("w".into())));
+    assert_eq!(rmw.stats().expired, 1);
+}
+
+#[test]
+fn compare_and_set_writes_only_over_the_version_it_was_given() {
+    let rmw = Rmw::builder().max_value_len(20).build();
+    let first = rmw.compare_and_set("k", 0, "a").unwrap().unwrap();
+    assert_eq!(rmw.version("k"), first);
+    assert_eq!(rmw.compare_and_set("k", 0, "b"), Ok(Err(first)));
+    let second = rmw.compare_and_set("k", first, "c").unwrap().unwrap();
+    assert_eq!(rmw.compare_and_set("k", first, "d"), Ok(Err(second)));
+    assert_eq!(rmw.get("k"), Ok(Some("c".into())));
+    let too_long = rmw.compare_and_set("k", second, vec![0; 21]);
+    assert_eq!(too_long, Err(RmwError::TooLong { len: 21, max: 20 }));
+    rmw.del(&["k"]).unwrap();
+    assert_eq!(rmw.compare_and_set("k", second, "e"), Ok(Err(0)));
+}
+
+#[test]
+fn no_compare_and_set_is_lost_among_threads() {
+    const THREADS: i64 = 8;
+    const EACH: i64 = 500;
+    let rmw = Rmw::new();
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                for _ in 0..EACH {
+                    loop {
+                        let (value, version) = rmw.get_versioned("n").unwrap();
+                        let number = value.map_or(0, |value| value.as_integer().unwrap());
+                        let outcome = rmw.compare_and_set("n", version, number + 1).unwrap();
+                        if outcome.is_ok() {
+                            break;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(rmw.get("n"), Ok(Some((THREADS * EACH).into())));
+}
+
+/// A store that keeps a plain copy by replaying the effects that it hands on.
+#[derive(Default)]
+struct Logged {
+    store: MemStore,
+    replayed: Replayed,
+}
+
+type Replayed = Arc<Mutex<BTreeMap<Vec<u8>, Record>>>;
+
+impl Logged {
+    fn log(&self, key: Key<'_>, effect: &Effect<'_>) {
+        let mut replayed = self.replayed.lock().unwrap();
+        let before = replayed.remove(key.bytes);
+        if let Some(record) = effect.clone().apply_to(before) {
+            replayed.insert(key.bytes.into(), record);
+        }
+    }
+}
+
+impl Store for Logged {
+    fn hash_with(&mut self, hasher: KeyHasher) {
+        self.store.hash_with(hasher);
+    }
+
+    fn view<R>(&self, key: Key<'_>, look: impl FnOnce(Option<&Record>) -> R) -> R {
+        self.store.view(key, look)
+    }
+
+    fn view_many(&self, keys: &[Key<'_>], look: impl FnMut(usize, Option<&Record>)) {
+        self.store.view_many(keys, look);
+    }
+
+    fn change<'e, R>(
+        &self,
+        key: Key<'_>,
+        decide: impl FnOnce(Option<&Record>) -> (Effect<'e>, R),
+    ) -> Result<R, StoreError> {
+        self.store.change(key, |record| {
+            let (effect, result) = decide(record);
+            self.log(key, &effect);
+            (effect, result)
+        })
+    }
+
+    fn change_many<'e>(
+        &self,
+        keys: &[Key<'_>],
+        mut decide: impl FnMut(usize, Option<&Record>) -> Effect<'e>,
+    ) -> Result<(), StoreError> {
+        self.store.change_many(keys, |i, record| {
+            let effect = decide(i, record);
+            self.log(keys[i], &effect);
+            effect
+        })
+    }
+
+    fn load<R>(&self, key: Key<'_>, look: impl FnOnce(Option<&Record>, Seen) -> R) -> R {
+        self.store.load(key, look)
+    }
+
+    fn publish(&self, key: Key<'_>, effect: Effect<'_>, seen: Seen) -> Result<(), StoreError> {
+        self.log(key, &effect);
+        self.store.publish(key, effect, seen)
+    }
+
+    fn clear(&self) -> Result<(), StoreError> {
+        self.store.clear()
+    }
+
+    fn len(&self) -> u64 {
+        self.store.len()
+    }
+
+    fn expiring(&self) -> u64 {
+        self.store.expiring()
+    }
+
+    fn visit_expired(&self, now: u64, visit: impl FnMut(u64)) {
+        self.store.visit_expired(now, visit);
+    }
+
+    fn remove_expired(&self, hash: u64, now: u64) -> u64 {
+        self.store.remove_expired(hash, now)
+    }
+
+    fn next_deadline(&self) -> Option<u64> {
+        self.store.next_deadline()
+    }
+}
+
+#[test]
+fn replaying_the_effects_of_a_random_run_gives_the_same_records() {
+    let seed = std::env::var("LATCHWORK_SEED").map_or_else(
+        |_| fastrand::u64(..),
+        |seed| seed.parse().expect("LATCHWORK_SEED is a number"),
+    );
+    println!("seed {seed}: set LATCHWORK_SEED to repeat");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let store = Logged::default();
+    let replayed = Arc::clone(&store.replayed);
+    let clock = Clock::manual(1_000_000);
+    let rmw = Rmw::builder().store(store).clock(clock.clone()).build();
+    let keys = ["a", "b", "c", "d", "a key too long to be inline, by far"];
+    for _ in 0..20_000 {
+        clock.advance(Duration::from_millis(random.u64(..100)));
+        let key = *random.choice(&keys).unwrap();
+        let other = *random.choice(&keys).unwrap();
+        match random.u8(..10) {
+            0 => rmw.set(key, random.i64(-5..5)).unwrap(),
+            1 => drop(rmw.append(key, vec![b'x'; random.usize(..3_000)])),
+            2 => drop(rmw.setrange(key, random.u64(..9_000), "123")),
+            3 => drop(rmw.incr_by(key, 3)),
+            4 => drop(rmw.expire_in(key, Duration::from_millis(500), ExpireWhen::Always)),
+            5 => drop(rmw.persist(key)),
+            6 => drop(rmw.del(&[key, other])),
+            7 => rmw.mset([(key, 1), (other, 2)]).unwrap(),
+            8 => rmw.update(key, |entry| entry.set("updated")).unwrap(),
+            _ => drop(rmw.getex(key, GetExpiry::In(Duration::from_millis(900)))),
+        }
+        let replayed = replayed.lock().unwrap();
+        for key in keys {
+            let record = replayed.get(key.as_bytes());
+            let live = record.filter(|record| !record.is_expired(clock.now()));
+            let expected: Option<&Value> = live.map(|record| &record.value);
+            assert_eq!(rmw.get(key).unwrap().as_ref(), expected);
+            assert_eq!(rmw.expires_at(key), live.map(Record::expires_at));
+        }
+    }
+}
