@@ -7,6 +7,7 @@ mod client;
 mod connection;
 mod info;
 mod keys;
+mod lists;
 mod server;
 mod strings;
 mod table;
@@ -53,6 +54,9 @@ pub(crate) struct Refusal(Cow<'static, [u8]>);
 impl Refusal {
     const SYNTAX: Self = Self::fixed("ERR syntax error");
     const NOT_AN_INTEGER: Self = Self::fixed("ERR value is not an integer or out of range");
+    const NO_SUCH_KEY: Self = Self::fixed("ERR no such key");
+    const WRONG_TYPE: Self =
+        Self::fixed("WRONGTYPE Operation against a key holding the wrong kind of value");
     const OFFSET: Self = Self::fixed("ERR offset is out of range");
 
     const fn fixed(text: &'static str) -> Self {
@@ -95,9 +99,9 @@ impl From<RmwError> for Refusal {
         match error {
             RmwError::NotAnInteger => Self::NOT_AN_INTEGER,
             RmwError::Overflow => Self::fixed("ERR increment or decrement would overflow"),
-            RmwError::WrongType => {
-                Self::fixed("WRONGTYPE Operation against a key holding the wrong kind of value")
-            }
+            RmwError::WrongType => Self::WRONG_TYPE,
+            RmwError::NoSuchKey => Self::NO_SUCH_KEY,
+            RmwError::IndexOutOfRange => Self::fixed("ERR index out of range"),
             RmwError::TooLong { .. } => {
                 Self::fixed("ERR string exceeds maximum allowed size (proto-max-bulk-len)")
             }

@@ -83,6 +83,11 @@ impl Reply {
         self.either(b"$-1\r\n", b"_\r\n");
     }
 
+    /// No value where an array would be.
+    pub(crate) fn nil_array(&mut self) {
+        self.either(b"*-1\r\n", b"_\r\n");
+    }
+
     /// A truth value; for most commands Redis says [`flag`](Self::flag) instead.
     pub(crate) fn boolean(&mut self, truth: bool) {
         match self.protocol {

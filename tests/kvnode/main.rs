@@ -7,6 +7,7 @@ mod process;
 #[path = "../support/random.rs"]
 mod random;
 mod redis;
+mod requests;
 mod support;
 mod tools;
 mod wire;

@@ -5,9 +5,8 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use crate::random::Random;
+use crate::requests::{KEYS, Request, random_request, request};
 use crate::support::{Client, Redis, Server, encode};
-
-type Request = Vec<Vec<u8>>;
 
 /// What both servers answer to the same requests, sent in one go.
 fn compare<A: Read + Write, B: Read + Write>(
@@ -70,12 +69,6 @@ fn without_id(reply: &[u8]) -> String {
         }
         None => reply.into_owned(),
     }
-}
-
-fn request(line: &str) -> Request {
-    line.split(' ')
-        .map(|word| word.as_bytes().to_vec())
-        .collect()
 }
 
 #[test]
@@ -141,6 +134,7 @@ COMMAND FOO|COMMAND COUNT x|COMMAND INFO nosuch|RESET|RESET x|SHUTDOWN ABORT|SHU
         vec![b"CLIENT".to_vec(), vec![b'x'; 200]],
         vec![b"CLIENT".to_vec(), b"SETNAME".to_vec(), b"a\nb".to_vec()],
     ]);
+    requests.extend(LISTS.split('|').map(request));
     for dialect in ["HELLO 2", "HELLO 3"] {
         compare(&mut ours, &mut theirs, &[request(dialect)]);
         for request in &requests {
@@ -148,6 +142,31 @@ COMMAND FOO|COMMAND COUNT x|COMMAND INFO nosuch|RESET|RESET x|SHUTDOWN ABORT|SHU
         }
     }
 }
+
+const LISTS: &str = "\
+DEL a b c l m s|SET s v|LPUSH|LPUSH l|LPUSH s a|LPUSH l c b a|RPUSH l d e f|LRANGE l 0 -1|LPUSHX nokey a|RPUSHX nokey a b|LPUSHX l z|\
+RPUSHX l y z|RPUSHX s x|EXISTS nokey|LLEN l|LLEN s|LLEN nokey|TYPE l|GET l|STRLEN l|APPEND l x|INCR l|GETRANGE l 0 1|SETRANGE l 0 x|\
+SETRANGE l 0 |GETSET l x|GETDEL l|GETEX l|GETEX l EX 10|SET l v GET|MGET l s|EXPIRE l 1000|TTL l|PERSIST l|LPUSH m a|SETNX m v|\
+LPOP l|RPOP l|LPOP l 0|LPOP l 1|RPOP l 2|LPOP l -1|LPOP l x|LPOP l 9223372036854775808|LPOP l 1 2|LPOP nokey|LPOP nokey 0|LPOP nokey 1|\
+LPOP s|LPOP s 1|LPOP s x|LPOP l 9223372036854775807|EXISTS l|RPUSH l a b c a b c|LINDEX l 0|LINDEX l -1|LINDEX l 5|LINDEX l 6|\
+LINDEX l -7|LINDEX l x|LINDEX nokey x|LINDEX s x|LINDEX s 0|LINDEX|LSET l 0 A|LSET l -1 C|LSET l 6 x|LSET l -7 x|LSET l x x|\
+LSET nokey 0 x|LSET nokey x x|LSET s 0 x|LSET s x x|LRANGE l 0 -1|LRANGE l 1 2|LRANGE l -2 -1|LRANGE l 4 2|LRANGE l -100 100|\
+LRANGE l 6 10|LRANGE l x 1|LRANGE l 1 x|LRANGE nokey 0 -1|LRANGE nokey x 1|LRANGE s 0 -1|LRANGE l 9223372036854775807 -1|\
+LRANGE l -9223372036854775808 9223372036854775807|LINSERT l BEFORE b x|LINSERT l after b y|LINSERT l foo b y|LINSERT l before no y|\
+LINSERT nokey before a b|LINSERT nokey foo a b|LINSERT s before a b|LINSERT l before b|LRANGE l 0 -1|LREM l 1 a|LREM l -1 b|LREM l 0 c|\
+LREM l 0 no|LREM l x a|LREM nokey 0 a|LREM s 0 a|LREM nokey x a|LRANGE l 0 -1|LTRIM l 1 -2|LRANGE l 0 -1|LTRIM l x 1|LTRIM nokey 0 1|\
+LTRIM s 0 1|LTRIM l 5 1|EXISTS l|RPUSH l a b c a b c a|LREM l -2 a|LREM l 1000 a|LRANGE l 0 -1|DEL l|RPUSH l a b c 1 2 3 c c|\
+LPOS l c|LPOS l c RANK 2|LPOS l c RANK -1|LPOS l c RANK 9|LPOS l c COUNT 2|LPOS l c COUNT 0|LPOS l c RANK -1 COUNT 0|LPOS l c MAXLEN 2|\
+LPOS l c COUNT 0 MAXLEN 3|LPOS l c RANK -1 COUNT 0 MAXLEN 2|LPOS l c RANK 0|LPOS l c RANK x|LPOS l c COUNT -1|LPOS l c COUNT x|\
+LPOS l c MAXLEN -1|LPOS l c MAXLEN x|LPOS l c FOO 1|LPOS l c RANK|LPOS nokey c|LPOS nokey c COUNT 1|LPOS l nope|LPOS l nope COUNT 1|\
+LPOS s c|LPOS s c RANK 0|LPOS l 1|LPOS l c rank 1 rank 2|LMOVE l m LEFT RIGHT|LMOVE l m RIGHT LEFT|LMOVE l l LEFT RIGHT|LMOVE l l LEFT LEFT|\
+LMOVE l m x LEFT|LMOVE l m LEFT x|LMOVE nokey m LEFT LEFT|LMOVE s m LEFT LEFT|LMOVE l s LEFT LEFT|LMOVE nokey s LEFT LEFT|LMOVE l m LEFT|\
+RPOPLPUSH l m|RPOPLPUSH l l|RPOPLPUSH nokey m|RPOPLPUSH l s|RPOPLPUSH s l|RPOPLPUSH nokey s|LRANGE l 0 -1|LRANGE m 0 -1|\
+LMPOP|LMPOP 1|LMPOP 1 l|LMPOP 0 l LEFT|LMPOP x l LEFT|LMPOP -1 l LEFT|LMPOP 1 l FOO|LMPOP 1 l LEFT COUNT 0|LMPOP 1 l LEFT COUNT x|\
+LMPOP 1 l LEFT COUNT -1|LMPOP 1 l LEFT COUNT 1 COUNT 1|LMPOP 2 l LEFT|LMPOP 5 l LEFT|LMPOP 1 nokey LEFT|LMPOP 9223372036854775807 l LEFT|\
+LMPOP 1 l LEFT FOO 1|LMPOP 1 l LEFT COUNT|LMPOP 1 l LEFT|LMPOP 2 nokey l RIGHT COUNT 2|LMPOP 2 l m LEFT COUNT 100|EXISTS l|\
+LMPOP 2 s m LEFT|LMPOP 2 nokey s LEFT|LMPOP 2 m s LEFT|EXISTS l m|COMMAND GETKEYS lmpop 2 a b LEFT|COMMAND GETKEYS lmpop x a LEFT|\
+COMMAND GETKEYS lmpop 3 a LEFT|COMMAND GETKEYS lmove a b LEFT LEFT|FLUSHALL";
 
 #[test]
 fn what_belongs_to_a_connection_agrees_with_redis() {
@@ -212,161 +231,6 @@ fn random_sequences_agree_with_redis() {
         }
         requests.push(request("DBSIZE"));
         compare(&mut ours, &mut theirs, &requests);
-    }
-}
-
-const KEYS: [&[u8]; 6] = [b"a", b"b", b"c", b"key", b"", b"\x00\xff\r\n"];
-
-fn random_request(random: &mut Random) -> Request {
-    const COMMANDS: [(&str, &str); 37] = [
-        ("GET", "k"),
-        ("GET", "k"),
-        ("SET", "kv"),
-        ("SET", "kvs"),
-        ("SET", "kvss"),
-        ("SET", "kvsss"),
-        ("SETNX", "kv"),
-        ("SETEX", "ktv"),
-        ("PSETEX", "ktv"),
-        ("MSET", "kvkv"),
-        ("MSETNX", "kvkv"),
-        ("MGET", "kkk"),
-        ("GETSET", "kv"),
-        ("GETDEL", "k"),
-        ("GETEX", "kg"),
-        ("GETEX", "kgg"),
-        ("APPEND", "kv"),
-        ("STRLEN", "k"),
-        ("SETRANGE", "kov"),
-        ("GETRANGE", "koo"),
-        ("INCR", "k"),
-        ("DECR", "k"),
-        ("INCRBY", "kn"),
-        ("DECRBY", "kn"),
-        ("DEL", "kk"),
-        ("UNLINK", "k"),
-        ("EXISTS", "kkk"),
-        ("TYPE", "k"),
-        ("EXPIRE", "kt"),
-        ("PEXPIRE", "kt"),
-        ("EXPIREAT", "kac"),
-        ("PEXPIREAT", "kAc"),
-        ("TTL", "k"),
-        ("PTTL", "k"),
-        ("PEXPIRETIME", "k"),
-        ("PERSIST", "k"),
-        ("EXPIRETIME", "k"),
-    ];
-    let (name, shape) = COMMANDS[random.below(COMMANDS.len())];
-    let name = if random.below(4) == 0 {
-        name.to_lowercase()
-    } else {
-        name.to_owned()
-    };
-    let mut request = vec![name.into_bytes()];
-    for kind in shape.chars() {
-        random_argument(random, kind, &mut request);
-    }
-    match random.below(100) {
-        0 => request.truncate(random.below(request.len()) + 1),
-        1 => random_argument(random, 'v', &mut request),
-        _ => {}
-    }
-    request
-}
-
-fn random_argument(random: &mut Random, kind: char, request: &mut Request) {
-    let mut push = |text: String| request.push(text.into_bytes());
-    match kind {
-        'k' => request.push(KEYS[random.below(KEYS.len())].to_vec()),
-        'v' => match random.below(6) {
-            0 => push(String::new()),
-            1 => push(random.below(1000).to_string()),
-            2 => push(format!("-{}", random.below(1000))),
-            3 => push(
-                [
-                    "9223372036854775807",
-                    "-9223372036854775808",
-                    " 1",
-                    "1.5",
-                    "+1",
-                ][random.below(5)]
-                .to_owned(),
-            ),
-            4 => request.push(
-                (0..random.below(100))
-                    .map(|_| random.next() as u8)
-                    .collect(),
-            ),
-            _ => push("x".repeat(random.below(40))),
-        },
-        'n' => match random.below(8) {
-            0 => push(
-                [
-                    "9223372036854775807",
-                    "-9223372036854775808",
-                    "x",
-                    "1.0",
-                    "",
-                ][random.below(5)]
-                .to_owned(),
-            ),
-            1 => push(random.next().to_string()),
-            _ => push((random.below(200) as i64 - 100).to_string()),
-        },
-        'o' => match random.below(20) {
-            0 => push("x".to_owned()),
-            1 => push("600000000".to_owned()),
-            _ => push((random.below(60) as i64 - 20).to_string()),
-        },
-        // From now on: far enough away, or past; nothing is to expire while the test runs.
-        't' => match random.below(8) {
-            0 => push(["0", "-1", "x", "9223372036854775807"][random.below(4)].to_owned()),
-            _ => push((1_000_000 + random.below(1000)).to_string()),
-        },
-        'a' | 'A' => {
-            let at = if random.below(8) == 0 {
-                1
-            } else {
-                4_102_444_800 + random.below(5)
-            };
-            push(if kind == 'a' {
-                at.to_string()
-            } else {
-                format!("{at}000")
-            });
-        }
-        'c' => match random.below(8) {
-            0 => push("NX".to_owned()),
-            1 => push("xx".to_owned()),
-            2 => push("GT".to_owned()),
-            3 => push("LT".to_owned()),
-            4 => {
-                push("XX".to_owned());
-                random_argument(random, 'c', request);
-            }
-            _ => {}
-        },
-        's' | 'g' => match random.below(9) {
-            0 => push("NX".to_owned()),
-            1 => push("xx".to_owned()),
-            2 => push("GET".to_owned()),
-            3 => push("KEEPTTL".to_owned()),
-            4 => push("PERSIST".to_owned()),
-            5 | 6 => {
-                push(["EX", "px"][random.below(2)].to_owned());
-                random_argument(random, 't', request);
-            }
-            7 => {
-                push("EXAT".to_owned());
-                random_argument(random, 'a', request);
-            }
-            _ => {
-                push("pxat".to_owned());
-                random_argument(random, 'A', request);
-            }
-        },
-        other => unreachable!("no such kind of argument: {other}"),
     }
 }
 

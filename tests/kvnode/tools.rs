@@ -66,7 +66,7 @@ fn redis_benchmark_runs_clean() {
                 "-p",
                 &server.port(),
                 "-t",
-                "ping,set,get,incr,mset",
+                "ping,set,get,incr,lpush,rpush,lpop,rpop,lrange_100,lrange_300,lrange_500,lrange_600,mset",
                 "-n",
                 "20000",
                 "-P",
@@ -83,6 +83,7 @@ fn redis_benchmark_runs_clean() {
         );
         assert!(output.status.success(), "{stdout}{stderr}");
         assert!(stdout.contains("\"INCR\""), "{stdout}");
+        assert!(stdout.contains("\"LRANGE_600"), "{stdout}");
         assert!(
             !stdout.contains("rror") && !stderr.contains("rror") && !stderr.contains("WARN"),
             "{stdout}{stderr}"

@@ -2,6 +2,7 @@
 
 use latchwork::rmw::Store;
 
+use super::table::Keys;
 use super::{Command, Context, Outcome, Refusal, find, table, word};
 use crate::reply::Reply;
 use crate::request::{ARGUMENT_MAX, Args, REQUEST_MAX};
@@ -57,6 +58,10 @@ pub(super) fn command_getkeys<S: Store>(context: &mut Context<'_, S>, args: Args
     let keys: Vec<&[u8]> = command.keys.of(args).collect();
     if !command.takes(args.len()) {
         let text = "ERR Invalid number of arguments specified for command";
+        return Err(Refusal::fixed(text));
+    }
+    if keys.is_empty() && matches!(command.keys, Keys::Counted(_)) {
+        let text = "ERR Invalid arguments specified for command";
         return Err(Refusal::fixed(text));
     }
     if keys.is_empty() {

@@ -12,11 +12,12 @@ pub(super) fn get<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Out
     let reply = &mut *context.reply;
     let found = context.store.get_with(&args[1], |value| {
         match value {
+            Some(Value::List(_)) => return Err(Refusal::WRONG_TYPE),
             Some(value) => reply.bulk(&value.text()),
             None => reply.nil(),
         }
-        value.is_some()
-    });
+        Ok(value.is_some())
+    })?;
     count(context, found);
     Ok(())
 }
@@ -185,12 +186,11 @@ pub(super) fn getex<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> O
         Ok(None) if persist => GetExpiry::Clear,
         Ok(None) => GetExpiry::Keep,
         // Redis looks the key up first: a missing key is nil, whatever the time says.
-        Err(refusal) => {
-            if context.store.contains(&args[1]) {
-                return Err(refusal);
-            }
-            GetExpiry::Keep
+        Err(refusal) if context.store.contains(&args[1]) => {
+            context.store.strlen(&args[1])?;
+            return Err(refusal);
         }
+        Err(_) => GetExpiry::Keep,
     };
     let value = context.store.getex(&args[1], wish)?;
     count(context, value.is_some());

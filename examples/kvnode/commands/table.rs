@@ -3,8 +3,8 @@
 
 use latchwork::rmw::MemStore;
 
-use super::{Handler, client, connection, info, keys, server, strings};
-use crate::request::Args;
+use super::{Handler, client, connection, info, keys, lists, server, strings};
+use crate::request::{Args, parse_integer};
 
 /// Which arguments are keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub(crate) enum Keys {
     /// The first key, the last (negative: from the end) and the step between keys; all zero for
     /// none.
     Range(i32, i32, i32),
+    /// So many keys as this argument says; they follow it.
+    Counted(usize),
     /// The command is about all keys there are.
     Every,
 }
@@ -21,24 +23,33 @@ impl Keys {
     pub(crate) fn range(self) -> (i32, i32, i32) {
         match self {
             Keys::Range(first, last, step) => (first, last, step),
-            Keys::Every => (0, 0, 0),
+            Keys::Counted(_) | Keys::Every => (0, 0, 0),
         }
     }
 
-    /// The keys among the arguments of a command whose arity was found right.
+    /// The keys among the arguments of a command whose arity was found right. Where they make no
+    /// sense there are none: the command will be refused.
     pub(crate) fn of(self, args: Args<'_>) -> impl Iterator<Item = &[u8]> {
-        let (first, last, step) = self.range();
-        let end = if last < 0 {
-            args.len().saturating_sub(last.unsigned_abs() as usize - 1)
-        } else {
-            last as usize + 1
+        let (first, count, step) = match self {
+            Keys::Range(first, last, step) => {
+                let end = match usize::try_from(last) {
+                    Ok(last) => last + 1,
+                    Err(_) => (args.len() + 1).saturating_sub(last.unsigned_abs() as usize),
+                };
+                let (first, step) = (first as usize, step.max(1) as usize);
+                // No command's own name is a key.
+                let end = if first == 0 { 0 } else { end };
+                (first, end.saturating_sub(first), step)
+            }
+            Keys::Counted(at) => {
+                let count = args.get(at).and_then(parse_integer);
+                let count = count.and_then(|count| usize::try_from(count).ok());
+                let count = count.filter(|&count| count <= args.len().saturating_sub(at + 1));
+                (at + 1, count.unwrap_or(0), 1)
+            }
+            Keys::Every => (0, 0, 1),
         };
-        let count = end.saturating_sub(first as usize);
-        let taken = if first > 0 { count } else { 0 };
-        args.from(first as usize)
-            .iter()
-            .take(taken)
-            .step_by((step as usize).max(1))
+        args.from(first).iter().take(count).step_by(step)
     }
 }
 
@@ -89,6 +100,7 @@ const READ_SLOW: &[&str] = &["readonly"];
 const WRITE: &[&str] = &["write", "fast"];
 const WRITE_SLOW: &[&str] = &["write"];
 const GROW: &[&str] = &["write", "denyoom", "fast"];
+const MOVABLE: &[&str] = &["write", "movablekeys"];
 const GROW_SLOW: &[&str] = &["write", "denyoom"];
 const ANY_TIME: &[&str] = &["loading", "stale"];
 const ANY_TIME_FAST: &[&str] = &["loading", "stale", "fast"];
@@ -132,6 +144,8 @@ const NO_KEYS: Keys = Keys::Range(0, 0, 0);
 const ONE_KEY: Keys = Keys::Range(1, 1, 1);
 const ALL_KEYS: Keys = Keys::Range(1, -1, 1);
 const PAIRS: Keys = Keys::Range(1, -1, 2);
+const TWO_KEYS: Keys = Keys::Range(1, 2, 1);
+const COUNTED_KEYS: Keys = Keys::Counted(1);
 const EVERY_KEY: Keys = Keys::Every;
 
 /// Every command, sorted by name.
@@ -182,6 +196,19 @@ pub(crate) static TABLE: &[Command] = table! {
     "incr" 2 GROW ONE_KEY strings::incr;
     "incrby" 3 GROW ONE_KEY strings::incrby;
     "info" -1 ANY_TIME NO_KEYS info::info;
+    "lindex" 3 READ_SLOW ONE_KEY lists::lindex;
+    "linsert" 5 GROW_SLOW ONE_KEY lists::linsert;
+    "llen" 2 READ ONE_KEY lists::llen;
+    "lmove" 5 GROW_SLOW TWO_KEYS lists::lmove;
+    "lmpop" -4 MOVABLE COUNTED_KEYS lists::lmpop;
+    "lpop" -2 WRITE ONE_KEY lists::lpop;
+    "lpos" -3 READ_SLOW ONE_KEY lists::lpos;
+    "lpush" -3 GROW ONE_KEY lists::lpush;
+    "lpushx" -3 GROW ONE_KEY lists::lpushx;
+    "lrange" 4 READ_SLOW ONE_KEY lists::lrange;
+    "lrem" 4 WRITE_SLOW ONE_KEY lists::lrem;
+    "lset" 4 GROW_SLOW ONE_KEY lists::lset;
+    "ltrim" 4 WRITE_SLOW ONE_KEY lists::ltrim;
     "mget" -2 READ ALL_KEYS strings::mget;
     "mset" -3 GROW_SLOW PAIRS strings::mset;
     "msetnx" -3 GROW_SLOW PAIRS strings::msetnx;
@@ -194,6 +221,10 @@ pub(crate) static TABLE: &[Command] = table! {
     "pttl" 2 READ ONE_KEY keys::pttl;
     "quit" -1 SESSION NO_KEYS connection::quit;
     "reset" 1 SESSION NO_KEYS connection::reset;
+    "rpop" -2 WRITE ONE_KEY lists::rpop;
+    "rpoplpush" 3 GROW_SLOW TWO_KEYS lists::rpoplpush;
+    "rpush" -3 GROW ONE_KEY lists::rpush;
+    "rpushx" -3 GROW ONE_KEY lists::rpushx;
     "select" 2 ANY_TIME_FAST NO_KEYS connection::select;
     "set" -3 GROW_SLOW ONE_KEY strings::set;
     "setex" 4 GROW_SLOW ONE_KEY strings::setex;
