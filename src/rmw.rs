@@ -11,12 +11,13 @@
 //! publishes what became of it. A panic in the closure unwinds before anything was published.
 //!
 //! Commands over several keys take all their latches at once, in an order that all share, and are
-//! applied at one moment.
+//! applied at one moment. So does [`update_many`](Rmw::update_many), with any commands inside.
 //!
 //! **Expiry**: an expired key is missing to every command at once. It is deleted by the next write
 //! to it, or by a [`Sweeper`] job that is armed for the earliest deadline and asleep while nothing
 //! expires. The semantics are Redis 7.0's.
 
+mod builder;
 mod clock;
 mod command;
 mod entry;
@@ -31,7 +32,9 @@ mod mem;
 mod number;
 mod options;
 mod read;
+mod staged;
 mod store;
+mod transaction;
 mod value;
 mod version;
 
@@ -40,6 +43,9 @@ use std::hash::BuildHasher;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::Duration;
 
+use foldhash::quality::SeedableRandomState;
+
+pub use builder::RmwBuilder;
 pub use clock::Clock;
 pub use entry::Entry;
 pub use error::{RmwError, StoreError};
@@ -47,22 +53,15 @@ pub use list::{Iter as ListIter, List, ListEdit, ListEnd};
 pub use list_search::{Inserted, PosOptions};
 pub use mem::MemStore;
 pub use options::{ExpireWhen, GetExpiry, SetOptions, SetOutcome, Ttl};
+pub use staged::Staged;
 pub use store::{Effect, Key, KeyHasher, Record, Seen, Store};
+pub use transaction::Transaction;
 pub use value::{Bytes, Text, Value, ValueType};
 
-use crate::latch::LatchTable;
-use crate::sweeper::{Job, Sweeper};
+use crate::latch::{Latch, LatchError, LatchTable, Latches};
+use crate::sweeper::Job;
 use crate::sync::unmodelled::{AtomicU64, Ordering};
 use crate::sync::{Arc, mutant};
-
-/// The longest string by default: Redis's 512 MiB.
-const MAX_VALUE_LEN: usize = 512 << 20;
-
-/// The highest limit for strings: lengths and capacities computed from two of them fit an `isize`.
-const MAX_MAX_VALUE_LEN: usize = isize::MAX as usize / 4;
-
-/// Pause between sweeps at least.
-const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Typed commands on keys, each atomic.
 ///
@@ -97,14 +96,17 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 /// closure of an [`update`](Self::update). Reads wait for nobody.
 pub struct Rmw<S: Store = MemStore> {
     core: Arc<Core<S>>,
-    /// Dropped with the last handle; it then lets go of its `core`.
-    sweep: Arc<Job>,
+    /// Dropped with the last handle; it then lets go of its `core`. A transaction has none.
+    sweep: Option<Arc<Job>>,
 }
 
 /// What the handles and the sweeper's job share.
 struct Core<S> {
     store: S,
-    latches: LatchTable<Vec<u8>>,
+    /// None in a transaction, whose keys are latched for all of it.
+    latches: Option<LatchTable<Vec<u8>>>,
+    /// The latch table's.
+    hasher: SeedableRandomState,
     clock: Clock,
     max_len: u64,
     sweep_interval: Duration,
@@ -149,14 +151,7 @@ impl Rmw<MemStore> {
     /// assert!(rmw.set("k", vec![0; 1025]).is_err());
     /// ```
     pub fn builder() -> RmwBuilder<MemStore> {
-        RmwBuilder {
-            store: MemStore::new(),
-            latches: None,
-            sweeper: None,
-            clock: Clock::system(),
-            max_len: MAX_VALUE_LEN,
-            sweep_interval: SWEEP_INTERVAL,
-        }
+        RmwBuilder::new()
     }
 }
 
@@ -170,7 +165,7 @@ impl<S: Store> Rmw<S> {
     /// The key and its hash, computed once an operation.
     #[inline]
     fn key<'k>(&self, bytes: &'k [u8]) -> Key<'k> {
-        let hash = self.core.latches.hash_of(bytes);
+        let hash = self.core.hasher.hash_one(bytes);
         Key { bytes, hash }
     }
 
@@ -183,8 +178,8 @@ impl<S: Store> Rmw<S> {
     ) -> Result<R, RmwError> {
         let core = &*self.core;
         let key = self.key(key);
-        let latch = core.latches.latch_hashed(key.hash)?;
-        let latch = Some(latch).filter(|_| !mutant::enabled("rmw-write-unprotected"));
+        let latch = core.latch(key.hash)?;
+        let latch = latch.filter(|_| !mutant::enabled("rmw-write-unprotected"));
         let (mut arm, mut expired, mut later) = (None, false, None);
         let result = core.store.change(key, |record| {
             expired = record.is_some_and(|record| core.is_expired(record));
@@ -264,8 +259,8 @@ impl<S: Store> Rmw<S> {
     ) -> Result<R, RmwError> {
         let core = &*self.core;
         let key = self.key(key.as_ref());
-        let latch = core.latches.latch_hashed(key.hash)?;
-        let latch = Some(latch).filter(|_| !mutant::enabled("rmw-update-unprotected"));
+        let latch = core.latch(key.hash)?;
+        let latch = latch.filter(|_| !mutant::enabled("rmw-update-unprotected"));
         let (mut entry, before, seen) = core.store.load(key, |record, seen| {
             let before = match record {
                 None => Before::Missing,
@@ -369,6 +364,20 @@ impl<S: Store> Rmw<S> {
 }
 
 impl<S: Store> Core<S> {
+    #[inline]
+    fn latch(&self, hash: u64) -> Result<Option<Latch<'_>>, LatchError> {
+        let latches = self.latches.as_ref();
+        latches.map(|table| table.latch_hashed(hash)).transpose()
+    }
+
+    fn latch_many(&self, keys: &[Key<'_>]) -> Result<Option<Latches<'_>>, LatchError> {
+        let hashes = || keys.iter().map(|key| key.hash).collect();
+        let latches = self.latches.as_ref();
+        latches
+            .map(|table| table.latch_many_hashed(hashes()))
+            .transpose()
+    }
+
     /// Only a record with a deadline costs a look at the clock.
     #[inline]
     fn is_expired(&self, record: &Record) -> bool {
@@ -408,7 +417,7 @@ impl<S: Store> Clone for Rmw<S> {
     fn clone(&self) -> Self {
         Self {
             core: Arc::clone(&self.core),
-            sweep: Arc::clone(&self.sweep),
+            sweep: self.sweep.clone(),
         }
     }
 }
@@ -445,150 +454,4 @@ pub struct RmwStats {
     pub sweeps: u64,
     /// Expired keys that a sweep left to the next one because their latch was held.
     pub sweep_skipped: u64,
-}
-
-/// Describes an [`Rmw`].
-///
-/// ```
-/// use latchwork::{rmw::Rmw, sweeper::Sweeper};
-///
-/// let sweeper = Sweeper::new(); // one thread for several components
-/// let sessions = Rmw::builder().sweeper(sweeper.clone()).build();
-/// let limits = Rmw::builder().sweeper(sweeper).max_value_len(64).build();
-/// # drop((sessions, limits));
-/// ```
-#[must_use]
-pub struct RmwBuilder<S = MemStore> {
-    store: S,
-    latches: Option<LatchTable<Vec<u8>>>,
-    sweeper: Option<Sweeper>,
-    clock: Clock,
-    max_len: usize,
-    sweep_interval: Duration,
-}
-
-impl<S: Store> RmwBuilder<S> {
-    /// Where the records are. Default: an empty [`MemStore`].
-    ///
-    /// ```
-    /// # use latchwork::rmw::{MemStore, Rmw};
-    /// let rmw = Rmw::builder().store(MemStore::new()).build();
-    /// # drop(rmw);
-    /// ```
-    pub fn store<T: Store>(self, store: T) -> RmwBuilder<T> {
-        RmwBuilder {
-            store,
-            latches: self.latches,
-            sweeper: self.sweeper,
-            clock: self.clock,
-            max_len: self.max_len,
-            sweep_interval: self.sweep_interval,
-        }
-    }
-
-    /// The latches to write under. Default: a table of its own. A store is for one table: its
-    /// keys' hashes are the table's.
-    ///
-    /// ```
-    /// # use latchwork::{latch::LatchTable, rmw::Rmw};
-    /// let rmw = Rmw::builder().latches(LatchTable::new()).build();
-    /// # drop(rmw);
-    /// ```
-    pub fn latches(mut self, latches: LatchTable<Vec<u8>>) -> Self {
-        self.latches = Some(latches);
-        self
-    }
-
-    /// Who deletes expired keys. Default: a sweeper of its own, whose thread starts with the first
-    /// expiry.
-    ///
-    /// ```
-    /// # use latchwork::{rmw::Rmw, sweeper::Sweeper};
-    /// let rmw = Rmw::builder().sweeper(Sweeper::new()).build();
-    /// # drop(rmw);
-    /// ```
-    pub fn sweeper(mut self, sweeper: Sweeper) -> Self {
-        self.sweeper = Some(sweeper);
-        self
-    }
-
-    /// The time that expiry goes by. Default: the system's.
-    ///
-    /// ```
-    /// # use latchwork::rmw::{Clock, Rmw};
-    /// let rmw = Rmw::builder().clock(Clock::manual(0)).build();
-    /// # drop(rmw);
-    /// ```
-    pub fn clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// The longest string in bytes. Default: 512 MiB. A limit above a quarter of `isize::MAX` is
-    /// that quarter. A string within the limit that finds no memory aborts the process, as any
-    /// allocation does: choose a limit that the machine can hold.
-    ///
-    /// ```
-    /// # use latchwork::rmw::{Rmw, RmwError};
-    /// let rmw = Rmw::builder().max_value_len(3).build();
-    /// assert_eq!(rmw.set("k", "long"), Err(RmwError::TooLong { len: 4, max: 3 }));
-    /// ```
-    pub fn max_value_len(mut self, bytes: usize) -> Self {
-        self.max_len = bytes.min(MAX_MAX_VALUE_LEN);
-        self
-    }
-
-    /// The pause between sweeps at least, and so how long an expired key may take up memory.
-    /// Default: 100 ms.
-    ///
-    /// ```
-    /// # use latchwork::rmw::Rmw;
-    /// let rmw = Rmw::builder().sweep_interval(std::time::Duration::from_secs(1)).build();
-    /// # drop(rmw);
-    /// ```
-    pub fn sweep_interval(mut self, interval: Duration) -> Self {
-        self.sweep_interval = interval;
-        self
-    }
-
-    /// Builds it. No thread is started.
-    ///
-    /// ```
-    /// # use latchwork::rmw::Rmw;
-    /// assert!(Rmw::builder().build().is_empty());
-    /// ```
-    pub fn build(mut self) -> Rmw<S> {
-        let sweeper = self.sweeper.unwrap_or_default();
-        let latches = self
-            .latches
-            .unwrap_or_else(|| LatchTable::with(LatchTable::builder().sweeper(sweeper.clone())));
-        let hasher = latches.hasher();
-        self.store
-            .hash_with(KeyHasher::new(move |key| hasher.hash_one(key)));
-        let core = Arc::new(Core {
-            store: self.store,
-            latches,
-            clock: self.clock,
-            max_len: self.max_len as u64,
-            sweep_interval: self.sweep_interval,
-            armed: crate::sync::atomic::AtomicU64::new(u64::MAX),
-            counters: Counters::default(),
-        });
-        let swept = Arc::clone(&core);
-        let sweep = sweeper.job("rmw: expired keys", move || swept.run_sweep());
-        Rmw {
-            core,
-            sweep: Arc::new(sweep),
-        }
-    }
-}
-
-impl<S> fmt::Debug for RmwBuilder<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RmwBuilder")
-            .field("clock", &self.clock)
-            .field("max_value_len", &self.max_len)
-            .field("sweep_interval", &self.sweep_interval)
-            .finish_non_exhaustive()
-    }
 }

@@ -91,6 +91,75 @@ fn several_keys_are_set_at_one_moment() {
     });
 }
 
+fn move_one(rmw: &Rmw) {
+    rmw.update_many(&["a", "b"], |tx| {
+        tx.decr_by("a", 1)?;
+        tx.incr_by("b", 1)
+    })
+    .unwrap()
+    .unwrap();
+}
+
+/// Catches a transaction that a reader sees half done.
+#[test]
+fn a_transaction_is_seen_whole_or_not_at_all() {
+    model(|| {
+        let rmw = rmw();
+        let other = spawn(&rmw, move_one);
+        let seen = rmw.mget(&["a", "b"]);
+        let number = |i: usize| seen[i].as_ref().map_or(0, |v| v.as_integer().unwrap());
+        assert_eq!(number(0) + number(1), 0, "half of it was seen");
+        other.join().unwrap();
+    });
+}
+
+/// Catches a transaction that runs beside another write of its keys.
+#[test]
+fn a_transaction_loses_nothing_to_another_write() {
+    model(|| {
+        let rmw = rmw();
+        let other = spawn(&rmw, |rmw| rmw.incr_by("b", 1).unwrap());
+        move_one(&rmw);
+        other.join().unwrap();
+        assert_eq!(rmw.get("b").unwrap(), Some(2.into()));
+    });
+}
+
+/// Catches two transactions that name their keys in different orders and run side by side, or wait
+/// for each other.
+#[test]
+fn two_transactions_on_the_same_keys_come_one_after_the_other() {
+    model(|| {
+        let rmw = rmw();
+        let other = spawn(&rmw, |rmw| {
+            let outcome = rmw.update_many(&["b", "a"], |tx| {
+                tx.incr_by("a", 10)?;
+                tx.decr_by("b", 10)
+            });
+            outcome.unwrap().unwrap();
+        });
+        move_one(&rmw);
+        other.join().unwrap();
+        assert_eq!(rmw.mget(&["a", "b"]), [Some(9.into()), Some((-9).into())]);
+    });
+}
+
+/// Catches a transaction that brings back keys that were cleared while it ran.
+#[test]
+fn a_transaction_does_not_survive_a_clear() {
+    model(|| {
+        let rmw = rmw();
+        rmw.set("a", 1).unwrap();
+        let other = spawn(&rmw, move_one);
+        rmw.clear().unwrap();
+        other.join().unwrap();
+        let left = rmw.mget(&["a", "b"]);
+        let before = [None, None];
+        let after = [Some((-1).into()), Some(1.into())];
+        assert!(left == before || left == after, "back: {left:?}");
+    });
+}
+
 /// Catches two who both find the key missing and both set it.
 #[test]
 fn one_of_two_sets_a_missing_key() {

@@ -44,6 +44,8 @@ pub enum RmwError {
     Reentrant,
     /// The key's queue is full.
     Busy,
+    /// A [transaction](super::Rmw::update_many) used a key that it had not named.
+    Undeclared,
     /// The store failed.
     Store(StoreError),
 }
@@ -66,6 +68,7 @@ impl fmt::Display for RmwError {
                 f.write_str("the calling thread is inside another operation on the same latches")
             }
             RmwError::Busy => f.write_str("too many threads wait for the key"),
+            RmwError::Undeclared => f.write_str("the transaction used a key that it had not named"),
             RmwError::Store(_) => f.write_str("the store failed"),
         }
     }

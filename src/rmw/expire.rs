@@ -73,12 +73,15 @@ impl<S: Store> Core<S> {
 
     /// Deletes what has expired; a key whose latch is held is left to the next sweep.
     fn sweep(&self) -> u64 {
+        let Some(latches) = &self.latches else {
+            return 0;
+        };
         let now = self.clock.now();
         let (mut removed, mut skipped) = (0, 0);
         self.store.visit_expired(now, |hash| {
             // The latch keeps the key's writers away, and the store compares the deadline again:
             // a value that was set since is not touched.
-            match self.latches.try_latch_hashed(hash) {
+            match latches.try_latch_hashed(hash) {
                 Ok(_latch) => removed += self.store.remove_expired(hash, now),
                 Err(_) => skipped += 1,
             }
@@ -121,9 +124,12 @@ impl<S: Store> Rmw<S> {
     #[inline]
     pub(super) fn arm(&self, at: u64) {
         let core = &self.core;
+        let Some(sweep) = &self.sweep else {
+            return;
+        };
         if !core.clock.is_manual() && at < core.armed.fetch_min(at, Modelled::AcqRel) {
-            let is_armed = self.sweep.arm_after(core.delay(at));
-            if is_armed && !self.sweep.is_attended() {
+            let is_armed = sweep.arm_after(core.delay(at));
+            if is_armed && !sweep.is_attended() {
                 // No thread could be started: the next deadline tries again, a later one too.
                 core.armed.swap(NEVER, Modelled::AcqRel);
             }

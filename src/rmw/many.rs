@@ -2,16 +2,12 @@
 
 use super::Rmw;
 use super::error::RmwError;
-use super::store::{Effect, Key, Record, Store};
+use super::store::{Effect, Record, Store};
 use super::value::Value;
 use crate::sync::mutant;
 use crate::sync::unmodelled::Ordering;
 
 impl<S: Store> Rmw<S> {
-    fn hashes(keys: &[Key<'_>]) -> Vec<u64> {
-        keys.iter().map(|key| key.hash).collect()
-    }
-
     /// Deletes keys at one moment and says how many there were (`DEL`, `UNLINK`). The values are
     /// freed outside all locks.
     ///
@@ -34,8 +30,8 @@ impl<S: Store> Rmw<S> {
         }
         let keys: Vec<_> = keys.iter().map(|key| self.key(key.as_ref())).collect();
         let core = &*self.core;
-        let _latches = core.latches.latch_many_hashed(Self::hashes(&keys))?;
-        let _latches = Some(_latches).filter(|_| !mutant::enabled("rmw-many-unprotected"));
+        let latches = core.latch_many(&keys)?;
+        let _latches = latches.filter(|_| !mutant::enabled("rmw-many-unprotected"));
         let (mut deleted, mut expired) = (0, 0);
         core.store.change_many(&keys, |_, record| match record {
             Some(record) => {
@@ -116,8 +112,8 @@ impl<S: Store> Rmw<S> {
             });
         }
         let keys: Vec<_> = names.iter().map(|key| self.key(key.as_ref())).collect();
-        let _latches = core.latches.latch_many_hashed(Self::hashes(&keys))?;
-        let _latches = Some(_latches).filter(|_| !mutant::enabled("rmw-many-unprotected"));
+        let latches = core.latch_many(&keys)?;
+        let _latches = latches.filter(|_| !mutant::enabled("rmw-many-unprotected"));
         if if_missing {
             let now = core.clock.now();
             let mut found = false;

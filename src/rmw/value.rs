@@ -323,6 +323,18 @@ impl Bytes {
         }
     }
 
+    /// Whether [`write_in_place`](Self::write_in_place) would do if nobody else could see `self`.
+    pub(super) fn has_room(&self, offset: usize, len: usize, budget: usize) -> bool {
+        let end = offset + len;
+        match &self.0 {
+            Store::Inline { .. } => end <= Self::INLINE,
+            Store::Shared(_) => false,
+            Store::Roomy(bytes) => {
+                end <= bytes.capacity() && end - offset.min(bytes.len()) <= budget
+            }
+        }
+    }
+
     /// A copy of `old` overwritten from `offset` on, with room to grow.
     pub(super) fn overwritten(old: &[u8], offset: usize, new: &[u8]) -> Self {
         let end = old.len().max(offset + new.len());
