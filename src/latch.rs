@@ -6,27 +6,40 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | `word` | who holds a latch that nobody else wants |
 //! | `core` | the shards, the lines, who gets a latch next |
-//! | `entries` | where a shard keeps the latches that are held or waited for |
+//! | `entries` | where a shard keeps the latches that are waited for |
+//! | `wait` | how requests get in line, and how they end |
+//! | `update`, `combine`, `operation` | operations that whoever holds the latch may run for others |
 //! | `guard` | the guards |
 //! | `watch` | the periodic sweep for those who wait without a thread |
+//! | `stats`, `hottest` | what can be asked of a table |
 //! | `error` | the errors, one for each kind of call |
 //!
-//! A key is identified by its seeded 64-bit hash: no key is cloned and none is compared under a
-//! lock. Two keys with the same hash share a latch, which is safe, and rare: one chance in 2^64 for
+//! A key is identified by 44 bits of its seeded hash: no key is cloned and none is compared under a
+//! lock. Two keys with the same bits share a latch, which is safe, and rare: one chance in 2^44 for
 //! each pair.
 
 mod builder;
+mod combine;
 mod core;
 mod entries;
 mod error;
 mod guard;
 mod hold;
+mod hottest;
+mod operation;
+mod stats;
+mod update;
+mod wait;
 mod watch;
+mod word;
 
 pub use builder::Builder;
 pub use error::{LatchError, LatchTimeoutError, TryLatchError};
 pub use guard::{Latch, Latches, OwnedLatch, SendLatch};
+pub use hottest::HotKey;
+pub use stats::Stats;
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -38,16 +51,18 @@ use std::time::Duration;
 use foldhash::quality::SeedableRandomState;
 
 use crate::holder::anchor::Anchor;
-use crate::holder::claim::{self, Thread};
+use crate::holder::claim;
 use crate::sync::mutant;
 use crate::sync::thread;
 use crate::sync::time::{Instant, now};
 use crate::sync::unmodelled::Arc;
-use crate::waiter::{Callback, Delivery, Pending, WaitHistogram, dispatcher};
+use crate::waiter::{Callback, Delivery, Pending, dispatcher};
 
-use self::core::{Core, Refusal};
+use self::core::Core;
 use self::hold::Hold;
+use self::wait::{Ended, Place, Refusal};
 use self::watch::Watch;
+use self::word::Id;
 
 /// A table of latches, one for each key that is held or waited for.
 ///
@@ -166,7 +181,9 @@ impl<K: ?Sized> LatchTable<K> {
         K: Borrow<Q>,
         Q: Hash + ?Sized,
     {
-        self.latch_hashed(self.hash_of(key))
+        self.check_reentry()?;
+        let id = Id::of(self.hash_of(key));
+        Ok(self.take_or_wait(id, b"", || None)?)
     }
 
     /// Takes the latch of `key` if it is free, and if taking it is not unfair to those who wait.
@@ -206,7 +223,7 @@ impl<K: ?Sized> LatchTable<K> {
         Q: Hash + ?Sized,
     {
         // No clock is read unless there is a wait. A timeout beyond the end of time is none.
-        self.latch_until(self.hash_of(key), || now().checked_add(timeout))
+        self.latch_until(self.hash_of(key), b"", || now().checked_add(timeout))
     }
 
     /// Waits for the latch of `key`, but not past `deadline`.
@@ -229,7 +246,7 @@ impl<K: ?Sized> LatchTable<K> {
         K: Borrow<Q>,
         Q: Hash + ?Sized,
     {
-        self.latch_until(self.hash_of(key), || Some(deadline))
+        self.latch_until(self.hash_of(key), b"", || Some(deadline))
     }
 
     /// Waits for the latches of all `keys`, repeated ones counting once.
@@ -253,7 +270,8 @@ impl<K: ?Sized> LatchTable<K> {
         K: Borrow<Q>,
         Q: Hash + ?Sized + 'k,
     {
-        self.latch_many_hashed(self.hashes_of(keys))
+        self.check_reentry()?;
+        Ok(self.take_all(self.hashes_of(keys), None)?)
     }
 
     /// Takes the latches of all `keys` if all are free.
@@ -272,8 +290,8 @@ impl<K: ?Sized> LatchTable<K> {
     {
         let hashes = self.hashes_of(keys);
         let mut latches = Latches::with_capacity(hashes.len());
-        for hash in in_order(hashes) {
-            latches.push(self.try_latch_hashed(hash)?);
+        for id in in_order(hashes) {
+            latches.push(self.try_latch_hashed(id.bits())?);
         }
         Ok(latches)
     }
@@ -360,7 +378,7 @@ impl<K: ?Sized> LatchTable<K> {
         Q: Hash + ?Sized,
     {
         dispatcher::start().expect("a thread for callbacks could not be started");
-        let hash = self.hash_of(key);
+        let id = Id::of(self.hash_of(key));
         let delivery = Delivery::new();
         let handle = self.core.clone();
         let callback = Callback {
@@ -372,11 +390,11 @@ impl<K: ?Sized> LatchTable<K> {
             }),
             delivery: delivery.clone(),
         };
-        match self.core.take_or_register(hash, callback) {
+        match self.core.take_or_register(id, callback) {
             Ok(key) => {
                 self.watch.joined();
                 let core = self.core.clone();
-                Pending::new(delivery, move || core.cancel(hash, key))
+                Pending::new(delivery, move || core.cancel(id, key))
             }
             Err((callback, outcome)) => {
                 callback.deliver(outcome);
@@ -403,71 +421,51 @@ impl<K: ?Sized> LatchTable<K> {
     /// fresh owner. It also runs by itself every 5 s (see [`Builder::sweep_every`]) while somebody
     /// waits.
     pub fn sweep(&self) -> usize {
-        self.core.sweep()
-    }
-
-    /// Counters and gauges, read without locks.
-    pub fn stats(&self) -> Stats {
-        let counters = &self.core.counters;
-        Stats {
-            held: self.held(),
-            waiters: self.waiters(),
-            waits: counters.waits.read(),
-            hand_offs: counters.hand_offs.get(),
-            barges: counters.barges.get(),
-            timeouts: counters.timeouts.get(),
-            busy: counters.busy.get(),
-            leaked: counters.leaked.get(),
-        }
-    }
-
-    #[inline]
-    #[track_caller]
-    pub(crate) fn latch_hashed(&self, hash: u64) -> Result<Latch<'_>, LatchError> {
-        self.check_reentry()?;
-        self.take_or_wait(hash, || None).map_err(Into::into)
+        self.core.sweep(self.core.borrow().uncounted())
     }
 
     #[inline]
     #[track_caller]
     pub(crate) fn try_latch_hashed(&self, hash: u64) -> Result<Latch<'_>, TryLatchError> {
-        match self.core.try_take(hash, Some(Thread::current())) {
+        match self.core.try_take(Id::of(hash)) {
             Some(hold) => Ok(self.guard(hold)),
             None => Err(TryLatchError::WouldBlock),
         }
     }
 
-    #[track_caller]
-    pub(crate) fn latch_many_hashed(&self, hashes: Vec<u64>) -> Result<Latches<'_>, LatchError> {
-        self.check_reentry()?;
-        let mut latches = Latches::with_capacity(hashes.len());
-        for hash in in_order(hashes) {
-            latches.push(self.take_or_wait(hash, || None)?);
-        }
-        Ok(latches)
-    }
-
     #[inline]
     #[track_caller]
-    fn latch_until(
+    pub(crate) fn latch_until(
         &self,
         hash: u64,
+        name: &[u8],
         deadline: impl FnOnce() -> Option<Instant>,
     ) -> Result<Latch<'_>, LatchTimeoutError> {
         self.check_reentry()?;
-        self.take_or_wait(hash, deadline).map_err(Into::into)
+        self.take_or_wait(Id::of(hash), name, deadline)
+            .map_err(Into::into)
     }
 
     #[track_caller]
-    fn latch_many_until(
+    pub(crate) fn latch_many_until(
         &self,
         hashes: Vec<u64>,
         deadline: Option<Instant>,
     ) -> Result<Latches<'_>, LatchTimeoutError> {
         self.check_reentry()?;
-        let mut latches = Latches::with_capacity(hashes.len());
-        for hash in in_order(hashes) {
-            latches.push(self.take_or_wait(hash, || deadline)?);
+        Ok(self.take_all(hashes, deadline)?)
+    }
+
+    #[track_caller]
+    fn take_all(
+        &self,
+        hashes: Vec<u64>,
+        deadline: Option<Instant>,
+    ) -> Result<Latches<'_>, Refusal> {
+        let ids = in_order(hashes);
+        let mut latches = Latches::with_capacity(ids.len());
+        for id in ids {
+            latches.push(self.take_or_wait(id, b"", || deadline)?);
         }
         Ok(latches)
     }
@@ -492,11 +490,26 @@ impl<K: ?Sized> LatchTable<K> {
     #[track_caller]
     fn take_or_wait(
         &self,
-        hash: u64,
+        id: Id,
+        name: &[u8],
         deadline: impl FnOnce() -> Option<Instant>,
     ) -> Result<Latch<'_>, Refusal> {
-        let hold = self.core.take_or_wait(hash, Thread::current(), deadline)?;
+        let hold = match self.core.try_take(id) {
+            Some(hold) => hold,
+            None => match self.core.wait(self.place(id, name), None, deadline())? {
+                Ended::Granted(hold) => hold,
+                Ended::Served => unreachable!("nothing was to be done"),
+            },
+        };
         Ok(self.guard(hold))
+    }
+
+    fn place<'a>(&self, id: Id, name: &'a [u8]) -> Place<'a> {
+        Place {
+            at: self.core.borrow().uncounted(),
+            id,
+            name,
+        }
     }
 
     #[inline]
@@ -507,12 +520,13 @@ impl<K: ?Sized> LatchTable<K> {
 }
 
 /// The one order in which everybody takes several latches.
-fn in_order(mut hashes: Vec<u64>) -> Vec<u64> {
+fn in_order(hashes: Vec<u64>) -> Vec<Id> {
+    let mut ids: Vec<Id> = hashes.into_iter().map(Id::of).collect();
     if !mutant::enabled("latch-many-unsorted") {
-        hashes.sort_unstable();
+        ids.sort_unstable();
     }
-    hashes.dedup();
-    hashes
+    ids.dedup();
+    ids
 }
 
 // A panic leaves a table as a release does: guards give back, callbacks are contained.
@@ -544,26 +558,4 @@ impl<K: ?Sized> fmt::Debug for LatchTable<K> {
             .field("waiters", &self.waiters())
             .finish_non_exhaustive()
     }
-}
-
-/// What a [`LatchTable`] has done and how it stands.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Stats {
-    /// How many latches are held.
-    pub held: usize,
-    /// How many requests wait.
-    pub waiters: usize,
-    /// How long requests stood in line: those that were served, and threads that gave up.
-    pub waits: WaitHistogram,
-    /// How many requests were served out of a line.
-    pub hand_offs: u64,
-    /// How many newcomers took a latch past a line.
-    pub barges: u64,
-    /// How many requests gave up.
-    pub timeouts: u64,
-    /// How many requests were refused because a line was full.
-    pub busy: u64,
-    /// How many latches came back from guards that were leaked.
-    pub leaked: u64,
 }

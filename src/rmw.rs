@@ -35,6 +35,7 @@ mod read;
 mod staged;
 mod store;
 mod transaction;
+mod update;
 mod value;
 mod version;
 
@@ -58,10 +59,11 @@ pub use store::{Effect, Key, KeyHasher, Record, Seen, Store};
 pub use transaction::Transaction;
 pub use value::{Bytes, Text, Value, ValueType};
 
-use crate::latch::{Latch, LatchError, LatchTable, Latches};
+use crate::latch::LatchTable;
 use crate::sweeper::Job;
+use crate::sync::Arc;
+use crate::sync::time::Instant;
 use crate::sync::unmodelled::{AtomicU64, Ordering};
-use crate::sync::{Arc, mutant};
 
 /// Typed commands on keys, each atomic.
 ///
@@ -98,6 +100,8 @@ pub struct Rmw<S: Store = MemStore> {
     core: Arc<Core<S>>,
     /// Dropped with the last handle; it then lets go of its `core`. A transaction has none.
     sweep: Option<Arc<Job>>,
+    /// When the commands of this handle give up waiting.
+    deadline: Option<Instant>,
 }
 
 /// What the handles and the sweeper's job share.
@@ -113,14 +117,6 @@ struct Core<S> {
     /// The deadline that the job is armed for in Unix milliseconds, `u64::MAX` for none.
     armed: crate::sync::atomic::AtomicU64,
     counters: Counters,
-}
-
-/// What an update found.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Before {
-    Missing,
-    Expired,
-    Live(Option<u64>),
 }
 
 #[derive(Default)]
@@ -167,141 +163,6 @@ impl<S: Store> Rmw<S> {
     fn key<'k>(&self, bytes: &'k [u8]) -> Key<'k> {
         let hash = self.core.hasher.hash_one(bytes);
         Key { bytes, hash }
-    }
-
-    /// Runs one short command: `decide` sees the live record, and what it returns is applied.
-    #[inline(always)]
-    fn write<'e, R>(
-        &self,
-        key: &[u8],
-        decide: impl FnOnce(Option<&Record>) -> Result<(Effect<'e>, R), RmwError>,
-    ) -> Result<R, RmwError> {
-        let core = &*self.core;
-        let key = self.key(key);
-        let latch = core.latch(key.hash)?;
-        let latch = latch.filter(|_| !mutant::enabled("rmw-write-unprotected"));
-        let (mut arm, mut expired, mut later) = (None, false, None);
-        let result = core.store.change(key, |record| {
-            expired = record.is_some_and(|record| core.is_expired(record));
-            let live = record.filter(|_| !expired);
-            match decide(live) {
-                Ok((effect, result)) => {
-                    arm = effect.deadline_after(live);
-                    match effect {
-                        Effect::Put(_) => (effect, Ok(result)),
-                        _ if expired => {
-                            // What leaves the key missing is done with this one step.
-                            let is_done = matches!(effect, Effect::Keep | Effect::Delete);
-                            later = Some(effect).filter(|_| !is_done);
-                            (Effect::Delete, Ok(result))
-                        }
-                        _ => (effect, Ok(result)),
-                    }
-                }
-                Err(error) if expired => (Effect::Delete, Err(error)),
-                Err(error) => (Effect::Keep, Err(error)),
-            }
-        })?;
-        if expired {
-            core.counters.expired.fetch_add(1, Ordering::Relaxed);
-            if let Some(effect) = later {
-                // The record is out of the way now, and the latch is still held.
-                core.store.change(key, |_| (effect, ()))?;
-            }
-        }
-        drop(latch);
-        if let Some(at) = arm {
-            self.arm(at);
-        }
-        result
-    }
-
-    /// Runs `operation` on the key's entry under its latch, and stores what became of it.
-    ///
-    /// The closure works on a copy that shares the value; readers see the old value until it
-    /// returns. It may do anything but write to this `Rmw` (see Errors); reading it is fine. It
-    /// should be short: writers of the key wait for it.
-    ///
-    /// ```
-    /// use latchwork::rmw::{Rmw, RmwError};
-    ///
-    /// let rmw = Rmw::new();
-    /// rmw.set("balance", 100)?;
-    /// let paid = rmw.update("balance", |entry| {
-    ///     let balance = entry.integer()?.unwrap_or(0);
-    ///     if balance < 30 {
-    ///         return Ok(false); // nothing staged, nothing stored
-    ///     }
-    ///     entry.set(balance - 30);
-    ///     Ok::<_, RmwError>(true)
-    /// })??;
-    /// assert!(paid);
-    /// assert_eq!(rmw.get("balance")?, Some(70.into()));
-    /// # Ok::<(), RmwError>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`Reentrant`](RmwError::Reentrant) if the calling thread is already inside an update, also
-    /// of another key; [`Busy`](RmwError::Busy); [`TooLong`](RmwError::TooLong) and
-    /// [`InvalidExpiry`](RmwError::InvalidExpiry) for what the closure staged. The closure's own
-    /// result passes through as it is, and does not undo what it staged.
-    ///
-    /// # Panics
-    /// A panic of the closure unwinds into the caller; the value stays as it was and the latch is
-    /// released.
-    ///
-    /// # Blocking
-    /// While another thread writes the key.
-    pub fn update<R>(
-        &self,
-        key: impl AsRef<[u8]>,
-        operation: impl FnOnce(&mut Entry) -> R,
-    ) -> Result<R, RmwError> {
-        let core = &*self.core;
-        let key = self.key(key.as_ref());
-        let latch = core.latch(key.hash)?;
-        let latch = latch.filter(|_| !mutant::enabled("rmw-update-unprotected"));
-        let (mut entry, before, seen) = core.store.load(key, |record, seen| {
-            let before = match record {
-                None => Before::Missing,
-                Some(record) if core.is_expired(record) => Before::Expired,
-                Some(record) => Before::Live(record.expires_at()),
-            };
-            let live = record.filter(|_| !matches!(before, Before::Expired));
-            (Entry::new(live), before, seen)
-        });
-        let result = operation(&mut entry);
-        let (staged, at) = (entry.is_staged(), entry.expires_at());
-        let is_new_deadline = before != Before::Live(at) && at.is_some();
-        if staged && mutant::enabled("rmw-update-deletes-first") {
-            core.store.publish(key, Effect::Delete, seen)?;
-        }
-        match entry.into_value() {
-            _ if !staged && before != Before::Expired => return Ok(result),
-            Some(value) if staged => {
-                core.check_len(&value)?;
-                match at {
-                    Some(at) if is_new_deadline && core.check_deadline(at)? <= core.clock.now() => {
-                        core.store.publish(key, Effect::Delete, seen)?;
-                    }
-                    _ => {
-                        let effect = Effect::put(Record::new(value, at));
-                        core.store.publish(key, effect, seen)?;
-                    }
-                }
-            }
-            _ => core.store.publish(key, Effect::Delete, seen)?,
-        }
-        drop(latch);
-        if before == Before::Expired {
-            core.counters.expired.fetch_add(1, Ordering::Relaxed);
-        }
-        if let Some(at) = at
-            && is_new_deadline
-        {
-            self.arm(at);
-        }
-        Ok(result)
     }
 
     /// How many keys there are. Expired ones count until they are deleted.
@@ -364,20 +225,6 @@ impl<S: Store> Rmw<S> {
 }
 
 impl<S: Store> Core<S> {
-    #[inline]
-    fn latch(&self, hash: u64) -> Result<Option<Latch<'_>>, LatchError> {
-        let latches = self.latches.as_ref();
-        latches.map(|table| table.latch_hashed(hash)).transpose()
-    }
-
-    fn latch_many(&self, keys: &[Key<'_>]) -> Result<Option<Latches<'_>>, LatchError> {
-        let hashes = || keys.iter().map(|key| key.hash).collect();
-        let latches = self.latches.as_ref();
-        latches
-            .map(|table| table.latch_many_hashed(hashes()))
-            .transpose()
-    }
-
     /// Only a record with a deadline costs a look at the clock.
     #[inline]
     fn is_expired(&self, record: &Record) -> bool {
@@ -418,6 +265,7 @@ impl<S: Store> Clone for Rmw<S> {
         Self {
             core: Arc::clone(&self.core),
             sweep: self.sweep.clone(),
+            deadline: self.deadline,
         }
     }
 }

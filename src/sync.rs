@@ -7,6 +7,7 @@
 //! | here | natively | under the model |
 //! |---|---|---|
 //! | `atomic` | std | loom |
+//! | `cell` | std | loom, which checks each access |
 //! | `lock` | parking_lot | loom's locks, without poisoning |
 //! | `futex` | atomic-wait, rustix when timed | a Condvar per word |
 //! | `time` | the monotonic clock | a number that the model's `Clock` moves |

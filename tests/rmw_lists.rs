@@ -15,7 +15,7 @@ const LONG: u64 = 100_000;
 
 fn all(rmw: &Rmw, key: &str) -> Vec<String> {
     let elements = rmw.lrange(key, 0, -1).unwrap();
-    elements.iter().map(|v| text(v)).collect()
+    elements.iter().map(text).collect()
 }
 
 fn text(value: &Bytes) -> String {

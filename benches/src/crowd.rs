@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 
 use crate::harness::nanos;
+use crate::stats::{merged, record, times};
 
 /// Whether to go on. On a cache line of its own: it is read once an operation.
 #[repr(align(128))]
@@ -82,7 +83,7 @@ pub(crate) trait Exclusive: Sync {
     fn acquire(&self) -> Self::Guard<'_>;
 }
 
-/// Operations of each thread on one `Exclusive`.
+/// Operations of each thread on one thing.
 #[derive(Debug)]
 pub(crate) struct Contest {
     pub(crate) elapsed: Duration,
@@ -93,6 +94,13 @@ impl Contest {
     /// Elapsed nanoseconds an operation, all threads' operations together.
     pub(crate) fn cost(&self) -> f64 {
         nanos(self.elapsed) / self.counts.iter().sum::<u64>() as f64
+    }
+
+    /// The least thread's count over the greatest's.
+    pub(crate) fn evenness(&self) -> f64 {
+        let least = self.counts.iter().min().copied().unwrap_or(0);
+        let greatest = self.counts.iter().max().copied().unwrap_or(0);
+        least as f64 / greatest as f64
     }
 }
 
@@ -147,7 +155,7 @@ pub(crate) fn contest_waits(
     let turnout = crowd(
         threads,
         time,
-        |_| waits(),
+        |_| times(),
         |waits, running| {
             while running.yes() {
                 let asked = Instant::now();
@@ -156,21 +164,13 @@ pub(crate) fn contest_waits(
                 increment(&guarded);
                 section();
                 drop(guard);
-                waits.saturating_record(u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX));
+                record(waits, waited);
             }
         },
     );
-    let mut all = waits();
-    for waits in &turnout.states {
-        all.add(waits).expect("the histograms have the same bounds");
-    }
+    let all = merged(&turnout.states);
     check(&guarded, all.len())?;
     Ok(all)
-}
-
-/// One nanosecond to a minute, to a thousandth of the value.
-fn waits() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("the bounds are in order")
 }
 
 /// Not a `fetch_add`: two threads inside together would lose an increment.

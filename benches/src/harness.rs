@@ -11,7 +11,9 @@ use std::convert::Infallible;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::stats::{Spread, median};
+use hdrhistogram::Histogram;
+
+use crate::stats::{Spread, median, merged};
 
 /// How much to measure, and in which order.
 #[derive(Debug)]
@@ -121,6 +123,13 @@ impl Ratio {
 /// The mean of a side's two runs.
 pub(crate) fn mean(runs: &[f64; 2]) -> f64 {
     (runs[0] + runs[1]) / 2.0
+}
+
+/// A side's percentile in a round is that of all times of its two runs.
+pub(crate) fn percentile(rounds: &[Round<Histogram<u64>>], percent: f64) -> Ratio {
+    Ratio::of(rounds, |runs| {
+        merged(runs).value_at_percentile(percent) as f64
+    })
 }
 
 /// Nanoseconds an operation of two loops on the calling thread: each side is told how

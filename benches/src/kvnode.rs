@@ -1,4 +1,5 @@
-//! kvnode rows: requests a second, over redis-server's, as redis-benchmark counts them.
+//! kvnode rows: requests a second and their latency, over redis-server's, as redis-benchmark
+//! counts them; and memory a client (`clients`).
 //!
 //! Both servers run at once as children of this process, on loopback, in memory only, each
 //! filled with the keys that will be asked for; one is idle while the other is measured. A
@@ -7,9 +8,13 @@
 //! command's the median of its pairs, and the row's that of the worst of `set`, `get` and
 //! `incr`.
 //!
+//! *Hot*: 64 clients ask for INCR of one key, one request at a time each. A run's figure is the
+//! 99th percentile of its latencies, a side's in a pair the mean of its two runs.
+//!
 //! The machine's own redis-server and redis-benchmark are used; without them the rows are
 //! skipped.
 
+mod clients;
 mod redis_benchmark;
 mod server;
 
@@ -17,7 +22,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use crate::Bench;
-use crate::harness::{Ratio, interleave};
+use crate::harness::{Ratio, interleave, mean};
 use crate::rows;
 use crate::table::{Row, Shown};
 
@@ -27,6 +32,7 @@ use server::Server;
 /// The keys are spread over this many (`-r`).
 const KEYS: u32 = 100_000;
 const CLIENTS: u32 = 50;
+const HOT_CLIENTS: u32 = 64;
 const COMMANDS: [&str; 3] = ["set", "get", "incr"];
 
 pub(crate) fn run(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
@@ -48,7 +54,10 @@ pub(crate) fn run(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
     server::fill(&servers.ours, KEYS)?;
     server::fill(&servers.peer, KEYS)?;
     throughput(bench, &servers, rows::KVNODE_P16, 16)?;
-    throughput(bench, &servers, rows::KVNODE_P1, 1)
+    throughput(bench, &servers, rows::KVNODE_P1, 1)?;
+    hot(bench, &servers)?;
+    drop(servers);
+    clients::run(bench, &kvnode)
 }
 
 struct Servers {
@@ -63,24 +72,16 @@ fn throughput(
     pipeline: u32,
 ) -> Result<(), Box<dyn Error>> {
     let pairs = bench.effort.pick(3, 9);
-    let time = bench
-        .effort
-        .pick(Duration::from_millis(400), Duration::from_secs(1));
     let mut ratios = Vec::new();
     for command in COMMANDS {
         let load = Load {
             command,
             clients: CLIENTS,
             pipeline,
-            keys: KEYS,
+            keys: Some(KEYS),
             requests: 5_000 * pipeline,
         };
-        // The peer's speed sets the number of requests.
-        let speed = load.run(servers.peer.port())?;
-        let load = Load {
-            requests: (speed.requests_per_second * time.as_secs_f64()) as u32,
-            ..load
-        };
+        let load = sized(bench, servers, load)?;
         let rounds = interleave(
             &mut bench.effort,
             pairs,
@@ -100,6 +101,43 @@ fn throughput(
     for (command, ratio) in COMMANDS.iter().zip(&ratios) {
         bench.report.detail(command, &rates(ratio))?;
     }
+    Ok(())
+}
+
+/// The same load with as many requests as the peer answers in the time that a run should take.
+fn sized(bench: &Bench, servers: &Servers, load: Load) -> Result<Load, Box<dyn Error>> {
+    let time = bench
+        .effort
+        .pick(Duration::from_millis(400), Duration::from_secs(1));
+    let speed = load.run(servers.peer.port())?;
+    Ok(Load {
+        requests: (speed.requests_per_second * time.as_secs_f64()) as u32,
+        ..load
+    })
+}
+
+fn hot(bench: &mut Bench, servers: &Servers) -> Result<(), Box<dyn Error>> {
+    let load = Load {
+        command: "incr",
+        clients: HOT_CLIENTS,
+        pipeline: 1,
+        keys: None,
+        requests: 5_000,
+    };
+    let load = sized(bench, servers, load)?;
+    let pairs = bench.effort.pick(3, 9);
+    let rounds = interleave(
+        &mut bench.effort,
+        pairs,
+        || load.run(servers.ours.port()),
+        || load.run(servers.peer.port()),
+    )?;
+    let ratio = Ratio::of(&rounds, |runs| mean(&runs.map(|run| run.p99)));
+    bench.report.row(rows::KVNODE_HOT_P99, &ratio.into())?;
+    let ratio = Ratio::of(&rounds, |runs| {
+        harmonic_mean(runs.map(|run| run.requests_per_second))
+    });
+    bench.report.detail("requests a second", &rates(&ratio))?;
     Ok(())
 }
 

@@ -6,11 +6,17 @@
 //! given to `update` (and, unjudged, with `incr_by`). The peer's is
 //! `*map.entry(key.clone()).or_insert(0) += 1` on a `DashMap<Vec<u8>, i64>`.
 //!
+//! *Hot*: several threads update one key, with work inside (`hot`). *Many*: they update random
+//! keys of many (`many`).
+//!
 //! *Get*: a million keys of sixteen bytes with values of 64. Two threads get random keys and
 //! read the whole value; a third replaces values of random keys, as fast as it can. The
 //! figure is a reader's time a get. The peer is a papaya map of `Vec<u8>` to `Box<[u8]>`,
 //! pinned once a get and read in place, which is the cheapest it can do; ours returns a value
 //! that outlives the call.
+
+mod hot;
+mod many;
 
 use std::collections::hash_map;
 use std::convert::Infallible;
@@ -43,15 +49,20 @@ pub(crate) fn run(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
     let ratio = one_key(bench, fast::RandomState::default(), incr_by);
     bench.report.detail("with incr_by", &ratio.into())?;
 
-    let rounds = get(bench, fast::RandomState::default())?;
-    let ratio = Ratio::of(&rounds, |runs| mean_of(runs, |run| run.get));
+    hot::run(bench)?;
+    many::run(bench)?;
+
+    let rounds = bench.effort.pick(25, 101);
+    let hasher = fast::RandomState::default();
+    let measured = get(bench, rounds, hasher)?;
+    let ratio = Ratio::of(&measured, |runs| mean_of(runs, |run| run.get));
     bench.report.row(rows::RMW_GET, &ratio.into())?;
-    let sets = Ratio::of(&rounds, |runs| mean_of(runs, |run| run.set));
+    let sets = Ratio::of(&measured, |runs| mean_of(runs, |run| run.set));
     bench
         .report
         .detail("the writer's time a set", &sets.into())?;
-    let rounds = get(bench, hash_map::RandomState::new())?;
-    let ratio = Ratio::of(&rounds, |runs| mean_of(runs, |run| run.get));
+    let measured = get(bench, rounds / 3, hash_map::RandomState::new())?;
+    let ratio = Ratio::of(&measured, |runs| mean_of(runs, |run| run.get));
     bench.report.detail(OWN_HASHER, &ratio.into())?;
     Ok(())
 }
@@ -139,7 +150,11 @@ impl<H: BuildHasher + Sync> Store for Peer<H> {
     }
 }
 
-fn get<H: BuildHasher + Sync>(bench: &mut Bench, hasher: H) -> Result<Vec<Round<Run>>, Infallible> {
+fn get<H: BuildHasher + Sync>(
+    bench: &mut Bench,
+    rounds: usize,
+    hasher: H,
+) -> Result<Vec<Round<Run>>, Infallible> {
     let ours = Ours(Rmw::new());
     let peer = Peer(papaya::HashMap::with_hasher(hasher));
     for number in 0..KEYS {
@@ -149,7 +164,6 @@ fn get<H: BuildHasher + Sync>(bench: &mut Bench, hasher: H) -> Result<Vec<Round<
     let time = bench
         .effort
         .pick(Duration::from_millis(100), Duration::from_millis(200));
-    let rounds = bench.effort.pick(25, 101);
     interleave(
         &mut bench.effort,
         rounds,

@@ -25,6 +25,19 @@ pub(crate) const LATCH_LONG: Row = Row::at_most("latch.long.lockable", 0.1);
 
 /// `update` += 1 of one key on one thread, over DashMap's `entry(key.clone())`.
 pub(crate) const RMW_ONE_KEY: Row = Row::at_most("rmw.one_key.dashmap", 1.5);
+/// One key, four threads, half a microsecond of work inside `update`, elapsed time an operation,
+/// over the same work inside a parking_lot Mutex.
+pub(crate) const RMW_HOT_COST: Row = Row::at_most("rmw.hot.cost", 1.0);
+/// The same with sixteen threads.
+pub(crate) const RMW_HOT16_COST: Row = Row::at_most("rmw.hot16.cost", 1.0);
+/// Four threads again, the 99th percentile of an operation's latency.
+pub(crate) const RMW_HOT_P99: Row = Row::at_most("rmw.hot.p99", 0.1);
+/// The same with sixteen threads.
+pub(crate) const RMW_HOT16_P99: Row = Row::at_most("rmw.hot16.p99", 0.1);
+/// The least thread's count over the greatest's, four threads.
+pub(crate) const RMW_HOT_FAIRNESS: Row = Row::at_least("rmw.hot.fairness", 0.8);
+/// `update` += 1 of random keys of ten thousand on four threads, over scc's `update_sync`.
+pub(crate) const RMW_MANY: Row = Row::at_most("rmw.many.scc", 1.5);
 /// `get` of 64 bytes out of a million keys beside a writer, over papaya's.
 pub(crate) const RMW_GET: Row = Row::at_most("rmw.get.papaya", 1.3);
 
@@ -32,6 +45,11 @@ pub(crate) const RMW_GET: Row = Row::at_most("rmw.get.papaya", 1.3);
 pub(crate) const KVNODE_P16: Row = Row::at_least("kvnode.p16.redis", 1.0);
 /// Requests a second at `-P 1`, over redis-server's.
 pub(crate) const KVNODE_P1: Row = Row::at_least("kvnode.p1.redis", 0.95);
+
+/// The 99th percentile of 64 clients' INCR of one key, over redis-server's.
+pub(crate) const KVNODE_HOT_P99: Row = Row::at_most("kvnode.hot.p99.redis", 1.0);
+/// Memory a connected client, of five thousand idle ones, over redis-server's.
+pub(crate) const KVNODE_CLIENTS: Row = Row::at_most("kvnode.clients.redis", 1.0);
 
 pub(crate) const SEMAPHORE: &[Row] = &[
     SEM_T,
@@ -43,8 +61,17 @@ pub(crate) const SEMAPHORE: &[Row] = &[
     SEM_FAIRNESS,
 ];
 pub(crate) const LATCH: &[Row] = &[LATCH_FREE, LATCH_LONG];
-pub(crate) const RMW: &[Row] = &[RMW_ONE_KEY, RMW_GET];
-pub(crate) const KVNODE: &[Row] = &[KVNODE_P16, KVNODE_P1];
+pub(crate) const RMW: &[Row] = &[
+    RMW_ONE_KEY,
+    RMW_HOT_COST,
+    RMW_HOT16_COST,
+    RMW_HOT_P99,
+    RMW_HOT16_P99,
+    RMW_HOT_FAIRNESS,
+    RMW_MANY,
+    RMW_GET,
+];
+pub(crate) const KVNODE: &[Row] = &[KVNODE_P16, KVNODE_P1, KVNODE_HOT_P99, KVNODE_CLIENTS];
 
 #[cfg(test)]
 mod tests {

@@ -21,12 +21,11 @@ use latchwork::Semaphore;
 use latchwork::semaphore::{Fairness, Permit};
 
 use crate::Bench;
-use crate::crowd::{Contest, Exclusive, contest, contest_waits};
-use crate::harness::{Ratio, Round, interleave, mean, per_op};
+use crate::crowd::{Exclusive, contest, contest_waits};
+use crate::harness::{Ratio, Round, interleave, mean, per_op, percentile};
 use crate::peers::condvar;
 use crate::peers::sem_t::SemT;
 use crate::rows;
-use crate::stats::Spread;
 use crate::table::Shown;
 use crate::work::Work;
 
@@ -181,16 +180,6 @@ fn contested_waits(
     )?)
 }
 
-/// A side's percentile in a round is that of all waits of its two runs.
-fn percentile(rounds: &[Round<Histogram<u64>>], percent: f64) -> Ratio {
-    Ratio::of(rounds, |runs| {
-        let mut both = runs[0].clone();
-        both.add(&runs[1])
-            .expect("the histograms have the same bounds");
-        both.value_at_percentile(percent) as f64
-    })
-}
-
 /// Five seconds a run; the full effort takes five runs, each with the peer's beside it.
 fn fairness(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
     let ours = Semaphore::builder("fair")
@@ -200,23 +189,12 @@ fn fairness(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
     let peer = condvar::Semaphore::new(1);
     let time = Duration::from_secs(5);
     let runs = bench.effort.pick(1, 5);
-    let evenness = |contest: Contest| {
-        let least = contest.counts.iter().min().copied().unwrap_or(0);
-        let greatest = contest.counts.iter().max().copied().unwrap_or(0);
-        least as f64 / greatest as f64
-    };
     let (mut ours_runs, mut peer_runs) = (Vec::new(), Vec::new());
     for _ in 0..runs {
-        ours_runs.push(evenness(contest(THREADS, time, &ours, || ())?));
-        peer_runs.push(evenness(contest(THREADS, time, &peer, || ())?));
+        ours_runs.push(contest(THREADS, time, &ours, || ())?.evenness());
+        peer_runs.push(contest(THREADS, time, &peer, || ())?.evenness());
     }
-    let (ratio, peer) = (Spread::of(&ours_runs), Spread::of(&peer_runs));
-    let shown = Shown {
-        ours: format!("{:.3}", ratio.median),
-        peer: format!("{:.3}", peer.median),
-        ratio,
-    };
-    // The figure is ours alone: the bound is on the evenness, not on a ratio to the peer's.
+    let shown = Shown::evenness(&ours_runs, &peer_runs);
     bench.report.row(rows::SEM_FAIRNESS, &shown)?;
     Ok(())
 }

@@ -1,7 +1,12 @@
-//! The arithmetic of samples: quartiles, and the spread that a figure is printed with.
+//! The arithmetic of samples: quartiles, the spread that a figure is printed with, and
+//! histograms of times.
 //!
 //! Quartiles interpolate linearly between the two nearest samples, so that the
 //! median of an even number of samples is the mean of the middle two.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
 
 /// The quartiles of some samples; the middle one is the figure.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,9 +51,40 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
     }
 }
 
+/// An empty histogram of nanoseconds: one to a minute, to a thousandth of the value.
+pub(crate) fn times() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("the bounds are in order")
+}
+
+pub(crate) fn record(times: &mut Histogram<u64>, time: Duration) {
+    times.saturating_record(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+}
+
+/// What all of some histograms made by `times` hold.
+pub(crate) fn merged<'a>(parts: impl IntoIterator<Item = &'a Histogram<u64>>) -> Histogram<u64> {
+    let mut all = times();
+    for part in parts {
+        all.add(part).expect("the histograms have the same bounds");
+    }
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_merged_histogram_holds_what_its_parts_held() {
+        let mut parts = [times(), times()];
+        for nanos in 1..=100 {
+            record(&mut parts[nanos as usize % 2], Duration::from_nanos(nanos));
+        }
+        record(&mut parts[0], Duration::MAX);
+        let all = merged(&parts);
+        assert_eq!(all.len(), 101);
+        assert_eq!(all.value_at_percentile(50.0), 51);
+        assert!(all.max() >= 60_000_000_000);
+    }
 
     #[test]
     fn odd_counts_have_the_middle_sample_as_median() {

@@ -8,7 +8,7 @@ use std::fmt;
 use std::io::{self, Write};
 
 use crate::harness::{Nanos, Ratio};
-use crate::stats::Spread;
+use crate::stats::{Spread, median};
 
 /// What a figure must not exceed, or not fall below.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -74,6 +74,19 @@ pub(crate) struct Shown {
     pub(crate) ours: String,
     pub(crate) peer: String,
     pub(crate) ratio: Spread,
+}
+
+impl Shown {
+    /// How even the threads' counts were in each run. The figure is ours alone: a bound is on the
+    /// evenness, not on a ratio to the peer's.
+    pub(crate) fn evenness(ours: &[f64], peer: &[f64]) -> Shown {
+        let ratio = Spread::of(ours);
+        Shown {
+            ours: format!("{:.3}", ratio.median),
+            peer: format!("{:.3}", median(peer)),
+            ratio,
+        }
+    }
 }
 
 /// A ratio of two costs in nanoseconds.

@@ -24,7 +24,7 @@
 
 mod seen;
 
-pub(crate) use seen::holders;
+pub(crate) use seen::{holders, owner};
 
 use std::cell::Cell;
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
@@ -521,16 +521,6 @@ pub(crate) struct Thread {
 }
 
 impl Thread {
-    /// The calling thread.
-    #[inline]
-    pub(crate) fn current() -> Self {
-        let table = Table::current();
-        Self {
-            table,
-            id: table.thread_id.load(Ordering::Relaxed),
-        }
-    }
-
     /// Whether the thread has ended and its claims have been given back. Never asks the kernel:
     /// thread ids come again, these do not.
     pub(crate) fn has_ended(self) -> bool {

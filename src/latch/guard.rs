@@ -5,7 +5,7 @@ use std::panic::Location;
 
 use crate::holder::anchor::{Anchor, Borrowed};
 use crate::holder::bound::{Bound, OwnedBound};
-use crate::holder::claim::Thread;
+use crate::sync::mutant;
 
 use super::core::Core;
 use super::hold::Hold;
@@ -18,11 +18,7 @@ fn release(bound: &Bound<'_, Core>) {
 
 fn detach(bound: &Bound<'_, Core>) -> SendLatch {
     SendLatch {
-        held: bound.detach().map(|(core, held)| {
-            let hold = held.into();
-            core.bind(hold, None);
-            (core, hold)
-        }),
+        held: bound.detach().map(|(core, held)| (core, held.into())),
     }
 }
 
@@ -57,6 +53,25 @@ impl<'a> Latch<'a> {
         Self {
             bound: Bound::new(core, hold.into(), acquired_at, 0),
         }
+    }
+
+    /// Releases the latch after an operation under it, and does what others wait to do first.
+    #[inline]
+    pub(super) fn finish(self) {
+        if mutant::enabled("combine-without-claim") {
+            let released = self.bound.release();
+            std::mem::forget(self);
+            return released
+                .into_iter()
+                .for_each(|(core, held)| core.finish(held.into()));
+        }
+        // The claim stands while the operations of others run: they may not wait for this table.
+        if let (Some(core), Some(held)) = (self.bound.core(), self.bound.held()) {
+            core.finish(held.into());
+            // What it held has been given back.
+            let _ = self.bound.release();
+        }
+        std::mem::forget(self);
     }
 
     /// Unbinds the latch from this thread: the result can be sent to another, and is owned by none.
@@ -123,7 +138,7 @@ impl<'a> Latches<'a> {
 /// What [`SendLatch::attach`] makes.
 #[must_use = "a latch is released when it is dropped"]
 pub struct OwnedLatch {
-    /// `None`: it had been taken over before.
+    /// `None`: it was reclaimed before it was detached.
     bound: Option<OwnedBound<Core>>,
 }
 
@@ -169,7 +184,7 @@ impl fmt::Debug for OwnedLatch {
 /// ```
 #[must_use = "a latch is released when it is dropped"]
 pub struct SendLatch {
-    /// `None`: it had been taken over before, or has been handed on.
+    /// `None`: it was reclaimed before it was detached, or has been handed on.
     held: Option<(Anchor<Core>, Hold)>,
 }
 
@@ -186,9 +201,7 @@ impl SendLatch {
         let acquired_at = Location::caller();
         let held = self.held.take();
         OwnedLatch {
-            bound: held
-                .filter(|(core, hold)| core.bind(*hold, Some(Thread::current())))
-                .map(|(core, hold)| OwnedBound::new(core, hold.into(), acquired_at, 0)),
+            bound: held.map(|(core, hold)| OwnedBound::new(core, hold.into(), acquired_at, 0)),
         }
     }
 }

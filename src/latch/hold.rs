@@ -2,17 +2,19 @@
 
 use crate::holder::claim::Held;
 
+use super::word::Id;
+
 /// One hold of one latch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Hold {
-    pub(super) hash: u64,
+    pub(super) id: Id,
     pub(super) number: u64,
 }
 
 impl From<Held> for Hold {
     fn from(held: Held) -> Self {
         Self {
-            hash: held.first,
+            id: Id::of(held.first),
             number: held.second,
         }
     }
@@ -21,7 +23,7 @@ impl From<Held> for Hold {
 impl From<Hold> for Held {
     fn from(hold: Hold) -> Self {
         Self {
-            first: hold.hash,
+            first: hold.id.bits(),
             second: hold.number,
         }
     }

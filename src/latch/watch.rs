@@ -27,7 +27,7 @@ impl Watch {
         let armed = Arc::new(AtomicBool::new(false));
         let flag = armed.clone();
         let job = sweeper.job("latches: abandoned ones", move || {
-            core.sweep();
+            core.sweep(core.borrow().uncounted());
             flag.store(false, Ordering::Relaxed);
             // Pairs with the fence in `joined`: this sees the waiter, or the waiter sees the flag
             // down.

@@ -168,6 +168,7 @@ impl<S: Store> RmwBuilder<S> {
         Rmw {
             core,
             sweep: Some(Arc::new(sweep)),
+            deadline: None,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::latch::LatchError;
+use crate::latch::{LatchError, LatchTimeoutError};
 use crate::sync::unmodelled::Arc;
 
 /// Why a command was refused. Whatever the reason, nothing was changed.
@@ -44,6 +44,8 @@ pub enum RmwError {
     Reentrant,
     /// The key's queue is full.
     Busy,
+    /// The handle's [deadline](super::Rmw::with_deadline) has passed before the command could begin.
+    TimedOut,
     /// A [transaction](super::Rmw::update_many) used a key that it had not named.
     Undeclared,
     /// The store failed.
@@ -68,6 +70,7 @@ impl fmt::Display for RmwError {
                 f.write_str("the calling thread is inside another operation on the same latches")
             }
             RmwError::Busy => f.write_str("too many threads wait for the key"),
+            RmwError::TimedOut => f.write_str("the key's latch did not come free in time"),
             RmwError::Undeclared => f.write_str("the transaction used a key that it had not named"),
             RmwError::Store(_) => f.write_str("the store failed"),
         }
@@ -88,6 +91,16 @@ impl From<LatchError> for RmwError {
         match error {
             LatchError::Reentrant => RmwError::Reentrant,
             LatchError::Busy => RmwError::Busy,
+        }
+    }
+}
+
+impl From<LatchTimeoutError> for RmwError {
+    fn from(error: LatchTimeoutError) -> Self {
+        match error {
+            LatchTimeoutError::TimedOut => RmwError::TimedOut,
+            LatchTimeoutError::Reentrant => RmwError::Reentrant,
+            LatchTimeoutError::Busy => RmwError::Busy,
         }
     }
 }

@@ -12,6 +12,7 @@
 
 mod edit;
 mod iter;
+mod owned;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -19,6 +20,7 @@ use std::ops::Range;
 
 pub use edit::ListEdit;
 pub use iter::Iter;
+pub(super) use owned::OwnedEdit;
 
 use super::value::Bytes;
 use crate::sync::unmodelled::Arc;

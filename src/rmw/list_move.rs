@@ -46,9 +46,7 @@ impl<S: Store> Rmw<S> {
         }
         let core = &*self.core;
         let (source, destination) = (self.key(source), self.key(destination));
-        let _latches = core
-            .latches
-            .latch_many_hashed(vec![source.hash, destination.hash])?;
+        let _latches = self.latch_many(&[source, destination])?;
         let now = core.clock.now();
         let mut expired = 0;
         let mut fits = Ok(());
@@ -141,8 +139,7 @@ impl<S: Store> Rmw<S> {
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         let core = &*self.core;
         let keys: Vec<Key<'_>> = keys.iter().map(|key| self.key(key.as_ref())).collect();
-        let hashes = keys.iter().map(|key| key.hash).collect();
-        let _latches = core.latches.latch_many_hashed(hashes)?;
+        let _latches = self.latch_many(&keys)?;
         for (i, &key) in keys.iter().enumerate() {
             // Under all the latches, a key that was found missing stays so.
             let (record, seen) = core.store.load(key, |record, seen| {

@@ -87,7 +87,7 @@ impl<S: Store> Rmw<S> {
     ) -> Result<R, RmwError> {
         let core = &*self.core;
         let key = self.key(key);
-        let _latch = core.latches.latch_hashed(key.hash)?;
+        let _latch = self.latch(key)?;
         let (record, expired, seen) = core.store.load(key, |record, seen| {
             let expired = record.is_some_and(|record| core.is_expired(record));
             (record.filter(|_| !expired).cloned(), expired, seen)

@@ -30,7 +30,7 @@ impl<S: Store> Rmw<S> {
         }
         let keys: Vec<_> = keys.iter().map(|key| self.key(key.as_ref())).collect();
         let core = &*self.core;
-        let latches = core.latch_many(&keys)?;
+        let latches = self.latch_many(&keys)?;
         let _latches = latches.filter(|_| !mutant::enabled("rmw-many-unprotected"));
         let (mut deleted, mut expired) = (0, 0);
         core.store.change_many(&keys, |_, record| match record {
@@ -112,7 +112,7 @@ impl<S: Store> Rmw<S> {
             });
         }
         let keys: Vec<_> = names.iter().map(|key| self.key(key.as_ref())).collect();
-        let latches = core.latch_many(&keys)?;
+        let latches = self.latch_many(&keys)?;
         let _latches = latches.filter(|_| !mutant::enabled("rmw-many-unprotected"));
         if if_missing {
             let now = core.clock.now();

@@ -13,6 +13,7 @@ use std::mem;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use super::error::{RmwError, StoreError};
+use super::list::OwnedEdit;
 use super::store::{Effect, Key, KeyHasher, Record, Seen, Store};
 use super::value::{Bytes, Value};
 use crate::sync::unmodelled::Mutex;
@@ -64,6 +65,7 @@ pub(super) enum OwnedEffect {
     Put(Record),
     Write { offset: usize, bytes: Bytes },
     Expire(Option<u64>),
+    List(OwnedEdit),
     Delete,
 }
 
@@ -77,6 +79,7 @@ impl OwnedEffect {
                 bytes: Bytes::from(bytes),
             },
             Effect::Expire(at) => OwnedEffect::Expire(at),
+            Effect::List(edit) => OwnedEffect::List(edit.into()),
             Effect::Delete => OwnedEffect::Delete,
         })
     }
@@ -86,6 +89,7 @@ impl OwnedEffect {
             OwnedEffect::Put(record) => Effect::Put(record.clone()),
             &OwnedEffect::Write { offset, ref bytes } => Effect::Write { offset, bytes },
             OwnedEffect::Expire(at) => Effect::Expire(*at),
+            OwnedEffect::List(edit) => Effect::List(edit.as_edit()),
             OwnedEffect::Delete => Effect::Delete,
         }
     }
@@ -148,6 +152,8 @@ impl StagedKey {
                 let is_in_place = old.is_some_and(|old| old.has_room(*offset, bytes.len(), SHORT));
                 !is_in_place && old.map_or(end, |old| old.len().max(end)) > SHORT
             }
+            // What goes deep into a list is better done on the copy too.
+            OwnedEffect::List(edit) => edit.is_deep(),
             _ => false,
         })
     }

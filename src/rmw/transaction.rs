@@ -87,7 +87,7 @@ impl<S: Store> Rmw<S> {
         let mut keys: Vec<_> = keys.iter().map(|key| self.key(key.as_ref())).collect();
         keys.sort_unstable_by_key(|key| (key.hash, key.bytes));
         keys.dedup();
-        let latches = core.latch_many(&keys)?;
+        let latches = self.latch_many(&keys)?;
         let latches = latches.filter(|_| !mutant::enabled("rmw-transaction-unprotected"));
         let tx = self.transaction(&keys);
         let result = operation(&tx);
@@ -125,6 +125,7 @@ impl<S: Store> Rmw<S> {
                 counters: Counters::default(),
             }),
             sweep: None,
+            deadline: None,
         }
     }
 

@@ -79,7 +79,7 @@ impl<S: Store> Rmw<S> {
         // Out here, a value that is not set is freed after the store's lock.
         let mut value = Some(value);
         let key = self.key(key.as_ref());
-        let _latch = core.latch(key.hash)?;
+        let _latch = self.latch(key)?;
         let mut expired = false;
         let found = core.store.change(key, |record| {
             expired = record.is_some_and(|record| core.is_expired(record));

@@ -205,7 +205,7 @@ impl Core {
             match signal {
                 Some(Signal::Granted) => break Ok(()),
                 Some(Signal::Refused) => break Err(Refusal::Closed),
-                Some(Signal::Retry) | None => {}
+                Some(Signal::Retry | Signal::Served) | None => {}
             }
             let mut wakes = Wakes::new();
             let decided = {

@@ -10,6 +10,10 @@ pub(crate) mod atomic {
     pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 }
 
+pub(crate) mod cell {
+    pub(crate) use loom::cell::UnsafeCell;
+}
+
 pub(crate) mod lock {
     //! loom's locks without poisoning: a panic that unwinds through one ends the execution anyway.
 

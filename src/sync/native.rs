@@ -10,6 +10,27 @@ pub(crate) mod lock {
     pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock};
 }
 
+pub(crate) mod cell {
+    //! A cell whose accesses the model checks; here, just the cell.
+
+    /// As [`std::cell::UnsafeCell`], reached through a closure.
+    #[derive(Debug)]
+    pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+
+    impl<T> UnsafeCell<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Self(std::cell::UnsafeCell::new(value))
+        }
+
+        /// Calls `access` with a pointer that is good to write through where nobody else has
+        /// access meanwhile.
+        #[inline(always)]
+        pub(crate) fn with_mut<R>(&self, access: impl FnOnce(*mut T) -> R) -> R {
+            access(self.0.get())
+        }
+    }
+}
+
 pub(crate) mod hint {
     pub(crate) use std::hint::spin_loop;
 

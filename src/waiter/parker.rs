@@ -6,9 +6,11 @@
 //! | `ASLEEP` | waits in line, sleeps or is about to | a signal |
 //! | `RETRY` | still in line, told to try again | `AWAKE` when it found nothing |
 //! | `GRANTED` | out of line, owns what it waited for | |
+//! | `SERVED` | out of line, somebody else did what it waited to do | |
 //! | `REFUSED` | out of line, will not get it | |
 //!
-//! The signals are stored under the lock of the line that the thread stands in. `Release`, paired
+//! The signals are stored under the lock of the line that the thread stands in; all but `SERVED`,
+//! which comes when the one that took the thread's work out of line has done it. `Release`, paired
 //! with the `Acquire` in [`Parker::park`] and [`Parker::news`]: what the releaser did happens
 //! before what the waiter does next.
 
@@ -24,6 +26,7 @@ const ASLEEP: u32 = 1;
 const RETRY: u32 = 2;
 const GRANTED: u32 = 3;
 const REFUSED: u32 = 4;
+const SERVED: u32 = 5;
 
 /// What a waiter is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub(crate) enum Signal {
     Retry,
     /// It is yours.
     Granted,
+    /// What you waited to do is done.
+    Served,
     /// It will not be yours.
     Refused,
 }
@@ -66,12 +71,24 @@ impl Parker {
         self.word.store(AWAKE, Ordering::Relaxed);
     }
 
+    /// Back to sleep after a retry that came too late: the thread's work has been taken out of line,
+    /// and is done without the lock. `SERVED` may be there already, and stays.
+    pub(crate) fn await_service(&self) {
+        if mutant::enabled("parker-forgets-service") {
+            return self.prepare();
+        }
+        let _ = self
+            .word
+            .compare_exchange(RETRY, AWAKE, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     /// Tells the thread, under the line's lock. `true`: it sleeps, and needs a
     /// [`wake`](Self::wake).
     pub(crate) fn signal(&self, signal: Signal) -> bool {
         let word = match signal {
             Signal::Retry => RETRY,
             Signal::Granted => GRANTED,
+            Signal::Served => SERVED,
             Signal::Refused => REFUSED,
         };
         self.word.swap(word, Ordering::AcqRel) == ASLEEP
@@ -87,6 +104,7 @@ impl Parker {
         match self.word.load(Ordering::Acquire) {
             RETRY => Some(Signal::Retry),
             GRANTED => Some(Signal::Granted),
+            SERVED => Some(Signal::Served),
             REFUSED => Some(Signal::Refused),
             _ => None,
         }
@@ -95,10 +113,10 @@ impl Parker {
     /// Sleeps until there is news. `None`: the deadline came first, and news may still come until
     /// the thread has left the line.
     ///
-    /// Looks for news a while before it sleeps: a moment, or for somebody `retried`, who came too late
-    /// for an offer, as long as the next one may take. Whoever makes that then need not wake it.
-    pub(crate) fn park(&self, deadline: Option<Instant>, retried: bool) -> Option<Signal> {
-        for () in hint::spins(retried) {
+    /// Looks for news a while before it sleeps: a moment, or, where it `expects` some soon, as long as
+    /// that may take. Whoever brings it then need not wake it.
+    pub(crate) fn park(&self, deadline: Option<Instant>, expects: bool) -> Option<Signal> {
+        for () in hint::spins(expects) {
             if let Some(signal) = self.news() {
                 return Some(signal);
             }

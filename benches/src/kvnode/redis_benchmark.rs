@@ -18,7 +18,8 @@ pub(super) struct Load {
     pub(super) command: &'static str,
     pub(super) clients: u32,
     pub(super) pipeline: u32,
-    pub(super) keys: u32,
+    /// Over how many keys the requests are spread; `None`: all ask for one.
+    pub(super) keys: Option<u32>,
     pub(super) requests: u32,
 }
 
@@ -26,6 +27,8 @@ pub(super) struct Load {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Speed {
     pub(super) requests_per_second: f64,
+    /// The 99th percentile of the time from a request to its reply, in nanoseconds.
+    pub(super) p99: f64,
 }
 
 impl Load {
@@ -41,10 +44,12 @@ impl Load {
             ("-p", u32::from(port)),
             ("-c", self.clients),
             ("-P", self.pipeline),
-            ("-r", self.keys),
             ("-n", self.requests),
         ] {
             command.arg(option).arg(value.to_string());
+        }
+        if let Some(keys) = self.keys {
+            command.arg("-r").arg(keys.to_string());
         }
         let mut child = Child::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
         let mut stdout = child.take_stdout()?;
@@ -77,17 +82,22 @@ fn parse(text: &str, command: &str) -> Result<Speed, Box<dyn Error>> {
     let mut reader = csv::ReaderBuilder::new()
         .flexible(true)
         .from_reader(text.as_bytes());
-    let rate = reader.headers()?.iter().position(|name| name == "rps");
-    let rate = rate.ok_or_else(|| format!("redis-benchmark printed no column rps: {text}"))?;
+    let headers = reader.headers()?.clone();
+    let column = |name: &str| {
+        let place = headers.iter().position(|header| header == name);
+        place.ok_or_else(|| format!("redis-benchmark printed no column {name}: {text}"))
+    };
+    let (rate, p99) = (column("rps")?, column("p99_latency_ms")?);
     for record in reader.records() {
         let record = record?;
         if record
             .get(0)
             .is_some_and(|name| name.eq_ignore_ascii_case(command))
         {
-            let requests_per_second = record.get(rate).unwrap_or_default().parse()?;
+            let number = |column| record.get(column).unwrap_or_default().parse::<f64>();
             return Ok(Speed {
-                requests_per_second,
+                requests_per_second: number(rate)?,
+                p99: number(p99)? * 1e6,
             });
         }
     }
@@ -107,6 +117,7 @@ mod tests {
     fn the_command_s_line_is_found_by_its_name() {
         assert_eq!(parse(TEXT, "set").unwrap().requests_per_second, 366_300.38);
         assert_eq!(parse(TEXT, "GET").unwrap().requests_per_second, 531_914.94);
+        assert_eq!(parse(TEXT, "GET").unwrap().p99, 3_735_000.0);
     }
 
     #[test]

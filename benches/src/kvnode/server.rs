@@ -16,7 +16,7 @@ const REDIS_SERVER: &str = "redis-server";
 const REDIS_BENCHMARK: &str = "redis-benchmark";
 
 /// How long a server may take over one answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Programs that the rows need and the machine lacks.
 pub(super) fn missing_programs() -> io::Result<Vec<&'static str>> {
@@ -111,7 +111,7 @@ impl Drop for Child {
 #[derive(Debug)]
 pub(super) struct Server {
     port: u16,
-    _child: Child,
+    child: Child,
 }
 
 impl Server {
@@ -123,10 +123,7 @@ impl Server {
         lines.read_line(&mut line)?;
         let port = kvnode_port(&line)?;
         drain(lines);
-        Ok(Server {
-            port,
-            _child: child,
-        })
+        Ok(Server { port, child })
     }
 
     /// redis-server, in memory only. It cannot choose a port itself, so a free one is looked
@@ -154,10 +151,7 @@ impl Server {
             while lines.read_line(&mut said)? > 0 {
                 if said.contains("Ready to accept connections") {
                     drain(lines);
-                    return Ok(Server {
-                        port,
-                        _child: child,
-                    });
+                    return Ok(Server { port, child });
                 }
             }
         }
@@ -167,6 +161,48 @@ impl Server {
     pub(super) fn port(&self) -> u16 {
         self.port
     }
+
+    /// The server's own: what may have started it has become it.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.0.id()
+    }
+
+    fn connect(&self) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(stream)
+    }
+}
+
+/// A connection that asks a server about itself.
+#[derive(Debug)]
+pub(super) struct Control(BufReader<TcpStream>);
+
+impl Control {
+    pub(super) fn connect(server: &Server) -> io::Result<Control> {
+        server.connect().map(BufReader::new).map(Control)
+    }
+
+    /// How many clients are connected, this one included.
+    pub(super) fn clients(&mut self) -> Result<usize, Box<dyn Error>> {
+        let request = b"*2\r\n$4\r\nINFO\r\n$7\r\nclients\r\n";
+        self.0.get_mut().write_all(request)?;
+        let mut head = String::new();
+        self.0.read_line(&mut head)?;
+        let len = head.trim_end().strip_prefix('$').map(str::parse::<usize>);
+        let len = len.ok_or_else(|| format!("a server answers {head:?}"))??;
+        let mut text = vec![0; len + "\r\n".len()];
+        self.0.read_exact(&mut text)?;
+        connected_clients(&String::from_utf8(text)?)
+    }
+}
+
+fn connected_clients(info: &str) -> Result<usize, Box<dyn Error>> {
+    let mut lines = info.lines();
+    let number = lines.find_map(|line| line.strip_prefix("connected_clients:"));
+    let number = number.ok_or_else(|| format!("no connected_clients in {info:?}"))?;
+    Ok(number.parse()?)
 }
 
 fn start(program: &OsStr, options: &[&str]) -> io::Result<Child> {
@@ -197,9 +233,7 @@ fn kvnode_port(line: &str) -> Result<u16, Box<dyn Error>> {
 /// that it keeps them.
 pub(super) fn fill(server: &Server, keys: u32) -> Result<(), Box<dyn Error>> {
     const BATCH: u32 = 1_000;
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, server.port))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut stream = server.connect()?;
     for first in (0..keys).step_by(BATCH as usize) {
         let batch = first..(first + BATCH).min(keys);
         let set = |key| format!("*3\r\n$3\r\nSET\r\n$16\r\nkey:{key:012}\r\n$3\r\nxxx\r\n");
@@ -219,7 +253,12 @@ pub(super) fn fill(server: &Server, keys: u32) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn ask(stream: &mut TcpStream, request: &str, expected: &str) -> Result<(), Box<dyn Error>> {
+/// Sends `request` and checks that the answer is what was expected.
+pub(super) fn ask(
+    stream: &mut TcpStream,
+    request: &str,
+    expected: &str,
+) -> Result<(), Box<dyn Error>> {
     stream.write_all(request.as_bytes())?;
     let mut answer = vec![0; expected.len()];
     stream.read_exact(&mut answer)?;
@@ -243,6 +282,13 @@ mod tests {
         assert!(kvnode_port("").is_err());
         assert!(kvnode_port("kvnode is listening on 127.0.0.1\n").is_err());
         assert!(kvnode_port("kvnode is listening on 127.0.0.1:99999\n").is_err());
+    }
+
+    #[test]
+    fn the_number_of_clients_is_found_among_what_a_server_tells() {
+        let info = "# Clients\r\nconnected_clients:12\r\nmaxclients:10000\r\n";
+        assert_eq!(connected_clients(info).unwrap(), 12);
+        assert!(connected_clients("# Clients\r\n").is_err());
     }
 
     #[test]

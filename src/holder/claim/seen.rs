@@ -5,7 +5,7 @@
 use std::panic::Location;
 use std::ptr::NonNull;
 
-use super::{Held, LIVE, registry};
+use super::{Held, LIVE, Thread, registry};
 use crate::sync::unmodelled::{Ordering, fence};
 
 /// A claim as another thread sees it.
@@ -16,6 +16,26 @@ pub(crate) struct Seen {
     pub(crate) acquired_at: &'static Location<'static>,
     /// In coarse nanoseconds.
     pub(crate) since: u64,
+}
+
+/// Whose list the claim of `held` on `core` stands on. `None`: nobody's.
+pub(crate) fn owner(core: NonNull<()>, held: Held) -> Option<Thread> {
+    let registry = registry().lock();
+    registry.all.iter().find_map(|&table| {
+        let owner = Thread {
+            table,
+            id: table.thread_id.load(Ordering::Acquire),
+        };
+        let mut slots = table.chunks().flat_map(|chunk| &chunk.slots);
+        let is_there = slots.any(|slot| {
+            // As in `holders`.
+            let serial = slot.serial.load(Ordering::Acquire);
+            let is_it = serial & LIVE != 0 && slot.core() == Some(core) && slot.held() == held;
+            fence(Ordering::Acquire);
+            is_it && slot.serial.load(Ordering::Relaxed) == serial
+        });
+        is_there.then_some(owner)
+    })
 }
 
 /// The claims on `core`, on whichever thread's list they stand.

@@ -1,0 +1,214 @@
+//! Models of updates that whoever holds the latch runs for others.
+#![cfg(latchwork_loom)]
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Duration;
+
+use latchwork::LatchTable;
+use latchwork::latch::{LatchError, LatchTimeoutError};
+use latchwork::model::{Clock, loom, model, thread};
+use latchwork_loom_tests::Section;
+
+/// Longer than one thread goes on with the operations of others.
+const PAST_BUDGET: Duration = Duration::from_micros(200);
+/// Shorter than that.
+const MOMENT: Duration = Duration::from_micros(50);
+
+fn table() -> LatchTable<str> {
+    LatchTable::builder().shards(1).build().unwrap()
+}
+
+/// A thread that goes through the section once, as an update.
+fn updater(table: &LatchTable<str>, section: &Section) -> thread::JoinHandle<()> {
+    let (table, section) = (table.clone(), section.clone());
+    thread::spawn(move || table.update("a", || section.enter()).unwrap())
+}
+
+#[track_caller]
+fn assert_no_residue(table: &LatchTable<str>) {
+    assert_eq!((table.held(), table.waiters()), (0, 0), "something is left");
+    drop(table.try_latch("a").expect("the latch was lost"));
+}
+
+/// Catches an update that is told that it is done before it is, one that is done and not told, and
+/// a latch that goes from hand to hand without the ordering of a release.
+#[test]
+fn two_updates_of_a_key_are_both_done_one_after_the_other() {
+    model(|| {
+        let (table, section) = (table(), Section::new());
+        let other = updater(&table, &section);
+        let seen = table.update("a", || {
+            section.enter();
+            section.entered()
+        });
+        assert!(matches!(seen, Ok(1 | 2)));
+        other.join().unwrap();
+        assert_eq!(section.entered(), 2);
+        assert_no_residue(&table);
+    });
+}
+
+/// Catches an update in line that the end of another one's work leaves there.
+#[test]
+fn a_line_of_updates_is_done_to_its_end() {
+    model(|| {
+        let (table, section) = (table(), Section::new());
+        let others = [updater(&table, &section), updater(&table, &section)];
+        table.update("a", || section.enter()).unwrap();
+        for other in others {
+            other.join().unwrap();
+        }
+        assert_eq!(section.entered(), 3);
+        assert_no_residue(&table);
+    });
+}
+
+/// Catches a thread that was told to try for the latch, finds its operation taken to be run, and
+/// goes to sleep over the news that it is done.
+#[test]
+fn an_update_that_was_called_and_came_too_late_hears_that_it_is_done() {
+    model(|| {
+        let (table, section) = (table(), Section::new());
+        let held = table.latch("a").unwrap();
+        let other = updater(&table, &section);
+        section.enter();
+        // Calls the other one.
+        drop(held);
+        // May do its work before it comes.
+        table.update("a", || section.enter()).unwrap();
+        other.join().unwrap();
+        assert_eq!(section.entered(), 3);
+        assert_no_residue(&table);
+    });
+}
+
+/// Catches a time-out that reports an operation as not done which somebody is doing.
+#[test]
+fn a_timed_out_update_has_not_been_done_and_will_not_be() {
+    model(|| {
+        let (table, section) = (table(), Section::new());
+        let hasty = thread::spawn({
+            let (table, section) = (table.clone(), section.clone());
+            move || table.update_timeout("a", MOMENT, || section.enter())
+        });
+        let clock = thread::spawn(|| Clock::advance(MOMENT));
+        table.update("a", || section.enter()).unwrap();
+        clock.join().unwrap();
+        let done = match hasty.join().unwrap() {
+            Ok(()) => 2,
+            Err(error) => {
+                assert_eq!(error, LatchTimeoutError::TimedOut);
+                1
+            }
+        };
+        assert_eq!(section.entered(), done);
+        assert_no_residue(&table);
+    });
+}
+
+/// Catches an operation that is begun although its deadline has passed.
+#[test]
+fn an_update_is_not_begun_after_its_deadline() {
+    model(|| {
+        let (table, section) = (table(), Section::new());
+        let hasty = thread::spawn({
+            let (table, section) = (table.clone(), section.clone());
+            move || {
+                let begun = || {
+                    section.enter();
+                    Clock::now()
+                };
+                table.update_timeout("a", MOMENT, begun)
+            }
+        });
+        let before = table.update("a", || {
+            section.enter();
+            thread::yield_now();
+            let before = table.waiters();
+            Clock::advance(MOMENT);
+            before
+        });
+        // Who stood in line before the clock moved was late after that.
+        if before == Ok(1) {
+            assert!(hasty.join().unwrap().is_err(), "a late operation was begun");
+        } else {
+            let _ = hasty.join().unwrap();
+        }
+        assert_no_residue(&table);
+    });
+}
+
+/// Catches a panic that ends in the thread which happened to run the operation, or that keeps the
+/// latch.
+#[test]
+fn a_panic_reaches_the_thread_that_asked_and_the_line_goes_on() {
+    model(|| {
+        let (table, section) = (table(), Section::new());
+        let unlucky = thread::spawn({
+            let table = table.clone();
+            move || {
+                let me = loom::thread::current().id();
+                // Only where somebody else runs it: no thread of a model may take a step while
+                // another one unwinds.
+                let operation = || {
+                    if loom::thread::current().id() != me {
+                        resume_unwind(Box::new("mine"));
+                    }
+                };
+                let panic = catch_unwind(AssertUnwindSafe(|| table.update("a", operation)));
+                match panic {
+                    Ok(done) => assert_eq!(done, Ok(())),
+                    Err(panic) => assert_eq!(panic.downcast_ref(), Some(&"mine")),
+                }
+            }
+        });
+        let other = updater(&table, &section);
+        table.update("a", || section.enter()).unwrap();
+        unlucky.join().unwrap();
+        other.join().unwrap();
+        assert_eq!(section.entered(), 2);
+        assert_no_residue(&table);
+    });
+}
+
+/// Catches a thread that stops working for others and keeps the latch, or forgets the line.
+#[test]
+fn the_rest_of_the_line_goes_with_the_latch_when_the_time_is_up() {
+    model(|| {
+        let (table, section) = (table(), Section::new());
+        let slow = thread::spawn({
+            let (table, section) = (table.clone(), section.clone());
+            move || {
+                table
+                    .update("a", || {
+                        section.enter();
+                        Clock::advance(PAST_BUDGET);
+                    })
+                    .unwrap();
+            }
+        });
+        let other = updater(&table, &section);
+        table.update("a", || section.enter()).unwrap();
+        slow.join().unwrap();
+        other.join().unwrap();
+        assert_eq!(section.entered(), 3);
+        assert_no_residue(&table);
+    });
+}
+
+/// Catches an operation run for another thread that waits for the table under the latch, for ever.
+#[test]
+fn inside_an_update_waiting_for_the_table_is_refused_whoever_runs_it() {
+    model(|| {
+        let table = table();
+        let nested =
+            |table: &LatchTable<str>| table.update("a", || table.latch("b").map(drop)).unwrap();
+        let other = thread::spawn({
+            let table = table.clone();
+            move || nested(&table)
+        });
+        assert_eq!(nested(&table), Err(LatchError::Reentrant));
+        assert_eq!(other.join().unwrap(), Err(LatchError::Reentrant));
+        assert_no_residue(&table);
+    });
+}

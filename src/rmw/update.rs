@@ -1,0 +1,254 @@
+//! How a command runs under its key's latch.
+//!
+//! Short commands are one step of the store. An [`update`](Rmw::update) copies the record, lets the
+//! closure work on the copy and publishes it, so that readers see the old value until then. Both
+//! are operations that whoever holds the latch may run for others, see
+//! [`LatchTable::update`](crate::LatchTable::update).
+
+use super::entry::Entry;
+use super::error::RmwError;
+use super::store::{Effect, Key, Record, Store};
+use super::{Core, Rmw};
+use crate::latch::{Latch, LatchTimeoutError, Latches};
+use crate::sync::mutant;
+use crate::sync::time::Instant;
+use crate::sync::unmodelled::Ordering;
+
+/// What an update found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Missing,
+    Expired,
+    Live(Option<u64>),
+}
+
+impl<S: Store> Rmw<S> {
+    /// A handle on the same keys whose commands give up waiting at `deadline`.
+    ///
+    /// What has begun by then is finished: the deadline bounds the start. A command that could not
+    /// begin has changed nothing, and will not.
+    ///
+    /// ```
+    /// use latchwork::rmw::{Rmw, RmwError};
+    /// use std::time::{Duration, Instant};
+    ///
+    /// let rmw = Rmw::new();
+    /// let hasty = rmw.with_deadline(Instant::now() + Duration::from_millis(5));
+    /// rmw.update_many(&["k"], |_| {
+    ///     // Another thread, while this one has the key:
+    ///     let late = std::thread::scope(|scope| scope.spawn(|| hasty.incr_by("k", 1)).join());
+    ///     assert_eq!(late.unwrap(), Err(RmwError::TimedOut));
+    ///     Ok::<_, RmwError>(())
+    /// })??;
+    /// assert_eq!(rmw.get("k")?, None);
+    /// # Ok::<(), RmwError>(())
+    /// ```
+    pub fn with_deadline(&self, deadline: Instant) -> Self {
+        Self {
+            deadline: Some(deadline),
+            ..self.clone()
+        }
+    }
+
+    /// Runs `operation` under the key's latch, on this thread or on that of who holds it.
+    #[inline(always)]
+    fn under_latch<R: Send>(
+        &self,
+        key: Key<'_>,
+        operation: impl FnOnce() -> Result<R, RmwError> + Send,
+    ) -> Result<R, RmwError> {
+        match (&self.core.latches, self.deadline) {
+            (None, _) => operation(),
+            (Some(latches), None) => latches.update_hashed(key.hash, key.bytes, operation)?,
+            (Some(latches), Some(deadline)) => {
+                latches.update_until(key.hash, key.bytes, || Some(deadline), operation)?
+            }
+        }
+    }
+
+    /// The latch of one key, for what takes longer; none in a transaction, which has it.
+    pub(super) fn latch(&self, key: Key<'_>) -> Result<Option<Latch<'_>>, LatchTimeoutError> {
+        let latches = self.core.latches.as_ref();
+        latches
+            .map(|table| table.latch_until(key.hash, key.bytes, || self.deadline))
+            .transpose()
+    }
+
+    /// The latches of several keys; none in a transaction, which has them.
+    pub(super) fn latch_many(
+        &self,
+        keys: &[Key<'_>],
+    ) -> Result<Option<Latches<'_>>, LatchTimeoutError> {
+        let hashes = || keys.iter().map(|key| key.hash).collect();
+        let latches = self.core.latches.as_ref();
+        latches
+            .map(|table| table.latch_many_until(hashes(), self.deadline))
+            .transpose()
+    }
+
+    /// Runs one short command: `decide` sees the live record, and what it returns is applied.
+    ///
+    /// Where the latch is held, whoever holds it may run this.
+    #[inline(always)]
+    pub(super) fn write<'e, R: Send>(
+        &self,
+        key: &[u8],
+        decide: impl FnOnce(Option<&Record>) -> Result<(Effect<'e>, R), RmwError> + Send,
+    ) -> Result<R, RmwError> {
+        let core = &*self.core;
+        let key = self.key(key);
+        let (result, arm) = if mutant::enabled("rmw-write-unprotected") {
+            core.change(key, decide)
+        } else {
+            self.under_latch(key, || core.change(key, decide))
+        }?;
+        if let Some(at) = arm {
+            self.arm(at);
+        }
+        result
+    }
+
+    /// Runs `operation` on the key's entry under its latch, and stores what became of it.
+    ///
+    /// The closure works on a copy that shares the value; readers see the old value until it
+    /// returns. It may read this `Rmw` but not write to it (see Errors). Where another thread is in an
+    /// update of the key, that one may run this closure too (see [`LatchTable::update`]): it must not
+    /// wait, nor depend on whose thread it is on, and should be short.
+    ///
+    /// ```
+    /// use latchwork::rmw::{Rmw, RmwError};
+    ///
+    /// let rmw = Rmw::new();
+    /// rmw.set("balance", 100)?;
+    /// let paid = rmw.update("balance", |entry| {
+    ///     let balance = entry.integer()?.unwrap_or(0);
+    ///     if balance < 30 {
+    ///         return Ok(false); // nothing staged, nothing stored
+    ///     }
+    ///     entry.set(balance - 30);
+    ///     Ok::<_, RmwError>(true)
+    /// })??;
+    /// assert!(paid);
+    /// assert_eq!(rmw.get("balance")?, Some(70.into()));
+    /// # Ok::<(), RmwError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Reentrant`](RmwError::Reentrant) if the calling thread is already inside an update, also
+    /// of another key; [`Busy`](RmwError::Busy); [`TooLong`](RmwError::TooLong) and
+    /// [`InvalidExpiry`](RmwError::InvalidExpiry) for what the closure staged;
+    /// [`TimedOut`](RmwError::TimedOut) under a [deadline](Self::with_deadline). The closure's own
+    /// result passes through as it is, and does not undo what it staged.
+    ///
+    /// # Panics
+    /// A panic of the closure unwinds into the caller; the value stays as it was and the latch is
+    /// released.
+    ///
+    /// # Blocking
+    /// While another thread writes the key.
+    pub fn update<R: Send>(
+        &self,
+        key: impl AsRef<[u8]>,
+        operation: impl FnOnce(&mut Entry) -> R + Send,
+    ) -> Result<R, RmwError> {
+        let core = &*self.core;
+        let key = self.key(key.as_ref());
+        let (result, arm) = if mutant::enabled("rmw-update-unprotected") {
+            core.change_copy(key, operation)
+        } else {
+            self.under_latch(key, || core.change_copy(key, operation))
+        }?;
+        if let Some(at) = arm {
+            self.arm(at);
+        }
+        Ok(result)
+    }
+}
+
+impl<S: Store> Core<S> {
+    /// One step of the store, or two where a record that has expired is in the way. Returns the
+    /// deadline too that the key has got by it.
+    #[inline(always)]
+    fn change<'e, R>(
+        &self,
+        key: Key<'_>,
+        decide: impl FnOnce(Option<&Record>) -> Result<(Effect<'e>, R), RmwError>,
+    ) -> Result<(Result<R, RmwError>, Option<u64>), RmwError> {
+        let (mut arm, mut expired, mut later) = (None, false, None);
+        let result = self.store.change(key, |record| {
+            expired = record.is_some_and(|record| self.is_expired(record));
+            let live = record.filter(|_| !expired);
+            match decide(live) {
+                Ok((effect, result)) => {
+                    arm = effect.deadline_after(live);
+                    match effect {
+                        Effect::Put(_) => (effect, Ok(result)),
+                        _ if expired => {
+                            // What leaves the key missing is done with this one step.
+                            let is_done = matches!(effect, Effect::Keep | Effect::Delete);
+                            later = Some(effect).filter(|_| !is_done);
+                            (Effect::Delete, Ok(result))
+                        }
+                        _ => (effect, Ok(result)),
+                    }
+                }
+                Err(error) if expired => (Effect::Delete, Err(error)),
+                Err(error) => (Effect::Keep, Err(error)),
+            }
+        })?;
+        if expired {
+            self.counters.expired.fetch_add(1, Ordering::Relaxed);
+            if let Some(effect) = later {
+                // The record is out of the way now, and the latch is still held.
+                self.store.change(key, |_| (effect, ()))?;
+            }
+        }
+        Ok((result, arm))
+    }
+
+    /// Lets `operation` work on a copy of the record, and publishes what became of that. Returns
+    /// the deadline too that the key has got by it.
+    #[inline(always)]
+    fn change_copy<R>(
+        &self,
+        key: Key<'_>,
+        operation: impl FnOnce(&mut Entry) -> R,
+    ) -> Result<(R, Option<u64>), RmwError> {
+        let (mut entry, before, seen) = self.store.load(key, |record, seen| {
+            let before = match record {
+                None => Before::Missing,
+                Some(record) if self.is_expired(record) => Before::Expired,
+                Some(record) => Before::Live(record.expires_at()),
+            };
+            let live = record.filter(|_| !matches!(before, Before::Expired));
+            (Entry::new(live), before, seen)
+        });
+        let result = operation(&mut entry);
+        let (staged, at) = (entry.is_staged(), entry.expires_at());
+        let new_deadline = at.filter(|_| before != Before::Live(at));
+        if staged && mutant::enabled("rmw-update-deletes-first") {
+            self.store.publish(key, Effect::Delete, seen)?;
+        }
+        let effect = match entry.into_value() {
+            _ if !staged && before != Before::Expired => return Ok((result, None)),
+            Some(value) if staged => {
+                self.check_len(&value)?;
+                let is_over = match new_deadline {
+                    Some(at) => self.check_deadline(at)? <= self.clock.now(),
+                    None => false,
+                };
+                if is_over {
+                    Effect::Delete
+                } else {
+                    Effect::put(Record::new(value, at))
+                }
+            }
+            _ => Effect::Delete,
+        };
+        self.store.publish(key, effect, seen)?;
+        if before == Before::Expired {
+            self.counters.expired.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok((result, new_deadline))
+    }
+}
