@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,8 @@ pub(crate) struct Client {
     command: AtomicUsize,
     unread: AtomicU32,
     unsent: AtomicU32,
+    /// Commands queued since `MULTI`; -1 outside a transaction.
+    queued: AtomicI64,
     memory: AtomicUsize,
 }
 
@@ -99,12 +101,22 @@ impl Client {
         self.command.store(code, Ordering::Relaxed);
     }
 
-    /// After a burst: when it was, and what is left over.
-    pub(crate) fn seen(&self, now: Instant, unread: usize, unsent: usize, memory: usize) {
+    /// After a burst: when it was, what is left over, and how many commands are queued since
+    /// `MULTI`.
+    pub(crate) fn seen(
+        &self,
+        now: Instant,
+        unread: usize,
+        unsent: usize,
+        queued: Option<usize>,
+        memory: usize,
+    ) {
         let active = now.saturating_duration_since(self.connected).as_millis();
         self.active.store(active as u64, Ordering::Relaxed);
         self.unread.store(unread as u32, Ordering::Relaxed);
         self.unsent.store(unsent as u32, Ordering::Relaxed);
+        let queued = queued.map_or(-1, |queued| queued as i64);
+        self.queued.store(queued, Ordering::Relaxed);
         self.memory.store(memory, Ordering::Relaxed);
     }
 
@@ -113,6 +125,7 @@ impl Client {
         let age = self.connected.elapsed();
         let active = Duration::from_millis(self.active.load(Ordering::Relaxed));
         let unsent = self.unsent.load(Ordering::Relaxed);
+        let queued = self.queued.load(Ordering::Relaxed);
         // Writing to a Vec cannot fail.
         let _ = write!(
             line,
@@ -122,14 +135,15 @@ impl Client {
         line.extend_from_slice(&self.name());
         let _ = write!(
             line,
-            " age={} idle={} flags={} db=0 sub=0 psub=0 ssub=0 multi=-1 qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0 \
+            " age={} idle={} flags={} db=0 sub=0 psub=0 ssub=0 multi={queued} qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0 \
              rbs=0 rbp=0 obl={unsent} oll=0 omem=0 tot-mem={} events=r cmd={} user=default redir=-1 resp={}",
             age.as_secs(),
             age.saturating_sub(active).as_secs(),
-            if self.no_evict.load(Ordering::Relaxed) {
-                "e"
-            } else {
-                "N"
+            match (queued >= 0, self.no_evict.load(Ordering::Relaxed)) {
+                (true, true) => "xe",
+                (true, false) => "x",
+                (false, true) => "e",
+                (false, false) => "N",
             },
             self.unread.load(Ordering::Relaxed),
             self.memory.load(Ordering::Relaxed),
@@ -174,6 +188,7 @@ impl Clients {
             command: AtomicUsize::new(0),
             unread: AtomicU32::new(0),
             unsent: AtomicU32::new(0),
+            queued: AtomicI64::new(-1),
             memory: AtomicUsize::new(0),
         });
         self.lock().insert(client.id, Arc::clone(&client));

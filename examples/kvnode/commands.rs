@@ -11,6 +11,7 @@ mod lists;
 mod server;
 mod strings;
 mod table;
+mod transactions;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::server::{Counters, Server};
 use crate::session::Session;
 
 pub(crate) use table::Command;
+use table::Dispatch as _;
 
 /// The version whose behaviour this server follows; clients look at it to know what they may use.
 const REDIS_VERSION: &str = "7.0.15";
@@ -133,22 +135,33 @@ pub(crate) fn run(place: Place<'_>, args: Args<'_>) {
     Counters::add(&counters.commands, 1);
     session.begin();
     let before = reply.len();
-    let outcome = find(args).and_then(|command| {
-        if !command.takes(args.len()) {
-            return Err(Refusal::arity(command));
+    let found = find(args).and_then(|command| {
+        if command.takes(args.len()) {
+            Ok(command)
+        } else {
+            Err(Refusal::arity(command))
         }
-        client.runs(code(command));
-        let mut context = Context {
-            store: &server.store,
-            command,
-            server,
-            counters,
-            client,
-            session,
-            reply,
-        };
-        (command.handler)(&mut context, args)
     });
+    let outcome = match (found, session.transaction.as_deref_mut()) {
+        (Ok(command), Some(queue)) if !transactions::runs_at_once(command) => {
+            let limit = server.options.max_queued;
+            transactions::queue(queue, command, args, limit).map(|()| reply.status("QUEUED"))
+        }
+        (Ok(command), _) => {
+            client.runs(code(command));
+            let mut context = Context {
+                store: &server.store,
+                command,
+                server,
+                counters,
+                client,
+                session,
+                reply,
+            };
+            MemStore::handler(command)(&mut context, args)
+        }
+        (Err(refusal), _) => Err(transactions::refuse(session, args, refusal)),
+    };
     if let Err(Refusal(text)) = outcome {
         reply.error(&text);
     }

@@ -404,7 +404,7 @@ impl Connection {
         let half = half.map_or(0, |half| half.bytes.capacity() + half.parser.memory());
         let unsent = self.unsent.as_ref();
         let unsent = unsent.map_or(0, |unsent| unsent.bytes.capacity());
-        size_of::<Self>() + size_of::<Client>() + half + unsent
+        size_of::<Self>() + size_of::<Client>() + half + unsent + self.session.memory()
     }
 
     /// After an event: is it over, and if not, until when may what is pending take?
@@ -424,6 +424,7 @@ impl Connection {
             shared.now,
             half.map_or(0, |half| half.bytes.len() - half.start),
             unsent.map_or(0, |unsent| unsent.bytes.len() - unsent.sent),
+            self.session.transaction.as_ref().map(|queue| queue.len()),
             self.memory(),
         );
         Fate::Open

@@ -23,6 +23,7 @@ mod inbox;
 mod io_thread;
 mod listener;
 mod options;
+mod queue;
 mod reply;
 mod request;
 mod server;

@@ -3,6 +3,8 @@
 //!
 //! [`Client`]: crate::clients::Client
 
+use crate::queue::{Queue, Watched};
+
 /// Which replies the client wants (`CLIENT REPLY`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Replies {
@@ -18,12 +20,21 @@ pub(crate) enum Replies {
 /// One connection's state between commands.
 #[derive(Debug, Default)]
 pub(crate) struct Session {
+    /// The commands since `MULTI`.
+    pub(crate) transaction: Option<Box<Queue>>,
+    pub(crate) watched: Watched,
     pub(crate) replies: Replies,
     /// The connection is to be closed once its replies are out.
     pub(crate) ends: bool,
 }
 
 impl Session {
+    /// How many bytes it makes the server hold beside itself.
+    pub(crate) fn memory(&self) -> usize {
+        let queue = self.transaction.as_ref();
+        queue.map_or(0, |queue| size_of::<Queue>() + queue.memory()) + self.watched.memory()
+    }
+
     /// Before a command.
     pub(crate) fn begin(&mut self) {
         if self.replies == Replies::SkipNext {

@@ -10,4 +10,5 @@ mod redis;
 mod requests;
 mod support;
 mod tools;
+mod transactions;
 mod wire;

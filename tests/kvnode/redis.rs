@@ -9,7 +9,7 @@ use crate::requests::{KEYS, Request, random_request, request};
 use crate::support::{Client, Redis, Server, encode};
 
 /// What both servers answer to the same requests, sent in one go.
-fn compare<A: Read + Write, B: Read + Write>(
+pub(crate) fn compare<A: Read + Write, B: Read + Write>(
     ours: &mut Client<A>,
     theirs: &mut Client<B>,
     requests: &[Request],

@@ -54,38 +54,54 @@ pub(super) fn key_type<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -
 }
 
 pub(super) fn expire<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
-    set_expiry(context, args, 1000, now() as i64)
+    set_expiry(context, args, 1000, From::Now)
 }
 
 pub(super) fn pexpire<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
-    set_expiry(context, args, 1, now() as i64)
+    set_expiry(context, args, 1, From::Now)
 }
 
 pub(super) fn expireat<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
-    set_expiry(context, args, 1000, 0)
+    set_expiry(context, args, 1000, From::Epoch)
 }
 
 pub(super) fn pexpireat<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
-    set_expiry(context, args, 1, 0)
+    set_expiry(context, args, 1, From::Epoch)
 }
 
-/// The amount counts `unit` milliseconds from `base`. A time that has passed deletes the key.
+/// The amount counts `unit` milliseconds, from now or from 1970. A time that has passed deletes the
+/// key.
 fn set_expiry<S: Store>(
     context: &mut Context<'_, S>,
     args: Args<'_>,
     unit: i64,
-    base: i64,
+    from: From,
 ) -> Outcome {
     let when = condition(args.from(3))?;
-    let at = integer(&args[2])?
-        .checked_mul(unit)
-        .and_then(|millis| millis.checked_add(base))
-        .ok_or_else(|| Refusal::expiry(context.command))?;
-    // Before 1970 is as past as 1970.
-    let at = u64::try_from(at).unwrap_or(0).max(1);
-    let applied = context.store.expire_at(&args[1], at, when)?;
+    let invalid = || Refusal::expiry(context.command);
+    let amount = integer(&args[2])?.checked_mul(unit).ok_or_else(invalid)?;
+    let applied = match (from, u64::try_from(amount)) {
+        (From::Now, Ok(amount)) => {
+            if now().saturating_add(amount) > i64::MAX as u64 {
+                return Err(invalid());
+            }
+            // The store's own clock: in a transaction it stands still.
+            let after = Duration::from_millis(amount);
+            context.store.expire_in(&args[1], after, when)?
+        }
+        (From::Epoch, Ok(at)) => context.store.expire_at(&args[1], at.max(1), when)?,
+        // Before now, or before 1970, is as past as 1970.
+        (_, Err(_)) => context.store.expire_at(&args[1], 1, when)?,
+    };
     context.reply.flag(applied);
     Ok(())
+}
+
+/// What an expiry counts from.
+#[derive(Debug, Clone, Copy)]
+enum From {
+    Now,
+    Epoch,
 }
 
 fn condition(options: Args<'_>) -> Result<ExpireWhen, Refusal> {

@@ -1,9 +1,9 @@
 //! The command table: every command's name, arity, flags, keys and handler, in one place. Dispatch,
 //! `COMMAND` and the `HELP` subcommands all read it.
 
-use latchwork::rmw::MemStore;
+use latchwork::rmw::{MemStore, Staged, Store};
 
-use super::{Handler, client, connection, info, keys, lists, server, strings};
+use super::{Handler, client, connection, info, keys, lists, server, strings, transactions};
 use crate::request::{Args, parse_integer};
 
 /// Which arguments are keys.
@@ -64,7 +64,8 @@ pub(crate) struct Command {
     /// In Redis's words.
     pub(crate) flags: &'static [&'static str],
     pub(crate) keys: Keys,
-    pub(crate) handler: Handler<MemStore>,
+    /// The handler, for the store and for a transaction.
+    handler: (Handler<MemStore>, Handler<Staged>),
     pub(crate) subcommands: &'static [Command],
 }
 
@@ -116,6 +117,8 @@ const SESSION: &[&str] = &[
     "no_auth",
     "allow_busy",
 ];
+const TRANSACTION: &[&str] = &["noscript", "loading", "stale", "fast", "allow_busy"];
+const EXEC: &[&str] = &["noscript", "loading", "stale", "skip_slowlog"];
 const SHUTDOWN: &[&str] = &[
     "admin",
     "noscript",
@@ -124,6 +127,23 @@ const SHUTDOWN: &[&str] = &[
     "no_multi",
     "allow_busy",
 ];
+
+/// A store that commands run on.
+pub(crate) trait Dispatch: Store + Sized {
+    fn handler(command: &Command) -> Handler<Self>;
+}
+
+impl Dispatch for MemStore {
+    fn handler(command: &Command) -> Handler<Self> {
+        command.handler.0
+    }
+}
+
+impl Dispatch for Staged {
+    fn handler(command: &Command) -> Handler<Self> {
+        command.handler.1
+    }
+}
 
 /// Writes out the rows of the table: name, arity, flags, keys, handler, subcommands. A handler is
 /// named once and made for the store and for a transaction on it.
@@ -134,7 +154,7 @@ macro_rules! table {
             arity: $arity,
             flags: $flags,
             keys: $keys,
-            handler: $handler,
+            handler: ($handler, $handler),
             subcommands: table!($($($sub)*)?),
         }),*]
     };
@@ -180,7 +200,9 @@ pub(crate) static TABLE: &[Command] = table! {
     "decr" 2 GROW ONE_KEY strings::decr;
     "decrby" 3 GROW ONE_KEY strings::decrby;
     "del" -2 WRITE_SLOW ALL_KEYS keys::del;
+    "discard" 1 TRANSACTION NO_KEYS transactions::discard;
     "echo" 2 ANY_TIME_FAST NO_KEYS connection::echo;
+    "exec" 1 EXEC NO_KEYS transactions::exec;
     "exists" -2 READ ALL_KEYS keys::exists;
     "expire" -3 WRITE ONE_KEY keys::expire;
     "expireat" -3 WRITE ONE_KEY keys::expireat;
@@ -212,6 +234,7 @@ pub(crate) static TABLE: &[Command] = table! {
     "mget" -2 READ ALL_KEYS strings::mget;
     "mset" -3 GROW_SLOW PAIRS strings::mset;
     "msetnx" -3 GROW_SLOW PAIRS strings::msetnx;
+    "multi" 1 TRANSACTION NO_KEYS transactions::multi;
     "persist" 2 WRITE ONE_KEY keys::persist;
     "pexpire" -3 WRITE ONE_KEY keys::pexpire;
     "pexpireat" -3 WRITE ONE_KEY keys::pexpireat;
@@ -237,6 +260,8 @@ pub(crate) static TABLE: &[Command] = table! {
     "ttl" 2 READ ONE_KEY keys::ttl;
     "type" 2 READ ONE_KEY keys::key_type;
     "unlink" -2 WRITE ALL_KEYS keys::del;
+    "unwatch" 1 TRANSACTION NO_KEYS transactions::unwatch;
+    "watch" -2 TRANSACTION ALL_KEYS transactions::watch;
 };
 
 const SLOTS: usize = 256;
