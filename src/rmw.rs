@@ -23,6 +23,7 @@ mod command;
 mod entry;
 mod error;
 mod expire;
+mod float;
 mod list;
 mod list_move;
 mod list_search;

@@ -2,6 +2,7 @@
 
 use super::Rmw;
 use super::error::RmwError;
+use super::float::Float;
 use super::options::{Expiry, GetExpiry, SetOptions, SetOutcome, When};
 use super::store::{Effect, Record, Store};
 use super::value::Value;
@@ -241,6 +242,48 @@ impl<S: Store> Rmw<S> {
     /// As [`incr_by`](Self::incr_by).
     pub fn decr_by(&self, key: impl AsRef<[u8]>, by: i64) -> Result<i64, RmwError> {
         self.incr_by(key, by.checked_neg().ok_or(RmwError::Overflow)?)
+    }
+
+    /// Adds to a key's number, which need not be an integer, keeps its expiry, and returns the sum
+    /// (`INCRBYFLOAT`). A missing key is 0.
+    ///
+    /// `by` is text, as the value is: `0.1` has no exact binary form, and the 80-bit arithmetic of
+    /// Redis keeps more of it than an `f64`. At most 17 decimals are written.
+    ///
+    /// ```
+    /// # use latchwork::rmw::{Rmw, RmwError};
+    /// let rmw = Rmw::new();
+    /// assert_eq!(rmw.incr_float("k", "0.1")?, "0.1".into());
+    /// assert_eq!(rmw.incr_float("k", "0.2")?, "0.3".into());
+    /// assert_eq!(rmw.incr_float("k", "5.0e3")?, "5000.3".into());
+    /// assert_eq!(rmw.incr_float("k", " 1"), Err(RmwError::NotAFloat));
+    /// # Ok::<(), RmwError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`NotAFloat`](RmwError::NotAFloat) for the key or for `by`,
+    /// [`NotFinite`](RmwError::NotFinite), [`TooLong`](RmwError::TooLong),
+    /// [`WrongType`](RmwError::WrongType), [`Reentrant`](RmwError::Reentrant),
+    /// [`Busy`](RmwError::Busy).
+    pub fn incr_float(
+        &self,
+        key: impl AsRef<[u8]>,
+        by: impl AsRef<[u8]>,
+    ) -> Result<Value, RmwError> {
+        let by = Float::parse(by.as_ref());
+        // Not under the store's lock: thousands of digits take their time.
+        self.update(key, |entry| {
+            let old = match entry.get().map(Value::string).transpose()? {
+                None => Some(Float::from_integer(0)),
+                Some(Value::Integer(number)) => Some(Float::from_integer(*number)),
+                Some(value) => Float::parse(&value.text()),
+            };
+            let (old, by) = old.zip(by).ok_or(RmwError::NotAFloat)?;
+            let sum = old.checked_add(by).ok_or(RmwError::NotFinite)?;
+            let text = Value::from(sum.to_text());
+            entry.set(text.clone());
+            Ok(text)
+        })?
     }
 
     /// Appends to a key's string, a missing one being empty, keeps its expiry, and returns the new

@@ -24,6 +24,11 @@ pub enum RmwError {
     NotAnInteger,
     /// The result would not fit an `i64`.
     Overflow,
+    /// The value or the increment is not a number that [`incr_float`](super::Rmw::incr_float)
+    /// accepts.
+    NotAFloat,
+    /// The sum would be infinite, or no number.
+    NotFinite,
     /// The string would be longer than the limit that the builder set.
     TooLong {
         /// Bytes that the string would have; `u64::MAX` when that cannot be said.
@@ -57,6 +62,8 @@ impl fmt::Display for RmwError {
         match self {
             RmwError::NotAnInteger => f.write_str("value is not an integer or out of range"),
             RmwError::Overflow => f.write_str("increment or decrement would overflow"),
+            RmwError::NotAFloat => f.write_str("value is not a valid float"),
+            RmwError::NotFinite => f.write_str("increment would produce NaN or Infinity"),
             RmwError::TooLong { len, max } => {
                 write!(f, "string of {len} bytes exceeds the limit of {max} bytes")
             }
