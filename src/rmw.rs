@@ -17,6 +17,9 @@
 //! to it, or by a [`Sweeper`] job that is armed for the earliest deadline and asleep while nothing
 //! expires. The semantics are Redis 7.0's.
 
+mod blocked;
+mod blocking;
+mod blocking_move;
 mod builder;
 mod clock;
 mod command;
@@ -33,6 +36,7 @@ mod mem;
 mod number;
 mod options;
 mod read;
+mod serve;
 mod staged;
 mod store;
 mod transaction;
@@ -60,6 +64,7 @@ pub use store::{Effect, Key, KeyHasher, Record, Seen, Store};
 pub use transaction::Transaction;
 pub use value::{Bytes, Text, Value, ValueType};
 
+use self::blocked::Blocked;
 use crate::latch::LatchTable;
 use crate::sweeper::Job;
 use crate::sync::Arc;
@@ -118,6 +123,8 @@ struct Core<S> {
     /// The deadline that the job is armed for in Unix milliseconds, `u64::MAX` for none.
     armed: crate::sync::atomic::AtomicU64,
     counters: Counters,
+    /// None in a transaction, which does not wait.
+    blocked: Option<Arc<Blocked>>,
 }
 
 #[derive(Default)]
@@ -221,11 +228,23 @@ impl<S: Store> Rmw<S> {
             expired: counters.expired.load(Ordering::Relaxed),
             sweeps: counters.sweeps.load(Ordering::Relaxed),
             sweep_skipped: counters.skipped.load(Ordering::Relaxed),
+            blocked: self
+                .core
+                .blocked
+                .as_ref()
+                .map_or(0, |blocked| blocked.count()),
         }
     }
 }
 
 impl<S: Store> Core<S> {
+    /// Whether a call is blocked on the key, whose latch is held: what writes it has to serve then.
+    #[inline]
+    fn is_awaited(&self, key: Key<'_>) -> bool {
+        let blocked = self.blocked.as_ref();
+        blocked.is_some_and(|blocked| blocked.waits_for(key))
+    }
+
     /// Only a record with a deadline costs a look at the clock.
     #[inline]
     fn is_expired(&self, record: &Record) -> bool {
@@ -303,4 +322,6 @@ pub struct RmwStats {
     pub sweeps: u64,
     /// Expired keys that a sweep left to the next one because their latch was held.
     pub sweep_skipped: u64,
+    /// Blocked pops and moves that are waiting for an element.
+    pub blocked: u64,
 }

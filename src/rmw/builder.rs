@@ -4,6 +4,7 @@ use std::fmt;
 use std::hash::BuildHasher;
 use std::time::Duration;
 
+use super::blocked::Blocked;
 use super::clock::Clock;
 use super::mem::MemStore;
 use super::store::{KeyHasher, Store};
@@ -162,6 +163,7 @@ impl<S: Store> RmwBuilder<S> {
             sweep_interval: self.sweep_interval,
             armed: crate::sync::atomic::AtomicU64::new(u64::MAX),
             counters: Counters::default(),
+            blocked: Some(Arc::new(Blocked::new())),
         });
         let swept = Arc::clone(&core);
         let sweep = sweeper.job("rmw: expired keys", move || swept.run_sweep());

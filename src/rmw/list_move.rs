@@ -1,10 +1,11 @@
 //! The list commands over several keys: each is applied at one moment.
 
-use super::Rmw;
 use super::error::RmwError;
 use super::list::{ListEdit, ListEnd};
+use super::serve::infallible;
 use super::store::{Effect, Key, Record, Store};
 use super::value::Bytes;
+use super::{Rmw, Transaction};
 use crate::sync::unmodelled::Ordering;
 
 impl<S: Store> Rmw<S> {
@@ -46,7 +47,16 @@ impl<S: Store> Rmw<S> {
         }
         let core = &*self.core;
         let (source, destination) = (self.key(source), self.key(destination));
-        let _latches = self.latch_many(&[source, destination])?;
+        let latches = self.latch_many(&[source, destination])?;
+        if core.is_awaited(destination) {
+            drop(latches);
+            let keys = [source, destination];
+            let [source, destination] = keys.map(|key| key.bytes);
+            let lmove = |tx: &Transaction| Ok(tx.lmove(source, destination, from, to));
+            return self
+                .transact(&keys, lmove, || ())?
+                .unwrap_or_else(infallible);
+        }
         let now = core.clock.now();
         let mut expired = 0;
         let mut fits = Ok(());
@@ -136,10 +146,24 @@ impl<S: Store> Rmw<S> {
         end: ListEnd,
         count: u64,
     ) -> Result<Option<(usize, Vec<Bytes>)>, RmwError> {
-        let count = usize::try_from(count).unwrap_or(usize::MAX);
-        let core = &*self.core;
         let keys: Vec<Key<'_>> = keys.iter().map(|key| self.key(key.as_ref())).collect();
-        let _latches = self.latch_many(&keys)?;
+        self.pop_first(&keys, end, count)
+    }
+
+    /// The same with keys.
+    pub(super) fn pop_first(
+        &self,
+        keys: &[Key<'_>],
+        end: ListEnd,
+        count: u64,
+    ) -> Result<Option<(usize, Vec<Bytes>)>, RmwError> {
+        if let [key] = keys {
+            let popped = self.pop_many(key.bytes, end, count)?;
+            return Ok(popped.map(|values| (0, values)));
+        }
+        let core = &*self.core;
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let _latches = self.latch_many(keys)?;
         for (i, &key) in keys.iter().enumerate() {
             // Under all the latches, a key that was found missing stays so.
             let (record, seen) = core.store.load(key, |record, seen| {

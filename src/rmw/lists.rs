@@ -134,7 +134,7 @@ impl<S: Store> Rmw<S> {
         })
     }
 
-    fn pop_many(
+    pub(super) fn pop_many(
         &self,
         key: &[u8],
         end: ListEnd,

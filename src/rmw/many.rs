@@ -113,7 +113,14 @@ impl<S: Store> Rmw<S> {
         }
         let keys: Vec<_> = names.iter().map(|key| self.key(key.as_ref())).collect();
         let latches = self.latch_many(&keys)?;
-        let _latches = latches.filter(|_| !mutant::enabled("rmw-many-unprotected"));
+        let latches = latches.filter(|_| !mutant::enabled("rmw-many-unprotected"));
+        if keys.iter().any(|key| core.is_awaited(*key)) {
+            drop(latches);
+            let values = values.into_iter().flatten();
+            let pairs: Vec<(&[u8], Value)> = keys.iter().map(|key| key.bytes).zip(values).collect();
+            return self.transact(&keys, |tx| tx.set_many(pairs, if_missing), || ())?;
+        }
+        let _latches = latches;
         if if_missing {
             let now = core.clock.now();
             let mut found = false;

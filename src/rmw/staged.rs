@@ -110,6 +110,18 @@ impl OwnedEffect {
 }
 
 impl StagedKey {
+    fn new(key: Key<'_>, record: Option<Record>) -> Self {
+        Self {
+            hash: key.hash,
+            name: Bytes::from(key.bytes),
+            was_there: record.is_some(),
+            record,
+            effects: Vec::new(),
+            applied: 0,
+            serial: 0,
+        }
+    }
+
     /// The record as the next command finds it.
     fn look(&mut self) -> Option<&Record> {
         if self.applied < self.effects.len() {
@@ -196,20 +208,34 @@ impl State {
 impl Staged {
     /// A transaction on these keys, which are sorted and each there once, with their records.
     pub(super) fn new(keys: &[Key<'_>], records: Vec<Option<Record>>) -> Self {
-        let staged = |(key, record): (&Key<'_>, Option<Record>)| StagedKey {
-            hash: key.hash,
-            name: Bytes::from(key.bytes),
-            was_there: record.is_some(),
-            record,
-            effects: Vec::new(),
-            applied: 0,
-            serial: 0,
-        };
+        let staged = keys.iter().zip(records);
         Self {
             state: Mutex::new(State {
-                keys: keys.iter().zip(records).map(staged).collect(),
+                keys: staged
+                    .map(|(key, record)| StagedKey::new(*key, record))
+                    .collect(),
                 undeclared: false,
             }),
+        }
+    }
+
+    /// Adds keys, with their records, to those that were declared.
+    pub(super) fn declare(&self, keys: &[Key<'_>], records: Vec<Option<Record>>) {
+        let mut state = self.state.lock();
+        let added = keys.iter().zip(records);
+        state
+            .keys
+            .extend(added.map(|(key, record)| StagedKey::new(*key, record)));
+        state
+            .keys
+            .sort_unstable_by(|a, b| (a.hash, &*a.name).cmp(&(b.hash, &*b.name)));
+    }
+
+    /// Whether only declared keys were used so far.
+    pub(super) fn check(&self) -> Result<(), RmwError> {
+        match self.state.lock().undeclared {
+            true => Err(RmwError::Undeclared),
+            false => Ok(()),
         }
     }
 

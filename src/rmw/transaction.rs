@@ -10,10 +10,11 @@
 //! If all were missing at the start, it may as well have come after.
 
 use super::Rmw;
+use super::blocked::{OwnedKey, Served};
 use super::clock::Clock;
 use super::error::RmwError;
 use super::staged::{Finished, OwnedEffect, Staged};
-use super::store::{Effect, Key, Store};
+use super::store::{Effect, Key, Record, Store};
 use super::{Core, Counters};
 use crate::sync::unmodelled::Ordering;
 use crate::sync::{Arc, mutant};
@@ -39,6 +40,13 @@ use crate::sync::{Arc, mutant};
 /// # Ok::<(), RmwError>(())
 /// ```
 pub type Transaction = Rmw<Staged>;
+
+/// The order of a transaction's keys, each once.
+fn in_order(mut keys: Vec<Key<'_>>) -> Vec<Key<'_>> {
+    keys.sort_unstable_by_key(|key| (key.hash, key.bytes));
+    keys.dedup();
+    keys
+}
 
 impl<S: Store> Rmw<S> {
     /// Runs `operation` on several keys, and publishes what it did to them at one moment.
@@ -83,19 +91,49 @@ impl<S: Store> Rmw<S> {
         keys: &[K],
         operation: impl FnOnce(&Transaction) -> Result<R, E>,
     ) -> Result<Result<R, E>, RmwError> {
+        let keys: Vec<_> = keys.iter().map(|key| self.key(key.as_ref())).collect();
+        self.transact(&keys, operation, || ())
+    }
+
+    /// The same with keys; `finally` runs once it is published, while the latches are held.
+    ///
+    /// Whoever is blocked on one of the keys and finds an element there is served in the same
+    /// transaction, and told when the latches are free again.
+    pub(super) fn transact<R, E>(
+        &self,
+        named: &[Key<'_>],
+        operation: impl FnOnce(&Transaction) -> Result<R, E>,
+        finally: impl FnOnce(),
+    ) -> Result<Result<R, E>, RmwError> {
         let core = &*self.core;
-        let mut keys: Vec<_> = keys.iter().map(|key| self.key(key.as_ref())).collect();
-        keys.sort_unstable_by_key(|key| (key.hash, key.bytes));
-        keys.dedup();
-        let latches = self.latch_many(&keys)?;
+        let mut keys = in_order(named.to_vec());
+        let (latches, reached) = self.latch_reach(&keys)?;
         let latches = latches.filter(|_| !mutant::enabled("rmw-transaction-unprotected"));
         let tx = self.transaction(&keys);
         let result = operation(&tx);
-        let staged = tx.core.store.finish()?;
+        let staged = &tx.core.store;
         if result.is_err() {
+            staged.finish()?;
             return Ok(result);
         }
-        self.publish(&keys, &staged)?;
+        let mut served = Served::default();
+        if let Some(blocked) = &core.blocked
+            && named.iter().any(|key| blocked.waits_for(*key))
+        {
+            staged.check()?;
+            keys.extend(reached.iter().map(OwnedKey::as_key));
+            keys = in_order(keys);
+            let reached: Vec<_> = reached.iter().map(OwnedKey::as_key).collect();
+            staged.declare(&reached, self.records(&reached));
+            tx.serve(blocked, named, &mut served);
+        }
+        let staged = staged.finish()?;
+        if let Err(error) = self.publish(&keys, &staged) {
+            drop(latches);
+            served.fail(&error);
+            return Err(error);
+        }
+        finally();
         drop(latches);
         let expired = tx.core.counters.expired.load(Ordering::Relaxed);
         core.counters.expired.fetch_add(expired, Ordering::Relaxed);
@@ -103,16 +141,22 @@ impl<S: Store> Rmw<S> {
         if let Some(at) = effects.filter_map(OwnedEffect::deadline).min() {
             self.arm(at);
         }
+        served.tell();
         Ok(result)
+    }
+
+    fn records(&self, keys: &[Key<'_>]) -> Vec<Option<Record>> {
+        let mut records = Vec::with_capacity(keys.len());
+        let store = &self.core.store;
+        store.view_many(keys, |_, record| records.push(record.cloned()));
+        records
     }
 
     /// A transaction on keys whose latches are held, sorted and each there once.
     fn transaction(&self, keys: &[Key<'_>]) -> Transaction {
         let core = &*self.core;
         let now = core.clock.now();
-        let mut records = Vec::with_capacity(keys.len());
-        core.store
-            .view_many(keys, |_, record| records.push(record.cloned()));
+        let records = self.records(keys);
         Rmw {
             core: Arc::new(Core {
                 store: Staged::new(keys, records),
@@ -123,6 +167,7 @@ impl<S: Store> Rmw<S> {
                 sweep_interval: core.sweep_interval,
                 armed: crate::sync::atomic::AtomicU64::new(u64::MAX),
                 counters: Counters::default(),
+                blocked: None,
             }),
             sweep: None,
             deadline: None,

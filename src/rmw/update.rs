@@ -97,11 +97,18 @@ impl<S: Store> Rmw<S> {
     ) -> Result<R, RmwError> {
         let core = &*self.core;
         let key = self.key(key);
-        let (result, arm) = if mutant::enabled("rmw-write-unprotected") {
-            core.change(key, decide)
+        let done = if mutant::enabled("rmw-write-unprotected") {
+            core.change(key, decide).map(Ok)
         } else {
-            self.under_latch(key, || core.change(key, decide))
+            self.under_latch(key, || match core.is_awaited(key) {
+                true => Ok(Err(decide)),
+                false => core.change(key, decide).map(Ok),
+            })
         }?;
+        let (result, arm) = match done {
+            Ok(done) => done,
+            Err(decide) => return self.serve_write(key, decide),
+        };
         if let Some(at) = arm {
             self.arm(at);
         }
@@ -153,11 +160,18 @@ impl<S: Store> Rmw<S> {
     ) -> Result<R, RmwError> {
         let core = &*self.core;
         let key = self.key(key.as_ref());
-        let (result, arm) = if mutant::enabled("rmw-update-unprotected") {
-            core.change_copy(key, operation)
+        let done = if mutant::enabled("rmw-update-unprotected") {
+            core.change_copy(key, operation).map(Ok)
         } else {
-            self.under_latch(key, || core.change_copy(key, operation))
+            self.under_latch(key, || match core.is_awaited(key) {
+                true => Ok(Err(operation)),
+                false => core.change_copy(key, operation).map(Ok),
+            })
         }?;
+        let (result, arm) = match done {
+            Ok(done) => done,
+            Err(operation) => return self.serve_update(key, operation),
+        };
         if let Some(at) = arm {
             self.arm(at);
         }

@@ -1,9 +1,9 @@
 //! Versions: what a caller needs to write only over what it has read.
 
-use super::Rmw;
 use super::error::RmwError;
-use super::store::{Effect, Record, Store};
+use super::store::{Effect, Key, Record, Store};
 use super::value::Value;
+use super::{Rmw, Transaction};
 use crate::sync::unmodelled::Ordering;
 
 impl<S: Store> Rmw<S> {
@@ -76,10 +76,24 @@ impl<S: Store> Rmw<S> {
         let core = &*self.core;
         let value = value.into();
         core.check_len(&value)?;
+        let is_list = matches!(value, Value::List(_));
         // Out here, a value that is not set is freed after the store's lock.
         let mut value = Some(value);
         let key = self.key(key.as_ref());
-        let _latch = self.latch(key)?;
+        let latch = self.latch(key)?;
+        if is_list && core.is_awaited(key) {
+            drop(latch);
+            let mut new = 0;
+            let write = |tx: &Transaction| match value {
+                Some(value) => tx.compare_and_set(key.bytes, version, value),
+                None => Ok(Err(0)),
+            };
+            let seen = || new = self.version_of(key);
+            return self
+                .transact(&[key], write, seen)?
+                .map(|set| set.map(|_| new));
+        }
+        let _latch = latch;
         let mut expired = false;
         let found = core.store.change(key, |record| {
             expired = record.is_some_and(|record| core.is_expired(record));
@@ -97,9 +111,11 @@ impl<S: Store> Rmw<S> {
             .expired
             .fetch_add(expired.into(), Ordering::Relaxed);
         // The latch is still held: this is the version that the value above was given.
-        let new = core
-            .store
-            .view(key, |record| record.map_or(0, Record::version));
-        Ok(Ok(new))
+        Ok(Ok(self.version_of(key)))
+    }
+
+    fn version_of(&self, key: Key<'_>) -> u64 {
+        let store = &self.core.store;
+        store.view(key, |record| record.map_or(0, Record::version))
     }
 }

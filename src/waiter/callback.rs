@@ -44,8 +44,20 @@ pub(crate) struct Callback<T> {
 impl<T: 'static> Callback<T> {
     /// Runs the closure, now or after the one that this thread is running. Not under a lock.
     pub(crate) fn deliver(self, outcome: T) {
+        Self::run_in_turn(move || {
+            let is_wanted = self.delivery.begin();
+            self.call(outcome, is_wanted);
+        });
+    }
+
+    /// The same for one whose delivery has [begun](Delivery::begin) already.
+    pub(crate) fn deliver_begun(self, outcome: T) {
+        Self::run_in_turn(move || self.call(outcome, true));
+    }
+
+    fn run_in_turn(call: impl FnOnce() + 'static) {
         if RUNNING.with(Cell::get) {
-            let later: Box<dyn FnOnce()> = Box::new(move || self.call(outcome));
+            let later: Box<dyn FnOnce()> = Box::new(call);
             let mut later = Some(later);
             // A thread whose thread-locals are being destroyed has no queue any more.
             let _ = DUE.try_with(|due| due.borrow_mut().extend(later.take()));
@@ -55,7 +67,7 @@ impl<T: 'static> Callback<T> {
             return;
         }
         RUNNING.with(|running| running.set(true));
-        self.call(outcome);
+        call();
         loop {
             // The queue is not borrowed while a callback runs.
             let next = DUE.try_with(|due| due.borrow_mut().pop_front());
@@ -65,8 +77,7 @@ impl<T: 'static> Callback<T> {
         RUNNING.with(|running| running.set(false));
     }
 
-    fn call(self, outcome: T) {
-        let is_wanted = self.delivery.begin();
+    fn call(self, outcome: T, is_wanted: bool) {
         contain(|| (self.run)(outcome, is_wanted));
         if is_wanted {
             self.delivery.finish();

@@ -61,6 +61,31 @@ impl Pending {
         self.delivery.is_done()
     }
 
+    /// Cancels the request, as dropping the handle does, and says whether that was in time: `true`
+    /// if the callback will never be called, `false` if it has been called, or is being so.
+    ///
+    /// ```
+    /// use latchwork::Semaphore;
+    ///
+    /// let permits = Semaphore::new(1).unwrap();
+    /// let held = permits.acquire().unwrap();
+    /// let pending = permits.acquire_with(|_| unreachable!());
+    /// assert!(pending.cancel());
+    /// drop(held);
+    /// assert!(!permits.acquire_with(drop).cancel()); // it had a permit at once
+    /// ```
+    pub fn cancel(mut self) -> bool {
+        self.leave()
+    }
+
+    /// Out of line, if it still stands there; uncalled, if it has been granted and not begun.
+    fn leave(&mut self) -> bool {
+        if let Some(cancel) = self.cancel.take() {
+            cancel();
+        }
+        self.delivery.cancel()
+    }
+
     /// A descriptor that becomes, and stays, readable once the callback has run. It is made at the
     /// first call.
     ///
@@ -79,11 +104,7 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        // Out of line, if it still stands there; uncalled, if it has been granted and not begun.
-        if let Some(cancel) = self.cancel.take() {
-            cancel();
-        }
-        self.delivery.cancel();
+        self.leave();
     }
 }
 
@@ -131,8 +152,8 @@ impl Delivery {
         self.leave_waiting(RUNNING) || mutant::enabled("pending-runs-cancelled")
     }
 
-    fn cancel(&self) {
-        self.leave_waiting(CANCELLED);
+    fn cancel(&self) -> bool {
+        self.leave_waiting(CANCELLED)
     }
 
     /// After the callback has run.
