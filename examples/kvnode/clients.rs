@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use latchwork::Pending;
+
 use crate::commands;
 use crate::inbox::{Inbox, Post};
 use crate::reply::Protocol;
@@ -28,6 +30,8 @@ pub(crate) struct Client {
     slot: AtomicUsize,
     name: Mutex<Option<Box<[u8]>>>,
     resp3: AtomicBool,
+    /// Cancels what the client waits for. See [`blocked`](crate::blocked).
+    waiter: Mutex<Option<Pending>>,
     no_evict: AtomicBool,
     /// Milliseconds from `connected` to the last burst.
     active: AtomicU64,
@@ -37,6 +41,7 @@ pub(crate) struct Client {
     unsent: AtomicU32,
     /// Commands queued since `MULTI`; -1 outside a transaction.
     queued: AtomicI64,
+    blocked: AtomicBool,
     memory: AtomicUsize,
 }
 
@@ -77,6 +82,22 @@ impl Client {
         inbox.post(self, post);
     }
 
+    /// The client waits from now on.
+    pub(crate) fn wait(&self, waiter: Pending) {
+        *self.lock_waiter() = Some(waiter);
+    }
+
+    /// Cancels the client's wait. True: nobody else will say how it ends. False: it has ended, or
+    /// somebody else has cancelled it.
+    pub(crate) fn cancel_wait(&self) -> bool {
+        let waiter = self.lock_waiter().take();
+        waiter.is_some_and(Pending::cancel)
+    }
+
+    fn lock_waiter(&self) -> MutexGuard<'_, Option<Pending>> {
+        self.waiter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether these are its addresses, as far as they are given.
     pub(crate) fn has_addresses(&self, peer: Option<&[u8]>, local: Option<&[u8]>) -> bool {
         let is = |address: &SocketAddr, wanted: Option<&[u8]>| {
@@ -109,6 +130,7 @@ impl Client {
         unread: usize,
         unsent: usize,
         queued: Option<usize>,
+        blocked: bool,
         memory: usize,
     ) {
         let active = now.saturating_duration_since(self.connected).as_millis();
@@ -117,6 +139,7 @@ impl Client {
         self.unsent.store(unsent as u32, Ordering::Relaxed);
         let queued = queued.map_or(-1, |queued| queued as i64);
         self.queued.store(queued, Ordering::Relaxed);
+        self.blocked.store(blocked, Ordering::Relaxed);
         self.memory.store(memory, Ordering::Relaxed);
     }
 
@@ -126,6 +149,15 @@ impl Client {
         let active = Duration::from_millis(self.active.load(Ordering::Relaxed));
         let unsent = self.unsent.load(Ordering::Relaxed);
         let queued = self.queued.load(Ordering::Relaxed);
+        let flags: String = [
+            (queued >= 0, 'x'),
+            (self.blocked.load(Ordering::Relaxed), 'b'),
+            (self.no_evict.load(Ordering::Relaxed), 'e'),
+        ]
+        .into_iter()
+        .filter_map(|(is_set, flag)| is_set.then_some(flag))
+        .collect();
+        let flags = if flags.is_empty() { "N" } else { &flags };
         // Writing to a Vec cannot fail.
         let _ = write!(
             line,
@@ -139,12 +171,7 @@ impl Client {
              rbs=0 rbp=0 obl={unsent} oll=0 omem=0 tot-mem={} events=r cmd={} user=default redir=-1 resp={}",
             age.as_secs(),
             age.saturating_sub(active).as_secs(),
-            match (queued >= 0, self.no_evict.load(Ordering::Relaxed)) {
-                (true, true) => "xe",
-                (true, false) => "x",
-                (false, true) => "e",
-                (false, false) => "N",
-            },
+            flags,
             self.unread.load(Ordering::Relaxed),
             self.memory.load(Ordering::Relaxed),
             commands::name_of(self.command.load(Ordering::Relaxed)),
@@ -183,12 +210,14 @@ impl Clients {
             slot: AtomicUsize::new(usize::MAX),
             name: Mutex::new(None),
             resp3: AtomicBool::new(false),
+            waiter: Mutex::new(None),
             no_evict: AtomicBool::new(false),
             active: AtomicU64::new(0),
             command: AtomicUsize::new(0),
             unread: AtomicU32::new(0),
             unsent: AtomicU32::new(0),
             queued: AtomicI64::new(-1),
+            blocked: AtomicBool::new(false),
             memory: AtomicUsize::new(0),
         });
         self.lock().insert(client.id, Arc::clone(&client));

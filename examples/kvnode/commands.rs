@@ -3,6 +3,7 @@
 //! A handler gets its arguments (the name first, as on the wire) and appends exactly one reply, or
 //! returns an error before having appended anything. The texts of errors are Redis 7.0's.
 
+mod blocking;
 mod client;
 mod connection;
 mod info;
@@ -54,6 +55,11 @@ pub(crate) type Handler<S> = fn(&mut Context<'_, S>, Args<'_>) -> Outcome;
 pub(crate) struct Refusal(Cow<'static, [u8]>);
 
 impl Refusal {
+    /// The error reply, its code first.
+    pub(crate) fn text(&self) -> &[u8] {
+        &self.0
+    }
+
     const SYNTAX: Self = Self::fixed("ERR syntax error");
     const NOT_AN_INTEGER: Self = Self::fixed("ERR value is not an integer or out of range");
     const NO_SUCH_KEY: Self = Self::fixed("ERR no such key");
@@ -167,6 +173,9 @@ pub(crate) fn run(place: Place<'_>, args: Args<'_>) {
     }
     if !session.end() {
         reply.truncate(before);
+        if let Some(blocked) = &mut session.blocked {
+            blocked.silent = true;
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use latchwork::semaphore::SendPermit;
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::blocked::Ending;
 use crate::clients::Client;
 
 /// A new connection, on its way to its I/O thread.
@@ -22,6 +23,8 @@ pub(crate) struct Arrival {
 pub(crate) enum Post {
     /// Another client wants it closed.
     Close,
+    /// What it has waited for, or why it need not wait any longer.
+    Ending(Ending),
 }
 
 /// What an I/O thread has been sent.

@@ -15,7 +15,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
 use crate::connection::{Connection, Fate, Shared};
-use crate::inbox::{Arrival, Inbox, Post};
+use crate::inbox::{Arrival, Inbox};
 use crate::server::Server;
 
 /// How long a stop may take: for replies still unsent, and for clients that keep sending.
@@ -80,7 +80,12 @@ impl IoThread {
             for event in events.drain(..) {
                 match event.data.u64() {
                     INBOX => called = true,
-                    slot => self.serve(slot as usize),
+                    slot => {
+                        let flags = event.flags;
+                        self.turn(slot as usize, |connection, shared| {
+                            connection.serve(flags, shared)
+                        });
+                    }
                 }
             }
             self.deliver();
@@ -134,9 +139,9 @@ impl IoThread {
                 .get(slot)
                 .is_some_and(|held| held.as_deref().is_some_and(is_here))
             {
-                match post {
-                    Post::Close => self.turn(slot, |_, _| Fate::Closed),
-                }
+                self.turn(slot, |connection, shared| {
+                    connection.receive_post(post, shared)
+                });
             }
         }
         if mail.last && self.stop_by.is_none() {
@@ -159,24 +164,12 @@ impl IoThread {
             arrival.place,
         ));
         let data = epoll::EventData::new_u64(slot as u64);
-        let added = epoll::add(&self.epoll, &*connection, data, epoll::EventFlags::IN);
+        let added = epoll::add(&self.epoll, &*connection, data, connection.watched);
         self.slots[slot] = Some(connection);
         if added.is_err() {
             // Out of kernel memory, or over the user's limit of watches.
             self.close(slot);
         }
-    }
-
-    /// Handles one connection's event. Hang-ups and errors arrive with it, and show themselves in
-    /// the read or write.
-    fn serve(&mut self, slot: usize) {
-        self.turn(slot, |connection, shared| {
-            if connection.waits_to_write {
-                connection.writable(shared)
-            } else {
-                connection.readable(shared)
-            }
-        });
     }
 
     /// Lets a connection act; then brings the epoll set and the deadlines in line with what it
@@ -196,15 +189,10 @@ impl IoThread {
         {
             fate = connection.finish(&mut self.shared, limit);
         }
-        if fate == Fate::Open && connection.wants_to_write() != connection.waits_to_write {
-            connection.waits_to_write = connection.wants_to_write();
-            let flags = if connection.waits_to_write {
-                epoll::EventFlags::OUT
-            } else {
-                epoll::EventFlags::IN
-            };
+        if fate == Fate::Open && connection.wants() != connection.watched {
+            connection.watched = connection.wants();
             let data = epoll::EventData::new_u64(slot as u64);
-            if epoll::modify(&self.epoll, &*connection, data, flags).is_err() {
+            if epoll::modify(&self.epoll, &*connection, data, connection.watched).is_err() {
                 fate = Fate::Closed;
             }
         }
@@ -243,10 +231,7 @@ impl IoThread {
         while let Some(&(deadline, slot)) = self.stalled.first()
             && deadline <= self.shared.now
         {
-            self.turn(slot, |connection, shared| {
-                connection.time_out(shared);
-                Fate::Closed
-            });
+            self.turn(slot, Connection::time_out);
         }
     }
 
@@ -255,6 +240,7 @@ impl IoThread {
             return;
         };
         self.shared.server.clients.remove(connection.client.id);
+        connection.client.cancel_wait();
         self.inbox.unload();
         self.free.push(slot);
         if self.stop_by.is_some() {

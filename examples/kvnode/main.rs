@@ -16,6 +16,7 @@
 //! limited by a [`latchwork::Semaphore`]: each holds a permit, which comes back however the
 //! connection ends.
 
+mod blocked;
 mod clients;
 mod commands;
 mod connection;

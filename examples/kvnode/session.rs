@@ -3,6 +3,7 @@
 //!
 //! [`Client`]: crate::clients::Client
 
+use crate::blocked::Blocked;
 use crate::queue::{Queue, Watched};
 
 /// Which replies the client wants (`CLIENT REPLY`).
@@ -24,6 +25,8 @@ pub(crate) struct Session {
     pub(crate) transaction: Option<Box<Queue>>,
     pub(crate) watched: Watched,
     pub(crate) replies: Replies,
+    /// What the client waits for; no request runs meanwhile.
+    pub(crate) blocked: Option<Box<Blocked>>,
     /// The connection is to be closed once its replies are out.
     pub(crate) ends: bool,
 }
@@ -32,7 +35,9 @@ impl Session {
     /// How many bytes it makes the server hold beside itself.
     pub(crate) fn memory(&self) -> usize {
         let queue = self.transaction.as_ref();
-        queue.map_or(0, |queue| size_of::<Queue>() + queue.memory()) + self.watched.memory()
+        let queue = queue.map_or(0, |queue| size_of::<Queue>() + queue.memory());
+        let blocked = self.blocked.as_ref().map_or(0, |blocked| blocked.memory());
+        queue + blocked + self.watched.memory()
     }
 
     /// Before a command.

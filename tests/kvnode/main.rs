@@ -1,6 +1,7 @@
 //! `examples/kvnode` from outside: real processes, talked to over TCP, and compared with a real
 //! redis-server.
 
+mod blocking;
 mod commands;
 mod hostile;
 mod process;

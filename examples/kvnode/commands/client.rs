@@ -3,6 +3,7 @@
 use latchwork::rmw::Store;
 
 use super::{Context, Outcome, Refusal, integer, word};
+use crate::blocked::Ending;
 use crate::inbox::Post;
 use crate::request::Args;
 use crate::session::Replies;
@@ -148,6 +149,30 @@ pub(super) fn kill<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Ou
     }
     let killed = kill_all(context, &wanted);
     context.reply.count(killed);
+    Ok(())
+}
+
+/// `CLIENT UNBLOCK id [TIMEOUT|ERROR]`: whether the client was waiting, and is not any more.
+pub(super) fn unblock<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
+    if args.len() > 4 {
+        let text = "ERR unknown subcommand or wrong number of arguments for '";
+        return Err(Refusal::quoting(text, &args[1], "'. Try CLIENT HELP."));
+    }
+    let ending = match args.get(3).map(word).as_deref() {
+        None | Some(b"timeout") => Ending::TimedOut,
+        Some(b"error") => Ending::Unblocked,
+        Some(_) => {
+            let text = "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR";
+            return Err(Refusal::fixed(text));
+        }
+    };
+    let id = u64::try_from(integer(&args[2])?).ok();
+    let client = id.and_then(|id| context.server.clients.get(id));
+    let client = client.filter(|client| client.cancel_wait());
+    context.reply.flag(client.is_some());
+    if let Some(client) = client {
+        client.post(Post::Ending(ending));
+    }
     Ok(())
 }
 

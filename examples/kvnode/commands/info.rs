@@ -94,7 +94,8 @@ fn info_clients(server: &Server, text: &mut String) {
         text,
         format_args!("maxclients:{}", server.options.max_clients),
     );
-    line(text, format_args!("blocked_clients:0"));
+    let blocked = server.store.stats().blocked;
+    line(text, format_args!("blocked_clients:{blocked}"));
 }
 
 /// What the kernel knows of this process; the store does not count its bytes.

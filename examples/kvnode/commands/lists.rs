@@ -5,6 +5,7 @@ use std::num::NonZeroI64;
 use latchwork::rmw::{Bytes, Inserted, ListEnd, PosOptions, Store};
 
 use super::{Context, Outcome, Refusal, integer, word};
+use crate::blocked::popped;
 use crate::request::Args;
 
 pub(super) fn lpush<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
@@ -200,7 +201,7 @@ pub(super) fn rpoplpush<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) 
 pub(super) fn lmpop<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     let Popping { keys, end, count } = popping(args.from(1))?;
     match context.store.lmpop(&keys, end, count)? {
-        Some((index, elements)) => reply_popped(context, keys[index], &elements),
+        Some((index, elements)) => popped(context.reply, keys[index], &elements, true),
         None => context.reply.nil_array(),
     }
     Ok(())
@@ -249,7 +250,7 @@ pub(super) fn end(name: &[u8]) -> Result<ListEnd, Refusal> {
     }
 }
 
-fn reply_element<S: Store>(context: &mut Context<'_, S>, element: Option<&Bytes>) {
+pub(super) fn reply_element<S: Store>(context: &mut Context<'_, S>, element: Option<&Bytes>) {
     match element {
         Some(element) => context.reply.bulk(element),
         None => context.reply.nil(),
@@ -261,11 +262,4 @@ fn reply_elements<S: Store>(context: &mut Context<'_, S>, elements: &[Bytes]) {
     for element in elements {
         context.reply.bulk(element);
     }
-}
-
-/// The key and what was taken from it.
-fn reply_popped<S: Store>(context: &mut Context<'_, S>, key: &[u8], elements: &[Bytes]) {
-    context.reply.array(2);
-    context.reply.bulk(key);
-    reply_elements(context, elements);
 }

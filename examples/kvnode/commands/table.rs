@@ -3,7 +3,9 @@
 
 use latchwork::rmw::{MemStore, Staged, Store};
 
-use super::{Handler, client, connection, info, keys, lists, server, strings, transactions};
+use super::{
+    Handler, blocking, client, connection, info, keys, lists, server, strings, transactions,
+};
 use crate::request::{Args, parse_integer};
 
 /// Which arguments are keys.
@@ -102,6 +104,9 @@ const WRITE: &[&str] = &["write", "fast"];
 const WRITE_SLOW: &[&str] = &["write"];
 const GROW: &[&str] = &["write", "denyoom", "fast"];
 const MOVABLE: &[&str] = &["write", "movablekeys"];
+const BLOCKING: &[&str] = &["write", "noscript", "blocking"];
+const BLOCKING_GROW: &[&str] = &["write", "denyoom", "noscript", "blocking"];
+const BLOCKING_MOVABLE: &[&str] = &["write", "blocking", "movablekeys"];
 const GROW_SLOW: &[&str] = &["write", "denyoom"];
 const ANY_TIME: &[&str] = &["loading", "stale"];
 const ANY_TIME_FAST: &[&str] = &["loading", "stale", "fast"];
@@ -130,16 +135,23 @@ const SHUTDOWN: &[&str] = &[
 
 /// A store that commands run on.
 pub(crate) trait Dispatch: Store + Sized {
+    /// Whether a command may wait for an element here.
+    const MAY_WAIT: bool;
+
     fn handler(command: &Command) -> Handler<Self>;
 }
 
 impl Dispatch for MemStore {
+    const MAY_WAIT: bool = true;
+
     fn handler(command: &Command) -> Handler<Self> {
         command.handler.0
     }
 }
 
 impl Dispatch for Staged {
+    const MAY_WAIT: bool = false;
+
     fn handler(command: &Command) -> Handler<Self> {
         command.handler.1
     }
@@ -165,13 +177,20 @@ const ONE_KEY: Keys = Keys::Range(1, 1, 1);
 const ALL_KEYS: Keys = Keys::Range(1, -1, 1);
 const PAIRS: Keys = Keys::Range(1, -1, 2);
 const TWO_KEYS: Keys = Keys::Range(1, 2, 1);
+const BUT_LAST_KEYS: Keys = Keys::Range(1, -2, 1);
 const COUNTED_KEYS: Keys = Keys::Counted(1);
+const COUNTED_KEYS_2: Keys = Keys::Counted(2);
 const EVERY_KEY: Keys = Keys::Every;
 
 /// Every command, sorted by name.
 pub(crate) static TABLE: &[Command] = table! {
     "append" 3 GROW ONE_KEY strings::append;
     "auth" -2 SESSION NO_KEYS connection::auth;
+    "blmove" 6 BLOCKING_GROW TWO_KEYS blocking::blmove;
+    "blmpop" -5 BLOCKING_MOVABLE COUNTED_KEYS_2 blocking::blmpop;
+    "blpop" -3 BLOCKING BUT_LAST_KEYS blocking::blpop;
+    "brpop" -3 BLOCKING BUT_LAST_KEYS blocking::brpop;
+    "brpoplpush" 4 BLOCKING_GROW TWO_KEYS blocking::brpoplpush;
     "client" -2 CONTAINER NO_KEYS server::help {
         "client|getname" 2 CLIENT NO_KEYS client::getname;
         "client|help" 2 ANY_TIME NO_KEYS server::help;
@@ -182,6 +201,7 @@ pub(crate) static TABLE: &[Command] = table! {
         "client|no-evict" 3 ADMIN NO_KEYS client::no_evict;
         "client|reply" 3 CLIENT NO_KEYS client::reply;
         "client|setname" 3 CLIENT NO_KEYS client::setname;
+        "client|unblock" -3 ADMIN NO_KEYS client::unblock;
     };
     "command" -1 ANY_TIME NO_KEYS server::command {
         "command|count" 2 ANY_TIME NO_KEYS server::command_count;
