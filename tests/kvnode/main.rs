@@ -5,6 +5,7 @@ mod blocking;
 mod commands;
 mod hostile;
 mod process;
+mod python;
 #[path = "../support/random.rs"]
 mod random;
 mod redis;
