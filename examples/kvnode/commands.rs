@@ -106,6 +106,8 @@ impl From<RmwError> for Refusal {
     fn from(error: RmwError) -> Self {
         match error {
             RmwError::NotAnInteger => Self::NOT_AN_INTEGER,
+            RmwError::NotAFloat => Self::fixed("ERR value is not a valid float"),
+            RmwError::NotFinite => Self::fixed("ERR increment would produce NaN or Infinity"),
             RmwError::Overflow => Self::fixed("ERR increment or decrement would overflow"),
             RmwError::WrongType => Self::WRONG_TYPE,
             RmwError::NoSuchKey => Self::NO_SUCH_KEY,

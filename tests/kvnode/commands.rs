@@ -348,6 +348,14 @@ fn info_and_client_list_show_what_goes_on() {
         keyspace.contains("# Keyspace") && !keyspace.contains("# Server"),
         "{keyspace}"
     );
+    let latchwork = one.ask("INFO latchwork");
+    for line in [
+        "# Latchwork\r\n",
+        "latches_leaked:0\r\n",
+        "store_keys:1\r\n",
+    ] {
+        assert!(latchwork.contains(line), "{line:?} is not in {latchwork}");
+    }
     let count = one.ask("COMMAND COUNT");
     let all = one.ask("COMMAND");
     assert!(

@@ -15,7 +15,7 @@ pub(crate) const KEYS: [&[u8]; 6] = [b"a", b"b", b"c", b"key", b"", b"\x00\xff\r
 
 /// Any command on the [`KEYS`], mostly right, now and then with an argument too many or too few.
 pub(crate) fn random_request(random: &mut Random) -> Request {
-    const COMMANDS: [(&str, &str); 60] = [
+    const COMMANDS: [(&str, &str); 61] = [
         ("GET", "k"),
         ("GET", "k"),
         ("SET", "kv"),
@@ -53,6 +53,7 @@ pub(crate) fn random_request(random: &mut Random) -> Request {
         ("PEXPIRETIME", "k"),
         ("PERSIST", "k"),
         ("EXPIRETIME", "k"),
+        ("INCRBYFLOAT", "kf"),
         ("LPUSH", "kee"),
         ("RPUSH", "keee"),
         ("RPUSH", "keeeeeeee"),
@@ -133,6 +134,21 @@ fn random_argument(random: &mut Random, kind: char, request: &mut Request) {
             ),
             1 => push(random.next().to_string()),
             _ => push((random.below(200) as i64 - 100).to_string()),
+        },
+        'f' => match random.below(8) {
+            0 => push(
+                ["inf", "nan", "x", "", " 1", "1e4000", "0x10", "1."][random.below(8)].to_owned(),
+            ),
+            1 => push(format!(
+                "{}e{}",
+                random.below(100),
+                random.below(40) as i64 - 20
+            )),
+            _ => push(format!(
+                "{}.{}",
+                random.below(200) as i64 - 100,
+                random.below(1000)
+            )),
         },
         'o' => match random.below(20) {
             0 => push("x".to_owned()),

@@ -10,6 +10,9 @@ use super::{Context, Outcome, REDIS_VERSION};
 use crate::request::Args;
 use crate::server::Server;
 
+/// How many of the most contended keys are shown.
+const HOT_KEYS: usize = 5;
+
 /// Writes one section of `INFO`.
 type Section = fn(&Server, &mut String);
 
@@ -24,12 +27,13 @@ pub(super) fn info<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Ou
         || wanted
             .iter()
             .any(|name| matches!(&name[..], b"all" | b"default" | b"everything"));
-    let sections: [(&str, Section); 5] = [
+    let sections: [(&str, Section); 6] = [
         ("Server", info_server),
         ("Clients", info_clients),
         ("Memory", info_memory),
         ("Stats", info_stats),
         ("Keyspace", info_keyspace),
+        ("Latchwork", info_latchwork),
     ];
     let mut text = String::new();
     for (name, write) in sections {
@@ -188,6 +192,38 @@ fn info_keyspace(server: &Server, text: &mut String) {
         line(
             text,
             format_args!("db0:keys={keys},expires={expires},avg_ttl=0"),
+        );
+    }
+}
+
+/// What the library tells of the latches and of the store.
+fn info_latchwork(server: &Server, text: &mut String) {
+    let latches = server.latches.stats();
+    let store = server.store.stats();
+    for (name, count) in [
+        ("latches_held", latches.held as u64),
+        ("latch_waiters", latches.waiters as u64),
+        ("latch_waits", latches.waits.count()),
+        ("latch_hand_offs", latches.hand_offs),
+        ("latch_barges", latches.barges),
+        ("latch_combined", latches.combined),
+        ("latch_timeouts", latches.timeouts),
+        ("latch_busy", latches.busy),
+        ("latches_leaked", latches.leaked),
+        ("store_keys", store.keys),
+        ("store_keys_expiring", store.expiring),
+        ("store_keys_expired", store.expired),
+        ("store_sweeps", store.sweeps),
+        ("store_sweeps_skipped", store.sweep_skipped),
+        ("store_blocked", store.blocked),
+    ] {
+        line(text, format_args!("{name}:{count}"));
+    }
+    for (number, key) in server.latches.hottest().iter().take(HOT_KEYS).enumerate() {
+        let (name, waits) = (key.name.escape_ascii(), key.waits);
+        line(
+            text,
+            format_args!("hot_key_{number}:waits={waits},name={name}"),
         );
     }
 }

@@ -244,6 +244,12 @@ pub(super) fn decrby<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> 
     add(context, &args[1], amount)
 }
 
+pub(super) fn incrbyfloat<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
+    let sum = context.store.incr_float(&args[1], &args[2])?;
+    context.reply.bulk(&sum.text());
+    Ok(())
+}
+
 fn add<S: Store>(context: &mut Context<'_, S>, key: &[u8], amount: i64) -> Outcome {
     let sum = context.store.incr_by(key, amount)?;
     context.reply.integer(sum);

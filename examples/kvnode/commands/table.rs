@@ -237,6 +237,7 @@ pub(crate) static TABLE: &[Command] = table! {
     "hello" -1 SESSION NO_KEYS connection::hello;
     "incr" 2 GROW ONE_KEY strings::incr;
     "incrby" 3 GROW ONE_KEY strings::incrby;
+    "incrbyfloat" 3 GROW ONE_KEY strings::incrbyfloat;
     "info" -1 ANY_TIME NO_KEYS info::info;
     "lindex" 3 READ_SLOW ONE_KEY lists::lindex;
     "linsert" 5 GROW_SLOW ONE_KEY lists::linsert;
