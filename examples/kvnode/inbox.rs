@@ -1,7 +1,12 @@
 //! How an I/O thread is reached: new connections, and messages to those it has.
+//!
+//! A thread looks into its inbox after every round of events, so what it sends itself (a push of
+//! one of its connections served another one) wakes nobody. Others write to an eventfd, if nobody
+//! has since the thread last looked.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use latchwork::semaphore::SendPermit;
@@ -27,6 +32,11 @@ pub(crate) enum Post {
     Ending(Ending),
 }
 
+thread_local! {
+    /// The inbox that this thread takes the mail from.
+    static OWN: Cell<*const Inbox> = const { Cell::new(std::ptr::null()) };
+}
+
 /// What an I/O thread has been sent.
 #[derive(Debug, Default)]
 pub(crate) struct Mail {
@@ -40,6 +50,8 @@ pub(crate) struct Mail {
 #[derive(Debug)]
 pub(crate) struct Inbox {
     mail: Mutex<Mail>,
+    /// There is mail, and whoever put the first of it in sees to it that it is looked at.
+    full: AtomicBool,
     /// How many connections the thread has, those in the inbox included.
     load: AtomicUsize,
     wake: OwnedFd,
@@ -49,6 +61,7 @@ impl Inbox {
     pub(crate) fn new() -> rustix::io::Result<Self> {
         Ok(Self {
             mail: Mutex::default(),
+            full: AtomicBool::new(false),
             load: AtomicUsize::new(0),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         })
@@ -77,26 +90,38 @@ impl Inbox {
         self.send(|mail| mail.last = true);
     }
 
+    /// The calling thread is the one that will take the mail.
+    pub(crate) fn own(self: &Arc<Self>) {
+        OWN.set(Arc::as_ptr(self));
+    }
+
+    /// Whether there may be mail.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Acquire)
+    }
+
     /// Takes what has arrived.
     pub(crate) fn take(&self) -> Mail {
-        // Before the mail: whatever comes later signals anew.
-        let mut count = [0; 8];
-        let _ = rustix::io::read(&self.wake, &mut count);
         let mut mail = self.lock();
+        self.full.store(false, Ordering::Relaxed);
         let last = mail.last;
         let taken = std::mem::take(&mut *mail);
         mail.last = last;
         taken
     }
 
+    /// The eventfd has been seen; it says no more until somebody wakes the thread again.
+    pub(crate) fn hush(&self) {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.wake, &mut count);
+    }
+
     fn send(&self, put: impl FnOnce(&mut Mail)) {
         let mut mail = self.lock();
-        let is_first = mail.arrivals.is_empty() && mail.posts.is_empty();
         put(&mut mail);
-        let is_last = mail.last;
+        let was_full = self.full.swap(true, Ordering::Release);
         drop(mail);
-        // Whoever put the first thing in has woken the thread.
-        if is_first || is_last {
+        if !was_full && !std::ptr::eq(OWN.get(), self) {
             // The counter cannot overflow, and a write to an eventfd fails in no other way.
             let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
         }

@@ -73,13 +73,13 @@ impl IoThread {
     /// Serves until the server stops and every connection has what it is owed.
     pub(crate) fn run(mut self) -> rustix::io::Result<()> {
         let mut events = Vec::with_capacity(EVENTS);
+        self.inbox.own();
         loop {
             self.wait(&mut events)?;
             self.shared.now = Instant::now();
-            let mut called = false;
             for event in events.drain(..) {
                 match event.data.u64() {
-                    INBOX => called = true,
+                    INBOX => self.inbox.hush(),
                     slot => {
                         let flags = event.flags;
                         self.turn(slot as usize, |connection, shared| {
@@ -92,7 +92,7 @@ impl IoThread {
             self.time_out();
             // After the events: a slot freed above must not be given to a newcomer while an event
             // of its former owner may still be in the batch.
-            if called {
+            while self.inbox.is_full() {
                 self.read_mail();
             }
             if let Some(limit) = self.stop_by
