@@ -1,8 +1,11 @@
 //! Clients that wait for a list to get an element: what they get and when, and what they may not
 //! hold up.
 
-use rustix::process::Signal;
+use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+
+use crate::process::switches;
 use crate::random::Random;
 use crate::redis::compare;
 use crate::requests::request;
@@ -296,4 +299,47 @@ fn time_outs_come_in_order_and_leave_nothing_behind() {
     until_blocked(&mut witness, 0);
     assert_eq!(witness.ask("RPUSH q a"), ":1\r\n");
     assert_eq!(witness.ask("LLEN q"), ":1\r\n");
+}
+
+#[test]
+fn blocked_clients_by_the_thousand_wake_nobody_and_are_all_served() {
+    let wanted = 10_000;
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, raised).expect("as many files as allowed");
+    // The other tests of this process need some as well, and so does the server.
+    let allowed = limit
+        .maximum
+        .map_or(wanted, |most| most.saturating_sub(1_000));
+    let count = wanted.min(allowed) as usize;
+    let server = Server::start(&["--io-threads", "2", "--max-clients", "11000"]);
+    let mut witness = server.connect();
+    let mut waiters: Vec<_> = (0..count).map(|_| server.connect()).collect();
+    for (number, waiter) in waiters.iter_mut().enumerate() {
+        send(waiter, &format!("BLPOP queue{} all 0", number % 100));
+    }
+    until_blocked(&mut witness, count);
+    // The time is what is looked at: first for the server to have gone to sleep, then for it to
+    // stay so.
+    let window = Duration::from_millis(1_000);
+    std::thread::sleep(window);
+    let before = switches(server.pid());
+    std::thread::sleep(window);
+    assert_eq!(switches(server.pid()), before);
+    let list = witness.ask("CLIENT LIST ID 2");
+    let held = list
+        .split(' ')
+        .find_map(|field| field.strip_prefix("tot-mem="));
+    let held: usize = held.and_then(|held| held.parse().ok()).expect("tot-mem");
+    assert!(held < 1_000, "{list}");
+    let mut push = vec![b"RPUSH".to_vec(), b"all".to_vec()];
+    push.extend((0..count).map(|number| number.to_string().into_bytes()));
+    assert_eq!(witness.call(&push), format!(":{count}\r\n").as_bytes());
+    for waiter in &mut waiters {
+        assert!(waiter.reply().starts_with(b"*2\r\n$3\r\nall\r\n"));
+    }
+    assert_eq!(witness.ask("EXISTS all"), ":0\r\n");
 }

@@ -207,7 +207,7 @@ pub(crate) struct Client<S: Read> {
 impl<S: Read + Write> Client<S> {
     fn new(stream: S) -> Self {
         Self {
-            stream: BufReader::with_capacity(1 << 20, stream),
+            stream: BufReader::with_capacity(1 << 16, stream),
         }
     }
 
