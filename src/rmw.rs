@@ -27,6 +27,7 @@ mod entry;
 mod error;
 mod expire;
 mod float;
+mod glob;
 mod list;
 mod list_move;
 mod list_search;
@@ -36,6 +37,7 @@ mod mem;
 mod number;
 mod options;
 mod read;
+mod scan;
 mod serve;
 mod staged;
 mod store;
@@ -59,6 +61,7 @@ pub use list::{Iter as ListIter, List, ListEdit, ListEnd};
 pub use list_search::{Inserted, PosOptions};
 pub use mem::MemStore;
 pub use options::{ExpireWhen, GetExpiry, SetOptions, SetOutcome, Ttl};
+pub use scan::{ScanOptions, ScanPage};
 pub use staged::Staged;
 pub use store::{Effect, Key, KeyHasher, Record, Seen, Store};
 pub use transaction::Transaction;
@@ -132,6 +135,8 @@ struct Counters {
     expired: AtomicU64,
     sweeps: AtomicU64,
     skipped: AtomicU64,
+    /// Random picks.
+    turns: AtomicU64,
 }
 
 impl Rmw<MemStore> {
@@ -214,6 +219,23 @@ impl<S: Store> Rmw<S> {
         Ok(self.core.store.clear()?)
     }
 
+    /// The bytes of memory that a key takes: its place in the store, the key and its value. Zero:
+    /// it is missing. What clones of the value share is counted once.
+    ///
+    /// ```
+    /// # use latchwork::rmw::Rmw;
+    /// let rmw = Rmw::new();
+    /// rmw.set("k", vec![0; 1_000])?;
+    /// assert!(rmw.memory_of("k") >= 1_000);
+    /// # Ok::<(), latchwork::rmw::RmwError>(())
+    /// ```
+    pub fn memory_of(&self, key: impl AsRef<[u8]>) -> u64 {
+        let key = key.as_ref();
+        self.view(key, |record| {
+            record.map_or(0, |record| mem::memory_of(key, record))
+        })
+    }
+
     /// Counters and gauges, read without a lock.
     ///
     /// ```
@@ -225,6 +247,7 @@ impl<S: Store> Rmw<S> {
         RmwStats {
             keys: self.len(),
             expiring: self.core.store.expiring(),
+            memory: self.core.store.memory(),
             expired: counters.expired.load(Ordering::Relaxed),
             sweeps: counters.sweeps.load(Ordering::Relaxed),
             sweep_skipped: counters.skipped.load(Ordering::Relaxed),
@@ -316,6 +339,8 @@ pub struct RmwStats {
     pub keys: u64,
     /// How many of them have a deadline.
     pub expiring: u64,
+    /// Bytes of memory that keys, values and tables take; zero if the store does not know.
+    pub memory: u64,
     /// Keys deleted because they had expired.
     pub expired: u64,
     /// Sweeps for expired keys.

@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use latchwork::rmw::{
-    Clock, Effect, ExpireWhen, GetExpiry, Key, KeyHasher, MemStore, Record, Rmw, RmwError, Seen,
-    SetOptions, Store, StoreError, Value,
+    Bytes, Clock, Effect, ExpireWhen, GetExpiry, Key, KeyHasher, MemStore, Record, Rmw, RmwError,
+    Seen, SetOptions, Store, StoreError, Value,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -214,6 +214,10 @@ impl Store for Logged {
 
     fn expiring(&self) -> u64 {
         self.store.expiring()
+    }
+
+    fn scan(&self, cursor: u64, count: usize, visit: impl FnMut(&Bytes, &Record)) -> u64 {
+        self.store.scan(cursor, count, visit)
     }
 
     fn visit_expired(&self, now: u64, visit: impl FnMut(u64)) {

@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use latchwork::model::{Clock, loom, model, thread};
 use latchwork::rmw::{
-    Effect, Entry, Key, KeyHasher, Record, Rmw, Seen, SetOptions, Store, StoreError,
+    Bytes, Effect, Entry, Key, KeyHasher, MemStore, Record, Rmw, Seen, SetOptions, Store,
+    StoreError,
 };
 use latchwork::{LatchTable, Sweeper};
 
 fn rmw() -> Rmw {
     let latches = LatchTable::builder().shards(1).build().unwrap();
-    Rmw::builder().latches(latches).build()
+    // A clear takes all the shards: each is a step of the model.
+    let store = MemStore::with_shards(16);
+    Rmw::builder().store(store).latches(latches).build()
 }
 
 /// Starts a thread of the model with a handle of its own.
@@ -295,6 +298,10 @@ impl Store for OneShard {
         let records = self.0.lock().unwrap();
         let deadlines = records.values().filter_map(Record::expires_at);
         deadlines.count() as u64
+    }
+
+    fn scan(&self, _cursor: u64, _count: usize, _visit: impl FnMut(&Bytes, &Record)) -> u64 {
+        0
     }
 
     fn visit_expired(&self, now: u64, mut visit: impl FnMut(u64)) {

@@ -29,6 +29,9 @@ impl<S: Store> Rmw<S> {
         keys: &[Key<'_>],
         waiter: &Arc<Waiter>,
     ) -> Result<Tried, RmwError> {
+        if keys.is_empty() {
+            return Err(RmwError::NoSuchKey);
+        }
         let mut latched = keys.to_vec();
         if let Want::Move { destination, .. } = &waiter.want {
             latched.push(destination.as_key());
@@ -156,6 +159,7 @@ impl<S: Store> Rmw<S> {
     /// # Errors
     /// [`WrongType`](RmwError::WrongType) for a key before the first list, or any if there is
     /// none; a key that becomes something else later does not end the wait.
+    /// [`NoSuchKey`](RmwError::NoSuchKey) if no key is named.
     /// [`Reentrant`](RmwError::Reentrant) inside an update or a transaction, where nobody could
     /// push; [`Busy`](RmwError::Busy); [`TimedOut`](RmwError::TimedOut) under a
     /// [deadline](Self::with_deadline).
@@ -278,6 +282,7 @@ impl<S: Store> Rmw<S> {
     /// # Errors
     /// [`WrongType`](RmwError::WrongType) for a key before the first list, or any if there is
     /// none; a key that becomes something else later does not end the wait.
+    /// [`NoSuchKey`](RmwError::NoSuchKey) if no key is named.
     /// [`Reentrant`](RmwError::Reentrant) inside an update or a transaction, where nobody could
     /// push; [`Busy`](RmwError::Busy); [`TimedOut`](RmwError::TimedOut) under a
     /// [deadline](Self::with_deadline).

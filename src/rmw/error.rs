@@ -71,13 +71,13 @@ impl fmt::Display for RmwError {
             RmwError::WrongType => {
                 f.write_str("operation against a key holding the wrong kind of value")
             }
-            RmwError::NoSuchKey => f.write_str("no such key"),
             RmwError::IndexOutOfRange => f.write_str("index out of range"),
             RmwError::Reentrant => {
                 f.write_str("the calling thread is inside another operation on the same latches")
             }
             RmwError::Busy => f.write_str("too many threads wait for the key"),
             RmwError::TimedOut => f.write_str("the key's latch did not come free in time"),
+            RmwError::NoSuchKey => f.write_str("no such key"),
             RmwError::Undeclared => f.write_str("the transaction used a key that it had not named"),
             RmwError::Store(_) => f.write_str("the store failed"),
         }

@@ -139,4 +139,72 @@ impl<S: Store> Rmw<S> {
             })?;
         Ok(true)
     }
+
+    /// Gives a key another name, with its value and its expiry (`RENAME`). What `to` held is gone.
+    ///
+    /// ```
+    /// # use latchwork::rmw::{Rmw, RmwError};
+    /// let rmw = Rmw::new();
+    /// rmw.set("a", 1)?;
+    /// rmw.rename("a", "b")?;
+    /// assert_eq!(rmw.mget(&["a", "b"]), [None, Some(1.into())]);
+    /// assert_eq!(rmw.rename("a", "b"), Err(RmwError::NoSuchKey));
+    /// # Ok::<(), RmwError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`NoSuchKey`](RmwError::NoSuchKey); [`Reentrant`](RmwError::Reentrant),
+    /// [`Busy`](RmwError::Busy).
+    ///
+    /// # Blocking
+    /// While another thread writes one of the keys.
+    pub fn rename(&self, from: impl AsRef<[u8]>, to: impl AsRef<[u8]>) -> Result<(), RmwError> {
+        self.rename_when(from.as_ref(), to.as_ref(), |_| true)
+            .map(drop)
+    }
+
+    /// Does the same if there is no key of the new name, and says whether it did (`RENAMENX`).
+    ///
+    /// ```
+    /// # use latchwork::rmw::Rmw;
+    /// let rmw = Rmw::new();
+    /// rmw.mset([("a", 1), ("b", 2)])?;
+    /// assert!(!rmw.rename_if_missing("a", "b")?);
+    /// assert!(rmw.rename_if_missing("a", "c")?);
+    /// # Ok::<(), latchwork::rmw::RmwError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`rename`](Self::rename).
+    ///
+    /// # Blocking
+    /// While another thread writes one of the keys.
+    pub fn rename_if_missing(
+        &self,
+        from: impl AsRef<[u8]>,
+        to: impl AsRef<[u8]>,
+    ) -> Result<bool, RmwError> {
+        self.rename_when(from.as_ref(), to.as_ref(), |target_exists| !target_exists)
+    }
+
+    fn rename_when(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        condition: impl FnOnce(bool) -> bool,
+    ) -> Result<bool, RmwError> {
+        self.update_many(&[from, to], |tx| {
+            let Some(record) = tx.view(from, |record| record.cloned()) else {
+                return Err(RmwError::NoSuchKey);
+            };
+            if !condition(tx.contains(to)) {
+                return Ok(false);
+            }
+            if from != to {
+                tx.del(&[from])?;
+                tx.write(to, |_| Ok((Effect::put(record), ())))?;
+            }
+            Ok(true)
+        })?
+    }
 }

@@ -325,6 +325,12 @@ impl Store for Staged {
         records.filter_map(Record::expires_at).count() as u64
     }
 
+    /// All keys are more than those that were declared.
+    fn scan(&self, _cursor: u64, _count: usize, _visit: impl FnMut(&Bytes, &Record)) -> u64 {
+        self.state.lock().undeclared = true;
+        0
+    }
+
     fn visit_expired(&self, _now: u64, _visit: impl FnMut(u64)) {}
 
     fn remove_expired(&self, _hash: u64, _now: u64) -> u64 {

@@ -401,9 +401,24 @@ pub trait Store: Send + Sync + 'static {
     /// How many of them have a deadline.
     fn expiring(&self) -> u64;
 
+    /// How many bytes of memory the keys take, without looking at each; zero if that is not known.
+    fn memory(&self) -> u64 {
+        0
+    }
+
     /// Whether there are none.
     fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Shows keys from a cursor on, about `count` places of the store, and returns the cursor to
+    /// go on from. Zero starts a scan and ends it; any other number is valid. A key that is there
+    /// from the first call to the last is shown at least once.
+    fn scan(&self, cursor: u64, count: usize, visit: impl FnMut(&Bytes, &Record)) -> u64;
+
+    /// A cursor to start in the middle, made from a random number.
+    fn some_cursor(&self, _random: u64) -> u64 {
+        0
     }
 
     /// Calls `visit` with the hash of every key whose deadline has passed at `now`, outside all

@@ -118,6 +118,16 @@ impl Value {
         }
     }
 
+    /// Bytes of memory behind the value itself.
+    pub(super) fn heap(&self) -> u64 {
+        match self {
+            Value::Bytes(bytes) => bytes.heap(),
+            Value::Integer(_) => 0,
+            // What is behind long elements is not known without a look at each.
+            Value::List(list) => (list.len() * size_of::<Bytes>()) as u64,
+        }
+    }
+
     /// The type that commands check.
     ///
     /// ```
@@ -295,6 +305,17 @@ impl Bytes {
         } else {
             Self(Store::Roomy(Arc::new(bytes)))
         }
+    }
+
+    /// Bytes of memory behind the string itself, the counts of an `Arc` included.
+    pub(super) fn heap(&self) -> u64 {
+        const COUNTS: usize = 2 * size_of::<usize>();
+        let bytes = match &self.0 {
+            Store::Inline { .. } => 0,
+            Store::Shared(bytes) => COUNTS + bytes.len(),
+            Store::Roomy(bytes) => COUNTS + size_of::<Vec<u8>>() + bytes.capacity(),
+        };
+        bytes as u64
     }
 
     /// Overwrites `self` from `offset` on if nobody else can see it and the result fits where it

@@ -25,17 +25,59 @@ pub(super) struct Table {
     /// (deadline, hash) of every slot that has one.
     pub(super) deadlines: BTreeSet<(u64, u64)>,
     /// How often this shard was cleared.
-    pub(super) epoch: u64,
+    pub(super) epoch: u32,
+    /// How often slots have moved: a position says nothing about another generation's.
+    generation: u32,
+    /// Bytes behind the keys and values.
+    heap: u64,
     /// The version that was given out last. It outlives keys and clears, so that no version comes
     /// twice.
     version: u64,
     hasher: KeyHasher,
 }
 
+/// A position in a scan: shard, generation of its table, place in that. Together they stay below
+/// 2^63, for clients that know signed numbers only.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Cursor {
+    pub(super) shard: usize,
+    pub(super) generation: u32,
+    pub(super) place: usize,
+}
+
+impl Cursor {
+    const PLACE_BITS: u32 = 32;
+    const GENERATION_BITS: u32 = 16;
+    const GENERATIONS: u32 = 1 << Self::GENERATION_BITS;
+
+    pub(super) fn read(cursor: u64) -> Self {
+        Self {
+            shard: (cursor >> (Self::PLACE_BITS + Self::GENERATION_BITS)) as usize,
+            generation: (cursor >> Self::PLACE_BITS) as u32 & (Self::GENERATIONS - 1),
+            place: cursor as u32 as usize,
+        }
+    }
+
+    pub(super) fn write(self) -> u64 {
+        let high = (self.shard as u64) << Self::GENERATION_BITS | u64::from(self.generation);
+        high << Self::PLACE_BITS | self.place as u64
+    }
+
+    pub(super) fn next_shard(self) -> Self {
+        Self {
+            shard: self.shard + 1,
+            ..Self::default()
+        }
+    }
+}
+
+/// Bytes of the index an entry: two words, in nodes that are three quarters full or so.
+const DEADLINE: usize = 24;
+
 /// A key and its record. The hash is not kept: what needs it again is a resize, which computes it
 /// from the key that it moves anyway.
 pub(super) struct Slot {
-    key: Bytes,
+    pub(super) key: Bytes,
     pub(super) record: Record,
 }
 
@@ -71,6 +113,8 @@ impl Table {
             slots: HashTable::new(),
             deadlines: BTreeSet::new(),
             epoch: 0,
+            generation: 0,
+            heap: 0,
             version: 0,
             hasher: KeyHasher::unknown(),
         }
@@ -120,8 +164,9 @@ impl Table {
         match (effect, place) {
             (Effect::Put(mut new), Some(place)) => {
                 new.set_version(self.next_version());
-                let now = new.expires_at();
+                let (now, heap) = (new.expires_at(), new.value.heap());
                 let old = mem::replace(self.at_mut(place), new);
+                self.heap = self.heap + heap - old.value.heap();
                 self.reindex(key.hash, old.expires_at(), now);
                 Left::Drop(Some(old))
             }
@@ -152,9 +197,15 @@ impl Table {
             key: Bytes::from(key.bytes),
             record,
         };
+        self.heap += slot.key.heap() + slot.record.value.heap();
         let hasher = &self.hasher;
-        self.slots
-            .insert_unique(key.hash, slot, |slot| hasher.hash(&slot.key));
+        let hash_of = |slot: &Slot| hasher.hash(&slot.key);
+        if self.slots.len() == self.slots.capacity() {
+            // Slots move here and nowhere else, so the generation counts real moves only.
+            self.generation = self.generation.wrapping_add(1);
+            self.slots.reserve(1, hash_of);
+        }
+        self.slots.insert_unique(key.hash, slot, hash_of);
         Left::Drop(None)
     }
 
@@ -176,6 +227,7 @@ impl Table {
     fn write<'e>(&mut self, place: usize, offset: usize, bytes: &'e [u8]) -> Left<'e> {
         let version = self.next_version();
         let record = self.at_mut(place);
+        let before = record.value.heap();
         if let Value::Integer(_) = record.value {
             record.value = Value::Bytes(Bytes::from(&*record.value.text()));
         }
@@ -190,7 +242,10 @@ impl Table {
         if old.len().max(offset + bytes.len()) <= COPY_UNDER_LOCK {
             let mut new = Record::new(Bytes::overwritten(old, offset, bytes), deadline);
             new.set_version(version);
-            return Left::Drop(Some(mem::replace(record, new)));
+            let after = new.value.heap();
+            let old = mem::replace(record, new);
+            self.heap = self.heap + after - before;
+            return Left::Drop(Some(old));
         }
         Left::Copy {
             old: old.clone(),
@@ -227,6 +282,7 @@ impl Table {
         let version = self.next_version();
         let record = self.at_mut(place);
         let deadline = record.expires_at();
+        let before = record.value.heap();
         let Value::List(list) = &mut record.value else {
             unreachable!("the caller has checked the type")
         };
@@ -242,6 +298,8 @@ impl Table {
         edit.apply_to(list);
         let is_empty = list.is_empty();
         record.set_version(version);
+        let after = record.value.heap();
+        self.heap = self.heap + after - before;
         Left::Drop(is_empty.then(|| self.remove(place, key.hash)))
     }
 
@@ -254,6 +312,7 @@ impl Table {
         if let Some(at) = slot.record.expires_at() {
             self.unindex(hash, at);
         }
+        self.heap -= slot.key.heap() + slot.record.value.heap();
         self.shrink();
         slot.record
     }
@@ -262,7 +321,8 @@ impl Table {
     /// many changes again to pay for the next resize.
     fn shrink(&mut self) {
         let (len, capacity) = (self.slots.len(), self.slots.capacity());
-        if capacity > 64 && len < capacity / 8 {
+        if capacity > 8 && len < capacity / 8 {
+            self.generation = self.generation.wrapping_add(1);
             let hasher = &self.hasher;
             self.slots.shrink_to(len * 2, |slot| hasher.hash(&slot.key));
         }
@@ -290,6 +350,26 @@ impl Table {
         if !shared {
             self.deadlines.remove(&(at, hash));
         }
+    }
+
+    /// Takes everything out; versions go on.
+    pub(super) fn clear(&mut self) -> (HashTable<Slot>, BTreeSet<(u64, u64)>) {
+        self.epoch = self.epoch.wrapping_add(1);
+        self.generation = self.generation.wrapping_add(1);
+        self.heap = 0;
+        (mem::take(&mut self.slots), mem::take(&mut self.deadlines))
+    }
+
+    /// Bytes that the table takes, with what is behind its keys and values.
+    #[inline]
+    pub(super) fn memory(&self) -> u64 {
+        let deadlines = self.deadlines.len() * DEADLINE;
+        self.heap + (self.slots.allocation_size() + deadlines) as u64
+    }
+
+    /// The part of the generation that a cursor has room for.
+    pub(super) fn generation(&self) -> u32 {
+        self.generation & (Cursor::GENERATIONS - 1)
     }
 
     /// Where a key with this hash is whose deadline has passed at `now`.
