@@ -8,6 +8,7 @@ mod client;
 mod connection;
 mod info;
 mod keys;
+mod keyspace;
 mod lists;
 mod server;
 mod strings;

@@ -15,7 +15,7 @@ pub(crate) const KEYS: [&[u8]; 6] = [b"a", b"b", b"c", b"key", b"", b"\x00\xff\r
 
 /// Any command on the [`KEYS`], mostly right, now and then with an argument too many or too few.
 pub(crate) fn random_request(random: &mut Random) -> Request {
-    const COMMANDS: [(&str, &str); 61] = [
+    const COMMANDS: [(&str, &str); 66] = [
         ("GET", "k"),
         ("GET", "k"),
         ("SET", "kv"),
@@ -54,6 +54,11 @@ pub(crate) fn random_request(random: &mut Random) -> Request {
         ("PERSIST", "k"),
         ("EXPIRETIME", "k"),
         ("INCRBYFLOAT", "kf"),
+        ("RENAME", "kk"),
+        ("RENAMENX", "kk"),
+        ("KEYS", "y"),
+        ("SCAN", "z"),
+        ("SCAN", "z"),
         ("LPUSH", "kee"),
         ("RPUSH", "keee"),
         ("RPUSH", "keeeeeeee"),
@@ -212,6 +217,27 @@ fn random_argument(random: &mut Random, kind: char, request: &mut Request) {
             ),
             _ => push((random.below(12) as i64 - 5).to_string()),
         },
+        'y' => push(
+            [
+                "*", "?", "a*", "[a-c]", "[^a]", "k?y", "*y", "k[d-f]*", "\\a", "[", "", "a[",
+                "[a-", "**a",
+            ][random.below(14)]
+            .to_owned(),
+        ),
+        // With so high a count that all is found at once.
+        'z' => {
+            push("0".to_owned());
+            push("COUNT".to_owned());
+            push(["100000", "100000", "100000", "x", "0"][random.below(20) / 4].to_owned());
+            if random.below(2) == 0 {
+                push("match".to_owned());
+                random_argument(random, 'y', request);
+            }
+            if random.below(3) == 0 {
+                request.push(b"TYPE".to_vec());
+                request.push([&b"list"[..], b"String", b"hash"][random.below(3)].to_vec());
+            }
+        }
         'w' => push(["BEFORE", "after", "x"][random.below(20) % 11 / 5].to_owned()),
         'l' => push(["LEFT", "right", "LEFT", "x"][random.below(16) / 5].to_owned()),
         'p' => {

@@ -102,18 +102,20 @@ fn info_clients(server: &Server, text: &mut String) {
     line(text, format_args!("blocked_clients:{blocked}"));
 }
 
-/// What the kernel knows of this process; the store does not count its bytes.
-fn info_memory(_: &Server, text: &mut String) {
+/// What the store counts for its keys and values, and what the kernel knows of this process.
+fn info_memory(server: &Server, text: &mut String) {
+    let used = server.store.stats().memory;
+    line(text, format_args!("used_memory:{used}"));
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let bytes = |field: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(field))?;
-        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
-        Some(kilobytes * 1024)
-    };
-    if let (Some(now), Some(peak)) = (bytes("VmRSS:"), bytes("VmHWM:")) {
-        line(text, format_args!("used_memory:{now}"));
-        line(text, format_args!("used_memory_rss:{now}"));
-        line(text, format_args!("used_memory_peak:{peak}"));
+    for (name, field) in [
+        ("used_memory_rss", "VmRSS:"),
+        ("used_memory_rss_peak", "VmHWM:"),
+    ] {
+        let found = status.lines().find_map(|line| line.strip_prefix(field));
+        let kilobytes = found.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        if let Some(kilobytes) = kilobytes {
+            line(text, format_args!("{name}:{}", kilobytes * 1024));
+        }
     }
     line(text, format_args!("maxmemory:0"));
     line(text, format_args!("maxmemory_policy:noeviction"));

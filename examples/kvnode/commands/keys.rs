@@ -53,6 +53,22 @@ pub(super) fn key_type<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -
     Ok(())
 }
 
+/// `MEMORY USAGE key [SAMPLES count]`: all of a value is counted, whatever the samples.
+pub(super) fn memory_usage<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
+    let mut options = args.from(3).iter();
+    while let Some(option) = options.next() {
+        match (&*word(option), options.next()) {
+            (b"samples", Some(samples)) if integer(samples)? >= 0 => {}
+            _ => return Err(Refusal::SYNTAX),
+        }
+    }
+    match context.store.memory_of(&args[2]) {
+        0 => context.reply.nil(),
+        bytes => context.reply.count(bytes),
+    }
+    Ok(())
+}
+
 pub(super) fn expire<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     set_expiry(context, args, 1000, From::Now)
 }

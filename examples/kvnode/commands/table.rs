@@ -4,7 +4,8 @@
 use latchwork::rmw::{MemStore, Staged, Store};
 
 use super::{
-    Handler, blocking, client, connection, info, keys, lists, server, strings, transactions,
+    Handler, blocking, client, connection, info, keys, keyspace, lists, server, strings,
+    transactions,
 };
 use crate::request::{Args, parse_integer};
 
@@ -174,6 +175,7 @@ macro_rules! table {
 
 const NO_KEYS: Keys = Keys::Range(0, 0, 0);
 const ONE_KEY: Keys = Keys::Range(1, 1, 1);
+const SECOND_KEY: Keys = Keys::Range(2, 2, 1);
 const ALL_KEYS: Keys = Keys::Range(1, -1, 1);
 const PAIRS: Keys = Keys::Range(1, -1, 2);
 const TWO_KEYS: Keys = Keys::Range(1, 2, 1);
@@ -239,6 +241,7 @@ pub(crate) static TABLE: &[Command] = table! {
     "incrby" 3 GROW ONE_KEY strings::incrby;
     "incrbyfloat" 3 GROW ONE_KEY strings::incrbyfloat;
     "info" -1 ANY_TIME NO_KEYS info::info;
+    "keys" 2 READ_SLOW EVERY_KEY keyspace::keys;
     "lindex" 3 READ_SLOW ONE_KEY lists::lindex;
     "linsert" 5 GROW_SLOW ONE_KEY lists::linsert;
     "llen" 2 READ ONE_KEY lists::llen;
@@ -252,6 +255,10 @@ pub(crate) static TABLE: &[Command] = table! {
     "lrem" 4 WRITE_SLOW ONE_KEY lists::lrem;
     "lset" 4 GROW_SLOW ONE_KEY lists::lset;
     "ltrim" 4 WRITE_SLOW ONE_KEY lists::ltrim;
+    "memory" -2 CONTAINER NO_KEYS server::help {
+        "memory|help" 2 ANY_TIME NO_KEYS server::help;
+        "memory|usage" -3 READ_SLOW SECOND_KEY keys::memory_usage;
+    };
     "mget" -2 READ ALL_KEYS strings::mget;
     "mset" -3 GROW_SLOW PAIRS strings::mset;
     "msetnx" -3 GROW_SLOW PAIRS strings::msetnx;
@@ -264,11 +271,15 @@ pub(crate) static TABLE: &[Command] = table! {
     "psetex" 4 GROW_SLOW ONE_KEY strings::psetex;
     "pttl" 2 READ ONE_KEY keys::pttl;
     "quit" -1 SESSION NO_KEYS connection::quit;
+    "randomkey" 1 READ_SLOW EVERY_KEY keyspace::randomkey;
+    "rename" 3 WRITE_SLOW TWO_KEYS keyspace::rename;
+    "renamenx" 3 WRITE TWO_KEYS keyspace::renamenx;
     "reset" 1 SESSION NO_KEYS connection::reset;
     "rpop" -2 WRITE ONE_KEY lists::rpop;
     "rpoplpush" 3 GROW_SLOW TWO_KEYS lists::rpoplpush;
     "rpush" -3 GROW ONE_KEY lists::rpush;
     "rpushx" -3 GROW ONE_KEY lists::rpushx;
+    "scan" -2 READ_SLOW EVERY_KEY keyspace::scan;
     "select" 2 ANY_TIME_FAST NO_KEYS connection::select;
     "set" -3 GROW_SLOW ONE_KEY strings::set;
     "setex" 4 GROW_SLOW ONE_KEY strings::setex;
