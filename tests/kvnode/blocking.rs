@@ -108,6 +108,9 @@ fn waiters_are_served_as_by_redis() {
         // A list also comes by other commands.
         "0 BLPOP q 0|! 1|3 RPUSH r a|3 ?|3 LMOVE r q LEFT LEFT|3 ?|0 ?",
         "0 BLPOP q 0|! 1|3 RPUSH r a|3 ?|3 RPOPLPUSH r q|3 ?|0 ?",
+        "0 BLPOP q 0|! 1|3 RPUSH r a b|3 ?|3 RENAME r q|3 ?|0 ?|3 LRANGE q 0 -1|3 ?",
+        "0 BLPOP q 0|! 1|3 RPUSH r a b|3 ?|3 RENAMENX r q|3 ?|0 ?|3 LRANGE q 0 -1|3 ?",
+        "0 BLPOP q 0|! 1|3 RPUSH r a b|3 ?|3 MULTI|3 ?|3 RENAME r q|3 ?|3 LPUSH q x|3 ?|3 EXEC|3 ?|0 ?|3 LRANGE q 0 -1|3 ?",
         // Requests behind the one that waits, in order.
         "0 BLPOP q 0|0 PING|0 INCR n|0 BLPOP q 0|0 PING|! 1|3 INCR n|3 ?|3 RPUSH q a|3 ?|0 ?|0 ?|0 ?|3 RPUSH q b|3 ?|0 ?|0 ?",
         "0 HELLO 3|0 ?|0 BLPOP q 0.01|0 ?|0 BLPOP q 0|! 1|3 RPUSH q a|3 ?|0 ?",

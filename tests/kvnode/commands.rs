@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::Server;
+use crate::support::{Server, encode};
 
 /// Runs a script of requests and the replies they must get, `\r\n` written as a blank between the
 /// lines.
@@ -379,4 +379,37 @@ fn keys_expire() {
     assert_eq!(client.ask("APPEND k x"), ":1\r\n");
     assert_eq!(client.ask("TTL k"), ":-1\r\n");
     assert_eq!(client.ask("INCR n"), ":1\r\n");
+}
+
+#[test]
+fn a_scan_finds_every_key_while_others_come_and_go() {
+    let server = Server::start(&[]);
+    let (mut client, mut rival) = (server.connect(), server.connect());
+    for number in 0..2_000 {
+        client.send(&encode(&["SET", &format!("key:{number}"), "v"]));
+    }
+    for _ in 0..2_000 {
+        assert_eq!(client.reply(), b"+OK\r\n");
+    }
+    let mut found = std::collections::BTreeSet::new();
+    let mut cursor = "0".to_owned();
+    for step in 0.. {
+        rival.ask(&format!("SET other:{step} v"));
+        rival.ask(&format!("DEL other:{}", step / 2));
+        let reply = client.ask(&format!("SCAN {cursor} MATCH key:* COUNT 50"));
+        let mut lines = reply.split("\r\n");
+        cursor = lines.nth(2).expect("a cursor").to_owned();
+        found.extend(
+            lines
+                .filter(|line| line.starts_with("key:"))
+                .map(str::to_owned),
+        );
+        if cursor == "0" {
+            break;
+        }
+    }
+    assert_eq!(found.len(), 2_000);
+    assert!(!client.ask("INFO memory").contains("used_memory:0\r\n"));
+    assert_eq!(client.ask("FLUSHALL"), "+OK\r\n");
+    assert_eq!(client.ask("SCAN 0"), "*2\r\n$1\r\n0\r\n*0\r\n");
 }
