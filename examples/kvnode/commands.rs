@@ -3,35 +3,52 @@
 //! A handler gets its arguments (the name first, as on the wire) and appends exactly one reply, or
 //! returns an error before having appended anything. The texts of errors are Redis 7.0's.
 
+mod blocking;
+mod client;
 mod connection;
+mod info;
 mod keys;
+mod keyspace;
+mod lists;
 mod server;
 mod strings;
 mod table;
+mod transactions;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
-use latchwork::rmw::RmwError;
+use latchwork::rmw::{MemStore, Rmw, RmwError, Store};
 
 use crate::clients::Client;
 use crate::reply::Reply;
 use crate::request::{Args, parse_integer};
 use crate::server::{Counters, Server};
+use crate::session::Session;
 
 pub(crate) use table::Command;
+use table::Dispatch as _;
 
-/// What a handler works with.
+/// The version whose behaviour this server follows; clients look at it to know what they may use.
+const REDIS_VERSION: &str = "7.0.15";
+
+/// What a handler works with. The store is generic: the same handlers run on the store itself and
+/// inside a transaction on it.
 #[derive(Debug)]
-pub(crate) struct Context<'a> {
+pub(crate) struct Context<'a, S: Store = MemStore> {
+    pub(crate) store: &'a Rmw<S>,
+    /// The command that runs.
+    pub(crate) command: &'static Command,
     pub(crate) server: &'a Server,
     pub(crate) counters: &'a Counters,
-    pub(crate) client: &'a Client,
+    pub(crate) client: &'a Arc<Client>,
+    pub(crate) session: &'a mut Session,
     pub(crate) reply: &'a mut Reply,
-    /// Set by a command after which the connection is closed.
-    pub(crate) ends: bool,
 }
 
-pub(crate) type Handler = fn(&mut Context<'_>, &'static Command, Args<'_>) -> Result<(), Refusal>;
+pub(crate) type Outcome = Result<(), Refusal>;
+
+pub(crate) type Handler<S> = fn(&mut Context<'_, S>, Args<'_>) -> Outcome;
 
 /// Why a command was refused: the error reply's text. It may repeat what the client sent, which
 /// need not be UTF-8.
@@ -39,8 +56,16 @@ pub(crate) type Handler = fn(&mut Context<'_>, &'static Command, Args<'_>) -> Re
 pub(crate) struct Refusal(Cow<'static, [u8]>);
 
 impl Refusal {
+    /// The error reply, its code first.
+    pub(crate) fn text(&self) -> &[u8] {
+        &self.0
+    }
+
     const SYNTAX: Self = Self::fixed("ERR syntax error");
     const NOT_AN_INTEGER: Self = Self::fixed("ERR value is not an integer or out of range");
+    const NO_SUCH_KEY: Self = Self::fixed("ERR no such key");
+    const WRONG_TYPE: Self =
+        Self::fixed("WRONGTYPE Operation against a key holding the wrong kind of value");
     const OFFSET: Self = Self::fixed("ERR offset is out of range");
 
     const fn fixed(text: &'static str) -> Self {
@@ -82,10 +107,12 @@ impl From<RmwError> for Refusal {
     fn from(error: RmwError) -> Self {
         match error {
             RmwError::NotAnInteger => Self::NOT_AN_INTEGER,
+            RmwError::NotAFloat => Self::fixed("ERR value is not a valid float"),
+            RmwError::NotFinite => Self::fixed("ERR increment would produce NaN or Infinity"),
             RmwError::Overflow => Self::fixed("ERR increment or decrement would overflow"),
-            RmwError::WrongType => {
-                Self::fixed("WRONGTYPE Operation against a key holding the wrong kind of value")
-            }
+            RmwError::WrongType => Self::WRONG_TYPE,
+            RmwError::NoSuchKey => Self::NO_SUCH_KEY,
+            RmwError::IndexOutOfRange => Self::fixed("ERR index out of range"),
             RmwError::TooLong { .. } => {
                 Self::fixed("ERR string exceeds maximum allowed size (proto-max-bulk-len)")
             }
@@ -95,18 +122,63 @@ impl From<RmwError> for Refusal {
     }
 }
 
+/// What a request finds when it comes to run.
+#[derive(Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) server: &'a Server,
+    pub(crate) counters: &'a Counters,
+    pub(crate) client: &'a Arc<Client>,
+    pub(crate) session: &'a mut Session,
+    pub(crate) reply: &'a mut Reply,
+}
+
 /// Runs one request.
-pub(crate) fn run(context: &mut Context<'_>, args: Args<'_>) {
-    Counters::add(&context.counters.commands, 1);
-    let outcome = find(args).and_then(|command| {
-        if !command.takes(args.len()) {
-            return Err(Refusal::arity(command));
+pub(crate) fn run(place: Place<'_>, args: Args<'_>) {
+    let Place {
+        server,
+        counters,
+        client,
+        session,
+        reply,
+    } = place;
+    Counters::add(&counters.commands, 1);
+    session.begin();
+    let before = reply.len();
+    let found = find(args).and_then(|command| {
+        if command.takes(args.len()) {
+            Ok(command)
+        } else {
+            Err(Refusal::arity(command))
         }
-        context.client.runs(code(command));
-        (command.handler)(context, command, args)
     });
+    let outcome = match (found, session.transaction.as_deref_mut()) {
+        (Ok(command), Some(queue)) if !transactions::runs_at_once(command) => {
+            let limit = server.options.max_queued;
+            transactions::queue(queue, command, args, limit).map(|()| reply.status("QUEUED"))
+        }
+        (Ok(command), _) => {
+            client.runs(code(command));
+            let mut context = Context {
+                store: &server.store,
+                command,
+                server,
+                counters,
+                client,
+                session,
+                reply,
+            };
+            MemStore::handler(command)(&mut context, args)
+        }
+        (Err(refusal), _) => Err(transactions::refuse(session, args, refusal)),
+    };
     if let Err(Refusal(text)) = outcome {
-        context.reply.error(&text);
+        reply.error(&text);
+    }
+    if !session.end() {
+        reply.truncate(before);
+        if let Some(blocked) = &mut session.blocked {
+            blocked.silent = true;
+        }
     }
 }
 

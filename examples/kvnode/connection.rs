@@ -10,6 +10,7 @@
 //! | idle | nothing | input | none |
 //! | `half` | the request's bytes so far | the rest | [`PROGRESS`] more bytes or a request's end, each stall-timeout |
 //! | `unsent` | replies, and the input not yet acted on | room to write; reads nothing | some room, each stall-timeout |
+//! | [`blocked`](crate::blocked) | the input not yet acted on | its outcome; reads nothing | the command's time-out |
 //!
 //! So a client that does not read its replies is not read from either: what it can make the server
 //! hold is one burst of input, [`FLUSH_AT`] bytes of replies, and one reply more.
@@ -21,14 +22,18 @@ use std::time::{Duration, Instant};
 
 use latchwork::semaphore::SendPermit;
 use rustix::buffer::spare_capacity;
+use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
 
+use crate::blocked::Ending;
 use crate::clients::Client;
-use crate::commands::{self, Context};
+use crate::commands::{self, Place};
+use crate::inbox::Post;
 use crate::reply::Reply;
 use crate::request::Parser;
 use crate::server::{Counters, Server};
+use crate::session::Session;
 
 /// How much is read at a time.
 pub(crate) const READ_SIZE: usize = 64 * 1024;
@@ -36,6 +41,9 @@ pub(crate) const READ_SIZE: usize = 64 * 1024;
 const FLUSH_AT: usize = 256 * 1024;
 /// Replies up to this size wait until the others in the same round of events have been read from.
 const DEFER_MAX: usize = 16 * 1024;
+/// What the epoll set watches for at first, and most of the time. That the peer has finished sending
+/// shows in a read as well, but a blocked connection does not read.
+pub(crate) const WATCHED: EventFlags = EventFlags::IN.union(EventFlags::RDHUP);
 /// A request half received must grow by this much within the stall-timeout, or be completed.
 const PROGRESS: usize = 64 * 1024;
 
@@ -121,17 +129,21 @@ pub(crate) struct Connection {
     _place: SendPermit,
     socket: OwnedFd,
     pub(crate) client: Arc<Client>,
+    session: Session,
     half: Option<Box<Half>>,
     unsent: Option<Box<Unsent>>,
-    /// Nothing more is to be read; close once the replies are out.
-    ending: bool,
     /// The socket is of no further use.
     broken: bool,
     /// Something went forward since the deadline was set.
     progress: bool,
+    /// When half a request or unsent replies must have moved on.
+    stall: Option<Instant>,
+    /// The next thing to happen by itself: a stall, or the end of a wait.
     pub(crate) deadline: Option<Instant>,
-    /// What the epoll set waits for: true for room to write, false for input.
-    pub(crate) waits_to_write: bool,
+    /// Blocked, and the peer has sent more all the same.
+    held_up: bool,
+    /// What the epoll set watches for.
+    pub(crate) watched: EventFlags,
 }
 
 impl Connection {
@@ -142,16 +154,38 @@ impl Connection {
             client,
             half: None,
             unsent: None,
-            ending: false,
+            session: Session::default(),
             broken: false,
             progress: false,
+            stall: None,
             deadline: None,
-            waits_to_write: false,
+            held_up: false,
+            watched: WATCHED,
+        }
+    }
+
+    /// Something that the epoll set watches for has happened.
+    pub(crate) fn serve(&mut self, events: EventFlags, shared: &mut Shared) -> Fate {
+        let gone = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
+        if self.session.blocked.is_none() {
+            if self.unsent.is_some() {
+                self.writable(shared)
+            } else {
+                self.readable(shared)
+            }
+        } else if events.intersects(gone) {
+            Fate::Closed
+        } else {
+            if self.unsent.is_some() {
+                self.send_rest(shared);
+            }
+            self.held_up |= events.contains(EventFlags::IN);
+            self.settle(shared)
         }
     }
 
     /// Input has arrived, or the peer has gone.
-    pub(crate) fn readable(&mut self, shared: &mut Shared) -> Fate {
+    fn readable(&mut self, shared: &mut Shared) -> Fate {
         if self.is_running() {
             if self.receive(shared) == Read::End {
                 return Fate::Closed;
@@ -171,7 +205,7 @@ impl Connection {
     }
 
     /// There is room for replies again.
-    pub(crate) fn writable(&mut self, shared: &mut Shared) -> Fate {
+    fn writable(&mut self, shared: &mut Shared) -> Fate {
         self.send_rest(shared);
         self.settle(shared)
     }
@@ -179,9 +213,39 @@ impl Connection {
     /// Acts on all that the peer has sent so far, the server being about to stop; a peer that does
     /// not cease to send is heard until `limit`. Open if replies still wait for room.
     pub(crate) fn finish(&mut self, shared: &mut Shared, limit: Instant) -> Fate {
+        if self.session.blocked.is_some() && self.client.cancel_wait() {
+            self.session.blocked = None;
+            self.session.ends = true;
+        }
         while self.is_running() {
             if self.receive(shared) != Read::Bytes || Instant::now() >= limit {
-                self.ending = true;
+                self.session.ends = true;
+            }
+            self.flush(shared);
+        }
+        self.settle(shared)
+    }
+
+    /// Somebody else than the peer has something to say.
+    pub(crate) fn receive_post(&mut self, post: Post, shared: &mut Shared) -> Fate {
+        match post {
+            Post::Close => Fate::Closed,
+            Post::Ending(ending) => self.unblock(ending, shared),
+        }
+    }
+
+    /// Replies to the command that has waited, and acts on the input that had to wait meanwhile.
+    fn unblock(&mut self, ending: Ending, shared: &mut Shared) -> Fate {
+        // An outcome that was on its way when the wait was cancelled does not exist.
+        self.client.cancel_wait();
+        if let Some(blocked) = self.session.blocked.take() {
+            self.held_up = false;
+            shared.reply.begin(self.client.protocol());
+            blocked.reply(ending, &mut shared.reply);
+            if self.is_running()
+                && let Some(half) = self.half.take()
+            {
+                self.advance(half, shared);
             }
             self.flush(shared);
         }
@@ -190,12 +254,22 @@ impl Connection {
 
     /// The deadline has passed. Best effort: whoever is stuck half-way through a request is told
     /// why.
-    pub(crate) fn time_out(&mut self, shared: &Shared) {
+    pub(crate) fn time_out(&mut self, shared: &mut Shared) -> Fate {
+        if let Some(blocked) = &mut self.session.blocked
+            && blocked.deadline.take_if(|at| *at <= shared.now).is_some()
+        {
+            if self.client.cancel_wait() {
+                return self.unblock(Ending::TimedOut, shared);
+            }
+            // The outcome is on its way.
+            return self.settle(shared);
+        }
         Counters::add(&shared.counters().stalled, 1);
         if self.unsent.is_none() {
             let text = b"-ERR Protocol error: timed out in the middle of a request\r\n";
             let _ = send(&self.socket, text, SendFlags::NOSIGNAL);
         }
+        Fate::Closed
     }
 
     /// Tells the peer that there will be no more replies.
@@ -209,18 +283,26 @@ impl Connection {
         let _ = rustix::net::sockopt::set_socket_linger(&self.socket, Some(limit));
     }
 
-    pub(crate) fn wants_to_write(&self) -> bool {
-        self.unsent.is_some()
+    /// What the epoll set is to watch for.
+    pub(crate) fn wants(&self) -> EventFlags {
+        match (self.unsent.is_some(), self.session.blocked.is_some()) {
+            // Not for the peer's end: there it stays, and there is nothing to do about it yet.
+            (true, false) => EventFlags::OUT,
+            (true, true) => EventFlags::OUT | EventFlags::RDHUP,
+            (false, true) if self.held_up => EventFlags::RDHUP,
+            (false, _) => WATCHED,
+        }
     }
 
     fn is_running(&self) -> bool {
-        self.unsent.is_none() && !self.ending && !self.broken
+        let session = &self.session;
+        self.unsent.is_none() && session.blocked.is_none() && !session.ends && !self.broken
     }
 
     /// Reads once and acts on it. The replies, if there are any, are the current ones in the shared
     /// buffer.
     fn receive(&mut self, shared: &mut Shared) -> Read {
-        shared.reply.begin();
+        shared.reply.begin(self.client.protocol());
         let Some(mut half) = self.half.take() else {
             return self.receive_fresh(shared);
         };
@@ -256,7 +338,7 @@ impl Connection {
             // connection.
             if used == input.len() {
                 shared.parser = parser;
-            } else if !self.ending && !self.broken {
+            } else if !self.session.ends && !self.broken {
                 let bytes = input[used..].to_vec();
                 self.half = Some(Box::new(Half {
                     bytes,
@@ -282,7 +364,7 @@ impl Connection {
             half.seen = got;
             self.progress = true;
         }
-        if got > 0 && !self.ending && !self.broken {
+        if got > 0 && !self.session.ends && !self.broken {
             self.half = Some(half);
         }
     }
@@ -312,15 +394,14 @@ impl Connection {
                     used += request.len;
                     self.progress = true;
                     if !request.args.is_empty() {
-                        let mut context = Context {
+                        let place = Place {
                             server: &shared.server,
                             counters: &shared.server.counters[shared.thread],
                             client: &self.client,
+                            session: &mut self.session,
                             reply: &mut shared.reply,
-                            ends: false,
                         };
-                        commands::run(&mut context, request.args);
-                        self.ending = context.ends;
+                        commands::run(place, request.args);
                     }
                     if shared.reply.len() >= FLUSH_AT {
                         self.flush(shared);
@@ -331,7 +412,7 @@ impl Connection {
                     shared
                         .reply
                         .error(format!("ERR Protocol error: {}", error.text()).as_bytes());
-                    self.ending = true;
+                    self.session.ends = true;
                 }
             }
         }
@@ -359,6 +440,10 @@ impl Connection {
         if replies.is_empty() || self.broken {
             return;
         }
+        if let Some(unsent) = &mut self.unsent {
+            unsent.bytes.extend_from_slice(replies);
+            return;
+        }
         let sent = self.write(replies, shared);
         if sent < replies.len() && !self.broken {
             let bytes = replies[sent..].to_vec();
@@ -379,7 +464,7 @@ impl Connection {
         } else if self.is_running()
             && let Some(half) = self.half.take()
         {
-            shared.reply.begin();
+            shared.reply.begin(self.client.protocol());
             self.advance(half, shared);
             self.flush(shared);
         }
@@ -405,26 +490,33 @@ impl Connection {
         let half = half.map_or(0, |half| half.bytes.capacity() + half.parser.memory());
         let unsent = self.unsent.as_ref();
         let unsent = unsent.map_or(0, |unsent| unsent.bytes.capacity());
-        size_of::<Self>() + size_of::<Client>() + half + unsent
+        size_of::<Self>() + size_of::<Client>() + half + unsent + self.session.memory()
     }
 
     /// After an event: is it over, and if not, until when may what is pending take?
     fn settle(&mut self, shared: &Shared) -> Fate {
-        if self.broken || (self.ending && self.unsent.is_none()) {
+        if self.broken || (self.session.ends && self.unsent.is_none()) {
             return Fate::Closed;
         }
         let progress = std::mem::take(&mut self.progress);
-        if self.half.is_none() && self.unsent.is_none() {
-            self.deadline = None;
-        } else if self.deadline.is_none() || progress {
-            self.deadline = Some(shared.now + shared.server.options.stall_timeout);
+        let blocked = self.session.blocked.as_ref();
+        // Input that waits for a blocked command is no fault of the peer's.
+        let is_half = self.half.is_some() && blocked.is_none();
+        if !is_half && self.unsent.is_none() {
+            self.stall = None;
+        } else if self.stall.is_none() || progress {
+            self.stall = Some(shared.now + shared.server.options.stall_timeout);
         }
+        let ends = blocked.and_then(|blocked| blocked.deadline);
+        self.deadline = [self.stall, ends].into_iter().flatten().min();
         let half = self.half.as_ref();
         let unsent = self.unsent.as_ref();
         self.client.seen(
             shared.now,
             half.map_or(0, |half| half.bytes.len() - half.start),
             unsent.map_or(0, |unsent| unsent.bytes.len() - unsent.sent),
+            self.session.transaction.as_ref().map(|queue| queue.len()),
+            self.session.blocked.is_some(),
             self.memory(),
         );
         Fate::Open

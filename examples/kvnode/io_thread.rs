@@ -8,16 +8,14 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use latchwork::semaphore::SendPermit;
 use rustix::buffer::spare_capacity;
-use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::event::{Timespec, epoll};
 
-use crate::clients::Client;
 use crate::connection::{Connection, Fate, Shared};
+use crate::inbox::{Arrival, Inbox};
 use crate::server::Server;
 
 /// How long a stop may take: for replies still unsent, and for clients that keep sending.
@@ -26,72 +24,6 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 const EVENTS: usize = 256;
 /// The inbox's token in the epoll set; connections have their slot's number.
 const INBOX: u64 = u64::MAX;
-
-/// A new connection, on its way to its I/O thread.
-#[derive(Debug)]
-pub(crate) struct Arrival {
-    pub(crate) socket: OwnedFd,
-    pub(crate) client: Arc<Client>,
-    pub(crate) place: SendPermit,
-}
-
-/// What an I/O thread has been sent.
-#[derive(Debug, Default)]
-struct Mail {
-    arrivals: Vec<Arrival>,
-    /// Nothing more will come: serve out what there is and end.
-    last: bool,
-}
-
-/// How others reach an I/O thread.
-#[derive(Debug)]
-pub(crate) struct Inbox {
-    mail: Mutex<Mail>,
-    /// How many connections it has, those in the inbox included.
-    load: AtomicUsize,
-    wake: OwnedFd,
-}
-
-impl Inbox {
-    pub(crate) fn new() -> rustix::io::Result<Self> {
-        Ok(Self {
-            mail: Mutex::default(),
-            load: AtomicUsize::new(0),
-            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-        })
-    }
-
-    pub(crate) fn load(&self) -> usize {
-        self.load.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn hand_over(&self, arrival: Arrival) {
-        self.load.fetch_add(1, Ordering::Relaxed);
-        self.lock().arrivals.push(arrival);
-        self.wake();
-    }
-
-    /// Asks the thread to end in good order; nothing may be handed over after this.
-    pub(crate) fn stop(&self) {
-        self.lock().last = true;
-        self.wake();
-    }
-
-    fn wake(&self) {
-        // The counter cannot overflow, and a write to an eventfd fails in no other way.
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-    }
-
-    /// Takes what has arrived; true once it is the last.
-    fn take(&self) -> (Vec<Arrival>, bool) {
-        let mut mail = self.lock();
-        (std::mem::take(&mut mail.arrivals), mail.last)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Mail> {
-        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// The thread's own state.
 #[derive(Debug)]
@@ -121,7 +53,7 @@ impl IoThread {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(
             &epoll,
-            &inbox.wake,
+            &*inbox,
             epoll::EventData::new_u64(INBOX),
             epoll::EventFlags::IN,
         )?;
@@ -141,21 +73,26 @@ impl IoThread {
     /// Serves until the server stops and every connection has what it is owed.
     pub(crate) fn run(mut self) -> rustix::io::Result<()> {
         let mut events = Vec::with_capacity(EVENTS);
+        self.inbox.own();
         loop {
             self.wait(&mut events)?;
             self.shared.now = Instant::now();
-            let mut called = false;
             for event in events.drain(..) {
                 match event.data.u64() {
-                    INBOX => called = true,
-                    slot => self.serve(slot as usize),
+                    INBOX => self.inbox.hush(),
+                    slot => {
+                        let flags = event.flags;
+                        self.turn(slot as usize, |connection, shared| {
+                            connection.serve(flags, shared)
+                        });
+                    }
                 }
             }
             self.deliver();
             self.time_out();
             // After the events: a slot freed above must not be given to a newcomer while an event
             // of its former owner may still be in the batch.
-            if called {
+            while self.inbox.is_full() {
                 self.read_mail();
             }
             if let Some(limit) = self.stop_by
@@ -190,13 +127,24 @@ impl IoThread {
     }
 
     fn read_mail(&mut self) {
-        let mut count = [0; 8];
-        let _ = rustix::io::read(&self.inbox.wake, &mut count);
-        let (arrivals, last) = self.inbox.take();
-        for arrival in arrivals {
+        let mail = self.inbox.take();
+        for arrival in mail.arrivals {
             self.adopt(arrival);
         }
-        if last && self.stop_by.is_none() {
+        for (client, post) in mail.posts {
+            let slot = client.slot();
+            let is_here = |connection: &Connection| Arc::ptr_eq(&connection.client, &client);
+            if self
+                .slots
+                .get(slot)
+                .is_some_and(|held| held.as_deref().is_some_and(is_here))
+            {
+                self.turn(slot, |connection, shared| {
+                    connection.receive_post(post, shared)
+                });
+            }
+        }
+        if mail.last && self.stop_by.is_none() {
             self.stop_by = Some(self.shared.now + STOP_LIMIT);
             for slot in 0..self.slots.len() {
                 self.turn(slot, |_, _| Fate::Open);
@@ -209,30 +157,19 @@ impl IoThread {
             self.slots.push(None);
             self.slots.len() - 1
         });
+        arrival.client.set_slot(slot);
         let connection = Box::new(Connection::new(
             arrival.socket,
             arrival.client,
             arrival.place,
         ));
         let data = epoll::EventData::new_u64(slot as u64);
-        let added = epoll::add(&self.epoll, &*connection, data, epoll::EventFlags::IN);
+        let added = epoll::add(&self.epoll, &*connection, data, connection.watched);
         self.slots[slot] = Some(connection);
         if added.is_err() {
             // Out of kernel memory, or over the user's limit of watches.
             self.close(slot);
         }
-    }
-
-    /// Handles one connection's event. Hang-ups and errors arrive with it, and show themselves in
-    /// the read or write.
-    fn serve(&mut self, slot: usize) {
-        self.turn(slot, |connection, shared| {
-            if connection.waits_to_write {
-                connection.writable(shared)
-            } else {
-                connection.readable(shared)
-            }
-        });
     }
 
     /// Lets a connection act; then brings the epoll set and the deadlines in line with what it
@@ -252,15 +189,10 @@ impl IoThread {
         {
             fate = connection.finish(&mut self.shared, limit);
         }
-        if fate == Fate::Open && connection.wants_to_write() != connection.waits_to_write {
-            connection.waits_to_write = connection.wants_to_write();
-            let flags = if connection.waits_to_write {
-                epoll::EventFlags::OUT
-            } else {
-                epoll::EventFlags::IN
-            };
+        if fate == Fate::Open && connection.wants() != connection.watched {
+            connection.watched = connection.wants();
             let data = epoll::EventData::new_u64(slot as u64);
-            if epoll::modify(&self.epoll, &*connection, data, flags).is_err() {
+            if epoll::modify(&self.epoll, &*connection, data, connection.watched).is_err() {
                 fate = Fate::Closed;
             }
         }
@@ -299,10 +231,7 @@ impl IoThread {
         while let Some(&(deadline, slot)) = self.stalled.first()
             && deadline <= self.shared.now
         {
-            self.turn(slot, |connection, shared| {
-                connection.time_out(shared);
-                Fate::Closed
-            });
+            self.turn(slot, Connection::time_out);
         }
     }
 
@@ -311,7 +240,8 @@ impl IoThread {
             return;
         };
         self.shared.server.clients.remove(connection.client.id);
-        self.inbox.load.fetch_sub(1, Ordering::Relaxed);
+        connection.client.cancel_wait();
+        self.inbox.unload();
         self.free.push(slot);
         if self.stop_by.is_some() {
             connection.end_replies();

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
@@ -19,7 +19,7 @@ use rustix::net::{
     RecvFlags, SendFlags, SocketAddrAny, SocketFlags, acceptfrom_with, recv, send, sockopt,
 };
 
-use crate::io_thread::{Arrival, Inbox};
+use crate::inbox::{Arrival, Inbox};
 use crate::server::Server;
 
 /// How many connections are accepted before stop requests are looked at again.
@@ -133,17 +133,16 @@ impl Listener {
         let _ = sockopt::set_tcp_nodelay(&socket, true);
         let _ = sockopt::set_socket_keepalive(&socket, true);
         let _ = sockopt::set_tcp_keepidle(&socket, KEEPALIVE);
-        let client = self
-            .server
-            .clients
-            .add(socket.as_raw_fd(), peer, local, Instant::now());
-        if let Some(inbox) = self.inboxes.iter().min_by_key(|inbox| inbox.load()) {
-            inbox.hand_over(Arrival {
-                socket,
-                client,
-                place: place.detach(),
-            });
-        }
+        let Some(inbox) = self.inboxes.iter().min_by_key(|inbox| inbox.load()) else {
+            return;
+        };
+        let fd = socket.as_raw_fd();
+        let client = self.server.clients.add(fd, peer, local, inbox);
+        inbox.hand_over(Arrival {
+            socket,
+            client,
+            place: place.detach(),
+        });
     }
 
     fn turn_away(&self, socket: &OwnedFd) {

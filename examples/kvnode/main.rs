@@ -16,15 +16,19 @@
 //! limited by a [`latchwork::Semaphore`]: each holds a permit, which comes back however the
 //! connection ends.
 
+mod blocked;
 mod clients;
 mod commands;
 mod connection;
+mod inbox;
 mod io_thread;
 mod listener;
 mod options;
+mod queue;
 mod reply;
 mod request;
 mod server;
+mod session;
 
 use std::io::Write as _;
 use std::net::TcpListener;
@@ -36,7 +40,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use io_thread::{Inbox, IoThread};
+use inbox::Inbox;
+use io_thread::IoThread;
 use listener::Listener;
 use options::{Action, Options};
 use server::Server;

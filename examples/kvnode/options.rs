@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use crate::request::REQUEST_MAX;
+
 pub(crate) const HELP: &str = "\
 kvnode: a Redis-compatible server on latchwork
 
@@ -17,11 +19,16 @@ Options:
   --io-threads N       threads that serve connections [default: 1, or one for
                        every four cores]
   --max-clients N      most clients at a time [default: 10000]
+  --max-queued MIB     most memory for what one client has queued since MULTI, and
+                       most for the keys it watches [default: 1024]
   --stall-timeout SECS how long a client may leave a request half sent, or its
                        replies unread; idle clients have no limit [default: 60]
   -h, --help           print this
   -V, --version        print the version
 ";
+
+/// A transaction may be as large as a request, in MiB.
+const QUEUED_MAX: usize = REQUEST_MAX >> 20;
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Options {
@@ -29,6 +36,8 @@ pub(crate) struct Options {
     pub(crate) bind: IpAddr,
     pub(crate) io_threads: usize,
     pub(crate) max_clients: u64,
+    /// In bytes.
+    pub(crate) max_queued: usize,
     pub(crate) stall_timeout: Duration,
 }
 
@@ -39,6 +48,7 @@ impl Default for Options {
             bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
             io_threads: default_io_threads(),
             max_clients: 10_000,
+            max_queued: QUEUED_MAX << 20,
             stall_timeout: Duration::from_secs(60),
         }
     }
@@ -85,6 +95,10 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Action, 
             }
             Long("max-clients") => {
                 options.max_clients = number(&mut parser, "--max-clients", 1, 1_000_000)?
+            }
+            Long("max-queued") => {
+                let most = QUEUED_MAX as u64;
+                options.max_queued = (number(&mut parser, "--max-queued", 1, most)? as usize) << 20;
             }
             Long("stall-timeout") => {
                 options.stall_timeout =

@@ -40,17 +40,17 @@ impl ProtocolError {
 
 /// Where one argument lies; `u32` is enough for [`REQUEST_MAX`].
 #[derive(Debug, Clone, Copy)]
-struct Span {
-    start: u32,
-    len: u32,
+pub(crate) struct Span {
+    pub(crate) start: u32,
+    pub(crate) len: u32,
 }
 
 /// The arguments of one request, the command's name first. Empty for a blank line or an empty
 /// array, which get no reply.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Args<'a> {
-    bytes: &'a [u8],
-    spans: &'a [Span],
+    pub(crate) bytes: &'a [u8],
+    pub(crate) spans: &'a [Span],
 }
 
 impl<'a> Args<'a> {

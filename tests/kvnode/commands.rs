@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::Server;
+use crate::support::{Server, encode};
 
 /// Runs a script of requests and the replies they must get, `\r\n` written as a blank between the
 /// lines.
@@ -228,8 +228,13 @@ fn connection_and_server_commands_answer_as_with_redis() {
             ("SELECT x", "-ERR value is not an integer or out of range"),
             (
                 "HELLO 3",
-                "-ERR unknown command 'HELLO', with args beginning with: '3' ",
+                "%7 $6 server $5 redis $7 version $6 7.0.15 $5 proto :3 $2 id :1 $4 mode \
+                 $10 standalone $4 role $6 master $7 modules *0",
             ),
+            ("GET nokey", "_"),
+            ("HELLO 4", "-NOPROTO unsupported protocol version"),
+            ("CONFIG GET save", "%1 $4 save $0 "),
+            ("RESET", "+RESET"),
             (
                 "nosuch a b",
                 "-ERR unknown command 'nosuch', with args beginning with: 'a' 'b' ",
@@ -266,8 +271,6 @@ fn connection_and_server_commands_answer_as_with_redis() {
                 "CLIENT SETNAME",
                 "-ERR wrong number of arguments for 'client|setname' command",
             ),
-            ("CLIENT SETINFO LIB-NAME rust", "+OK"),
-            ("CLIENT SETINFO FOO rust", "-ERR Unrecognized option 'FOO'"),
             ("CLIENT NO-EVICT on", "+OK"),
             ("CLIENT NO-EVICT maybe", "-ERR syntax error"),
             ("CLIENT LIST ID x", "-ERR Invalid client ID"),
@@ -282,6 +285,32 @@ fn connection_and_server_commands_answer_as_with_redis() {
             ("SHUTDOWN FOO", "-ERR syntax error"),
             ("QUIT", "+OK"),
         ],
+    );
+}
+
+#[test]
+fn a_client_is_killed_by_another_one_and_by_itself() {
+    let server = Server::start(&["--io-threads", "2"]);
+    let mut one = server.connect();
+    let mut two = server.connect();
+    let mut three = server.connect();
+    let id = two
+        .ask("CLIENT ID")
+        .trim_start_matches(':')
+        .trim_end()
+        .to_owned();
+    assert_eq!(one.ask(&format!("CLIENT KILL ID {id}")), ":1\r\n");
+    assert_eq!(one.ask(&format!("CLIENT KILL ID {id}")), ":0\r\n");
+    assert!(two.rest().is_empty());
+    assert_eq!(three.ask("CLIENT KILL TYPE normal"), ":1\r\n");
+    assert!(one.rest().is_empty());
+    assert_eq!(three.ask("CLIENT KILL TYPE normal SKIPME no"), ":1\r\n");
+    assert!(three.rest().is_empty());
+    assert!(
+        server
+            .connect()
+            .ask("INFO clients")
+            .contains("connected_clients:1\r\n")
     );
 }
 
@@ -319,6 +348,14 @@ fn info_and_client_list_show_what_goes_on() {
         keyspace.contains("# Keyspace") && !keyspace.contains("# Server"),
         "{keyspace}"
     );
+    let latchwork = one.ask("INFO latchwork");
+    for line in [
+        "# Latchwork\r\n",
+        "latches_leaked:0\r\n",
+        "store_keys:1\r\n",
+    ] {
+        assert!(latchwork.contains(line), "{line:?} is not in {latchwork}");
+    }
     let count = one.ask("COMMAND COUNT");
     let all = one.ask("COMMAND");
     assert!(
@@ -342,4 +379,37 @@ fn keys_expire() {
     assert_eq!(client.ask("APPEND k x"), ":1\r\n");
     assert_eq!(client.ask("TTL k"), ":-1\r\n");
     assert_eq!(client.ask("INCR n"), ":1\r\n");
+}
+
+#[test]
+fn a_scan_finds_every_key_while_others_come_and_go() {
+    let server = Server::start(&[]);
+    let (mut client, mut rival) = (server.connect(), server.connect());
+    for number in 0..2_000 {
+        client.send(&encode(&["SET", &format!("key:{number}"), "v"]));
+    }
+    for _ in 0..2_000 {
+        assert_eq!(client.reply(), b"+OK\r\n");
+    }
+    let mut found = std::collections::BTreeSet::new();
+    let mut cursor = "0".to_owned();
+    for step in 0.. {
+        rival.ask(&format!("SET other:{step} v"));
+        rival.ask(&format!("DEL other:{}", step / 2));
+        let reply = client.ask(&format!("SCAN {cursor} MATCH key:* COUNT 50"));
+        let mut lines = reply.split("\r\n");
+        cursor = lines.nth(2).expect("a cursor").to_owned();
+        found.extend(
+            lines
+                .filter(|line| line.starts_with("key:"))
+                .map(str::to_owned),
+        );
+        if cursor == "0" {
+            break;
+        }
+    }
+    assert_eq!(found.len(), 2_000);
+    assert!(!client.ask("INFO memory").contains("used_memory:0\r\n"));
+    assert_eq!(client.ask("FLUSHALL"), "+OK\r\n");
+    assert_eq!(client.ask("SCAN 0"), "*2\r\n$1\r\n0\r\n*0\r\n");
 }

@@ -150,3 +150,67 @@ fn beyond_max_clients_there_is_a_clear_error_and_a_place_comes_back() {
     assert!(two.ask("INFO").contains("connected_clients:2\r\n"));
     assert!(two.ask("INFO").contains("rejected_connections:3\r\n"));
 }
+
+#[test]
+fn a_transaction_without_end_is_refused_and_its_memory_given_back() {
+    let server = Server::start(&["--max-queued", "8"]);
+    let (mut greedy, mut witness) = (server.connect(), server.connect());
+    assert_eq!(greedy.ask("WATCH k"), "+OK\r\n");
+    assert_eq!(greedy.ask("MULTI"), "+OK\r\n");
+    let value = vec![b'v'; 1 << 20];
+    let mut queued = 0;
+    let refused = loop {
+        let reply = greedy.call(&[b"SET", &b"k"[..], &value]);
+        if reply != b"+QUEUED\r\n" {
+            break reply;
+        }
+        queued += 1;
+        assert!(queued < 8);
+    };
+    assert_eq!(queued, 7);
+    assert_eq!(refused, b"-ERR transaction too large\r\n");
+    // Whoever goes on is told that it is queued, as after any refused command.
+    let many = encode(&["INCR", "n"]);
+    for _ in 0..100 {
+        greedy.send(&many.repeat(1_000));
+        for _ in 0..1_000 {
+            assert_eq!(greedy.reply(), b"+QUEUED\r\n");
+        }
+    }
+    let list = witness.ask("CLIENT LIST ID 1");
+    let held: usize = fields(&list, "tot-mem")[0].parse().expect("a number");
+    assert!(held < 10_000, "{list}");
+    let text = "-EXECABORT Transaction discarded because of previous errors.\r\n";
+    assert_eq!(greedy.ask("EXEC"), text);
+    assert_eq!(greedy.ask("EXISTS k n"), ":0\r\n");
+}
+
+#[test]
+fn small_commands_without_end_and_watched_keys_without_end_are_refused() {
+    let server = Server::start(&["--max-queued", "1"]);
+    let mut greedy = server.connect();
+    let mut watched = 0;
+    let refused = loop {
+        let reply = greedy.ask(&format!("WATCH key{watched}"));
+        if reply != "+OK\r\n" {
+            break reply;
+        }
+        watched += 1;
+    };
+    assert_eq!(refused, "-ERR too many watched keys\r\n");
+    assert!((10_000..1_000_000).contains(&watched), "{watched}");
+    assert_eq!(greedy.ask("UNWATCH"), "+OK\r\n");
+    assert_eq!(greedy.ask("MULTI"), "+OK\r\n");
+    let mut queued = 0;
+    let refused = loop {
+        let reply = greedy.ask("PING");
+        if reply != "+QUEUED\r\n" {
+            break reply;
+        }
+        queued += 1;
+    };
+    assert_eq!(refused, "-ERR transaction too large\r\n");
+    assert!((10_000..1_000_000).contains(&queued), "{queued}");
+    assert_eq!(greedy.ask("DISCARD"), "+OK\r\n");
+    assert_eq!(greedy.ask("PING"), "+PONG\r\n");
+}

@@ -1,12 +1,16 @@
 //! `examples/kvnode` from outside: real processes, talked to over TCP, and compared with a real
 //! redis-server.
 
+mod blocking;
 mod commands;
 mod hostile;
 mod process;
+mod python;
 #[path = "../support/random.rs"]
 mod random;
 mod redis;
+mod requests;
 mod support;
 mod tools;
+mod transactions;
 mod wire;

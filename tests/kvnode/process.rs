@@ -108,7 +108,7 @@ fn an_idle_server_does_not_wake_up() {
 }
 
 /// How often each thread of a process has gone to sleep.
-fn switches(pid: u32) -> Vec<(String, String)> {
+pub(crate) fn switches(pid: u32) -> Vec<(String, String)> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("/proc");
     let mut switches: Vec<_> = tasks
         .map(|task| {

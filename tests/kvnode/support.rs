@@ -147,6 +147,8 @@ impl Redis {
                 "no",
                 "--databases",
                 "1",
+                "--enable-debug-command",
+                "yes",
                 "--unixsocket",
             ])
             .arg(&socket)
@@ -205,7 +207,7 @@ pub(crate) struct Client<S: Read> {
 impl<S: Read + Write> Client<S> {
     fn new(stream: S) -> Self {
         Self {
-            stream: BufReader::with_capacity(1 << 20, stream),
+            stream: BufReader::with_capacity(1 << 16, stream),
         }
     }
 
@@ -236,12 +238,15 @@ impl<S: Read + Write> Client<S> {
                 .ok()
                 .and_then(|rest| rest.trim_end().parse::<i64>().ok());
             match (line[0], number) {
-                (b'$', Some(len @ 0..)) => {
+                (b'$' | b'=', Some(len @ 0..)) => {
                     let body = bytes.len();
                     bytes.resize(body + len as usize + 2, 0);
                     self.stream.read_exact(&mut bytes[body..]).expect("receive");
                 }
-                (b'*', Some(len)) => pending += len.max(0),
+                (b'*' | b'~' | b'>', Some(len)) => pending += len.max(0),
+                (b'%', Some(len)) => pending += 2 * len,
+                // Attributes come before the reply that they are about.
+                (b'|', Some(len)) => pending += 2 * len + 1,
                 _ => {}
             }
         }

@@ -34,6 +34,18 @@ fn redis_cli_works() {
         cli(&["-3", "--raw", "get", "greeting"]).lines().last(),
         Some("hello world")
     );
+    // The largest key it reports is a list: SCAN, TYPE, STRLEN, LLEN and MEMORY USAGE.
+    assert_eq!(cli(&["rpush", "list", "a", "b"]), "2\n");
+    let mut scanned: Vec<_> = cli(&["--scan"]).lines().map(str::to_owned).collect();
+    scanned.sort_unstable();
+    assert_eq!(scanned, ["greeting", "list", "n"]);
+    assert!(cli(&["--bigkeys"]).contains("Biggest   list found '\"list\"' has 2 items"));
+    assert!(cli(&["--memkeys"]).contains("Biggest string found '\"greeting\"'"));
+    // Minimum, maximum, average and how many.
+    let latency = cli(&["--latency"]);
+    assert_eq!(latency.split_whitespace().count(), 4, "{latency}");
+    assert_eq!(cli(&["multi"]), "OK\n");
+    assert_eq!(cli(&["blpop", "list", "0"]), "list\na\n");
     let mut session = Command::new("redis-cli")
         .args(["-p", &server.port()])
         .stdin(Stdio::piped())
@@ -60,15 +72,23 @@ fn redis_benchmark_runs_clean() {
         return;
     }
     let server = Server::start(&[]);
-    for pipeline in ["1", "16"] {
+    // The fewer requests have the longer replies.
+    let lists = "lpush,rpush,lpop,rpop,lrange_100,lrange_300,lrange_500,lrange_600";
+    let runs = [
+        ("ping,set,get,incr,mset", "20000", "1"),
+        ("ping,set,get,incr,mset", "20000", "16"),
+        (lists, "1000", "1"),
+        (lists, "1000", "16"),
+    ];
+    for (commands, requests, pipeline) in runs {
         let output = Command::new("redis-benchmark")
             .args([
                 "-p",
                 &server.port(),
                 "-t",
-                "ping,set,get,incr,mset",
+                commands,
                 "-n",
-                "20000",
+                requests,
                 "-P",
                 pipeline,
                 "-r",
@@ -82,7 +102,12 @@ fn redis_benchmark_runs_clean() {
             String::from_utf8_lossy(&output.stderr),
         );
         assert!(output.status.success(), "{stdout}{stderr}");
-        assert!(stdout.contains("\"INCR\""), "{stdout}");
+        let last = if commands == lists {
+            "LRANGE_600"
+        } else {
+            "MSET"
+        };
+        assert!(stdout.contains(&format!("\"{last}")), "{stdout}");
         assert!(
             !stdout.contains("rror") && !stderr.contains("rror") && !stderr.contains("WARN"),
             "{stdout}{stderr}"

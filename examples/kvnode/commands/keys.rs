@@ -2,26 +2,18 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use latchwork::rmw::{ExpireWhen, Ttl};
+use latchwork::rmw::{ExpireWhen, Store, Ttl};
 
-use super::{Command, Context, Refusal, integer, word};
+use super::{Context, Outcome, Refusal, integer, word};
 use crate::request::Args;
 
-pub(super) fn dbsize(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    _: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn dbsize<S: Store>(context: &mut Context<'_, S>, _: Args<'_>) -> Outcome {
     context.reply.count(context.server.store.len());
     Ok(())
 }
 
 /// `FLUSHALL` and `FLUSHDB`, which are the same with one database.
-pub(super) fn flush(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn flush<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     let plain = match args.get(1) {
         None => true,
         Some(how) => {
@@ -37,36 +29,23 @@ pub(super) fn flush(
     Ok(())
 }
 
-pub(super) fn del(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn del<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     let keys: Vec<&[u8]> = args.from(1).iter().collect();
-    let deleted = context.server.store.del(&keys)?;
+    let deleted = context.store.del(&keys)?;
     context.reply.count(deleted);
     Ok(())
 }
 
 /// `EXISTS` and `TOUCH`: how many of the keys exist, one named twice counting twice.
-pub(super) fn exists(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn exists<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     let keys: Vec<&[u8]> = args.from(1).iter().collect();
-    let existing = context.server.store.exists(&keys);
+    let existing = context.store.exists(&keys);
     context.reply.count(existing);
     Ok(())
 }
 
-pub(super) fn key_type(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn key_type<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     let name = context
-        .server
         .store
         .value_type(&args[1])
         .map_or("none", |found| found.name());
@@ -74,56 +53,71 @@ pub(super) fn key_type(
     Ok(())
 }
 
-pub(super) fn expire(
-    context: &mut Context<'_>,
-    command: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
-    set_expiry(context, command, args, 1000, now() as i64)
+/// `MEMORY USAGE key [SAMPLES count]`: all of a value is counted, whatever the samples.
+pub(super) fn memory_usage<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
+    let mut options = args.from(3).iter();
+    while let Some(option) = options.next() {
+        match (&*word(option), options.next()) {
+            (b"samples", Some(samples)) if integer(samples)? >= 0 => {}
+            _ => return Err(Refusal::SYNTAX),
+        }
+    }
+    match context.store.memory_of(&args[2]) {
+        0 => context.reply.nil(),
+        bytes => context.reply.count(bytes),
+    }
+    Ok(())
 }
 
-pub(super) fn pexpire(
-    context: &mut Context<'_>,
-    command: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
-    set_expiry(context, command, args, 1, now() as i64)
+pub(super) fn expire<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
+    set_expiry(context, args, 1000, From::Now)
 }
 
-pub(super) fn expireat(
-    context: &mut Context<'_>,
-    command: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
-    set_expiry(context, command, args, 1000, 0)
+pub(super) fn pexpire<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
+    set_expiry(context, args, 1, From::Now)
 }
 
-pub(super) fn pexpireat(
-    context: &mut Context<'_>,
-    command: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
-    set_expiry(context, command, args, 1, 0)
+pub(super) fn expireat<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
+    set_expiry(context, args, 1000, From::Epoch)
 }
 
-/// The amount counts `unit` milliseconds from `base`. A time that has passed deletes the key.
-fn set_expiry(
-    context: &mut Context<'_>,
-    command: &'static Command,
+pub(super) fn pexpireat<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
+    set_expiry(context, args, 1, From::Epoch)
+}
+
+/// The amount counts `unit` milliseconds, from now or from 1970. A time that has passed deletes the
+/// key.
+fn set_expiry<S: Store>(
+    context: &mut Context<'_, S>,
     args: Args<'_>,
     unit: i64,
-    base: i64,
-) -> Result<(), Refusal> {
+    from: From,
+) -> Outcome {
     let when = condition(args.from(3))?;
-    let at = integer(&args[2])?
-        .checked_mul(unit)
-        .and_then(|millis| millis.checked_add(base))
-        .ok_or_else(|| Refusal::expiry(command))?;
-    // Before 1970 is as past as 1970.
-    let at = u64::try_from(at).unwrap_or(0).max(1);
-    let applied = context.server.store.expire_at(&args[1], at, when)?;
+    let invalid = || Refusal::expiry(context.command);
+    let amount = integer(&args[2])?.checked_mul(unit).ok_or_else(invalid)?;
+    let applied = match (from, u64::try_from(amount)) {
+        (From::Now, Ok(amount)) => {
+            if now().saturating_add(amount) > i64::MAX as u64 {
+                return Err(invalid());
+            }
+            // The store's own clock: in a transaction it stands still.
+            let after = Duration::from_millis(amount);
+            context.store.expire_in(&args[1], after, when)?
+        }
+        (From::Epoch, Ok(at)) => context.store.expire_at(&args[1], at.max(1), when)?,
+        // Before now, or before 1970, is as past as 1970.
+        (_, Err(_)) => context.store.expire_at(&args[1], 1, when)?,
+    };
     context.reply.flag(applied);
     Ok(())
+}
+
+/// What an expiry counts from.
+#[derive(Debug, Clone, Copy)]
+enum From {
+    Now,
+    Epoch,
 }
 
 fn condition(options: Args<'_>) -> Result<ExpireWhen, Refusal> {
@@ -157,71 +151,49 @@ fn condition(options: Args<'_>) -> Result<ExpireWhen, Refusal> {
     })
 }
 
-pub(super) fn persist(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
-    let applied = context.server.store.persist(&args[1])?;
+pub(super) fn persist<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
+    let applied = context.store.persist(&args[1])?;
     context.reply.flag(applied);
     Ok(())
 }
 
-pub(super) fn ttl(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn ttl<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     remaining(context, args, |left| left.saturating_add(500) / 1000)
 }
 
-pub(super) fn pttl(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn pttl<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     remaining(context, args, |left| left)
 }
 
-fn remaining(
-    context: &mut Context<'_>,
+fn remaining<S: Store>(
+    context: &mut Context<'_, S>,
     args: Args<'_>,
     convert: fn(i64) -> i64,
-) -> Result<(), Refusal> {
-    context
-        .reply
-        .integer(match context.server.store.ttl(&args[1]) {
-            Ttl::Missing => -2,
-            Ttl::Persistent => -1,
-            Ttl::Remaining(left) => convert(i64::try_from(left.as_millis()).unwrap_or(i64::MAX)),
-        });
+) -> Outcome {
+    context.reply.integer(match context.store.ttl(&args[1]) {
+        Ttl::Missing => -2,
+        Ttl::Persistent => -1,
+        Ttl::Remaining(left) => convert(i64::try_from(left.as_millis()).unwrap_or(i64::MAX)),
+    });
     Ok(())
 }
 
-pub(super) fn expiretime(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn expiretime<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     moment(context, args, |at| at.saturating_add(500) / 1000)
 }
 
-pub(super) fn pexpiretime(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn pexpiretime<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     moment(context, args, |at| at)
 }
 
-fn moment(
-    context: &mut Context<'_>,
+fn moment<S: Store>(
+    context: &mut Context<'_, S>,
     args: Args<'_>,
     convert: fn(i64) -> i64,
-) -> Result<(), Refusal> {
+) -> Outcome {
     context
         .reply
-        .integer(match context.server.store.expires_at(&args[1]) {
+        .integer(match context.store.expires_at(&args[1]) {
             None => -2,
             Some(None) => -1,
             Some(Some(at)) => convert(i64::try_from(at).unwrap_or(i64::MAX)),

@@ -1,22 +1,13 @@
 //! Commands about the server.
 
-use std::fmt::Write as _;
-use std::sync::atomic::Ordering;
-use std::time::{SystemTime, UNIX_EPOCH};
+use latchwork::rmw::Store;
 
-use super::{Command, Context, Refusal, table, word};
+use super::table::Keys;
+use super::{Command, Context, Outcome, Refusal, find, table, word};
 use crate::reply::Reply;
 use crate::request::{ARGUMENT_MAX, Args, REQUEST_MAX};
-use crate::server::Server;
 
-/// The version whose behaviour this server follows; clients look at it to know what they may use.
-const REDIS_VERSION: &str = "7.0.15";
-
-pub(super) fn command(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    _: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn command<S: Store>(context: &mut Context<'_, S>, _: Args<'_>) -> Outcome {
     context.reply.array(table::TABLE.len());
     for command in table::TABLE {
         describe(context.reply, command);
@@ -24,32 +15,20 @@ pub(super) fn command(
     Ok(())
 }
 
-pub(super) fn command_count(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    _: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn command_count<S: Store>(context: &mut Context<'_, S>, _: Args<'_>) -> Outcome {
     context.reply.integer(table::TABLE.len() as i64);
     Ok(())
 }
 
 /// No documentation is kept here; clients take an empty map for "none".
-pub(super) fn command_docs(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    _: Args<'_>,
-) -> Result<(), Refusal> {
-    context.reply.array(0);
+pub(super) fn command_docs<S: Store>(context: &mut Context<'_, S>, _: Args<'_>) -> Outcome {
+    context.reply.map(0);
     Ok(())
 }
 
-pub(super) fn command_info(
-    context: &mut Context<'_>,
-    own: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn command_info<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     if args.len() == 2 {
-        return command(context, own, args);
+        return command(context, args);
     }
     context.reply.array(args.len() - 2);
     for name in args.from(2).iter() {
@@ -61,11 +40,7 @@ pub(super) fn command_info(
     Ok(())
 }
 
-pub(super) fn command_list(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn command_list<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     if args.len() > 2 {
         return Err(Refusal::SYNTAX);
     }
@@ -76,22 +51,45 @@ pub(super) fn command_list(
     Ok(())
 }
 
+/// `COMMAND GETKEYS command argument …`.
+pub(super) fn command_getkeys<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
+    let args = args.from(2);
+    let command = find(args).map_err(|_| Refusal::fixed("ERR Invalid command specified"))?;
+    let keys: Vec<&[u8]> = command.keys.of(args).collect();
+    if !command.takes(args.len()) {
+        let text = "ERR Invalid number of arguments specified for command";
+        return Err(Refusal::fixed(text));
+    }
+    if keys.is_empty() && matches!(command.keys, Keys::Counted(_)) {
+        let text = "ERR Invalid arguments specified for command";
+        return Err(Refusal::fixed(text));
+    }
+    if keys.is_empty() {
+        return Err(Refusal::fixed("ERR The command has no key arguments"));
+    }
+    context.reply.array(keys.len());
+    for key in keys {
+        context.reply.bulk(key);
+    }
+    Ok(())
+}
+
 /// The ten fields of Redis 7; the categories, tips and key specifications stay empty.
 fn describe(reply: &mut Reply, command: &'static Command) {
     reply.array(10);
     reply.bulk(command.name.as_bytes());
     reply.integer(command.arity.into());
-    reply.array(command.flags.len());
+    reply.set(command.flags.len());
     for flag in command.flags {
         reply.status(flag);
     }
-    let (first, last, step) = command.keys;
+    let (first, last, step) = command.keys.range();
     for number in [first, last, step] {
         reply.integer(number.into());
     }
-    for _ in 0..3 {
-        reply.array(0);
-    }
+    reply.set(0);
+    reply.set(0);
+    reply.set(0);
     reply.array(command.subcommands.len());
     for subcommand in command.subcommands {
         describe(reply, subcommand);
@@ -100,15 +98,12 @@ fn describe(reply: &mut Reply, command: &'static Command) {
 
 /// `… HELP` of any command with subcommands. Reached with the command itself only if the arity
 /// check let it through without a subcommand, which it does not.
-pub(super) fn help(
-    context: &mut Context<'_>,
-    own: &'static Command,
-    _: Args<'_>,
-) -> Result<(), Refusal> {
-    let parent = own
+pub(super) fn help<S: Store>(context: &mut Context<'_, S>, _: Args<'_>) -> Outcome {
+    let parent = context
+        .command
         .name
         .split_once('|')
-        .map_or(own.name, |(parent, _)| parent);
+        .map_or(context.command.name, |(parent, _)| parent);
     let subcommands = table::find(parent.as_bytes()).map_or(&[][..], |parent| parent.subcommands);
     context.reply.array(subcommands.len() + 1);
     let parent = parent.to_uppercase();
@@ -124,11 +119,7 @@ pub(super) fn help(
 }
 
 /// `CONFIG GET pattern …`: what there is to tell; nothing can be set.
-pub(super) fn config_get(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn config_get<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     let options = &context.server.options;
     let settings = [
         ("appendonly", "no".to_owned()),
@@ -152,7 +143,7 @@ pub(super) fn config_get(
                 .any(|pattern| matches(pattern, name.as_bytes()))
         })
         .collect();
-    context.reply.array(wanted.len() * 2);
+    context.reply.map(wanted.len());
     for (name, value) in wanted {
         context.reply.bulk(name.as_bytes());
         context.reply.bulk(value.as_bytes());
@@ -190,11 +181,7 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
 
 /// `SHUTDOWN [NOSAVE|SAVE] [NOW] [FORCE]`: everybody gets the replies owed, then the server ends.
 /// There is nowhere to save to, so `SAVE` is refused rather than ignored.
-pub(super) fn shutdown(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn shutdown<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     let (mut save, mut nosave, mut abort, mut other) = (false, false, false, false);
     for option in args.from(1).iter() {
         match &*word(option) {
@@ -215,191 +202,6 @@ pub(super) fn shutdown(
         return Err(Refusal::fixed("ERR Errors trying to SHUTDOWN. Check logs."));
     }
     context.server.request_stop();
-    context.ends = true;
+    context.session.ends = true;
     Ok(())
-}
-
-/// Writes one section of `INFO`.
-type Section = fn(&Server, &mut String);
-
-/// `INFO [section …]`, in Redis's format.
-pub(super) fn info(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
-    let wanted: Vec<Vec<u8>> = args
-        .from(1)
-        .iter()
-        .map(<[u8]>::to_ascii_lowercase)
-        .collect();
-    let all = wanted.is_empty()
-        || wanted
-            .iter()
-            .any(|name| matches!(&name[..], b"all" | b"default" | b"everything"));
-    let sections: [(&str, Section); 5] = [
-        ("Server", info_server),
-        ("Clients", info_clients),
-        ("Memory", info_memory),
-        ("Stats", info_stats),
-        ("Keyspace", info_keyspace),
-    ];
-    let mut text = String::new();
-    for (name, write) in sections {
-        if all
-            || wanted
-                .iter()
-                .any(|wanted| wanted.eq_ignore_ascii_case(name.as_bytes()))
-        {
-            if !text.is_empty() {
-                text.push_str("\r\n");
-            }
-            line(&mut text, format_args!("# {name}"));
-            write(context.server, &mut text);
-        }
-    }
-    context.reply.bulk(text.as_bytes());
-    Ok(())
-}
-
-fn line(text: &mut String, content: std::fmt::Arguments<'_>) {
-    // Writing to a String cannot fail.
-    let _ = text.write_fmt(content);
-    text.push_str("\r\n");
-}
-
-fn info_server(server: &Server, text: &mut String) {
-    let uptime = server.started.elapsed().as_secs();
-    let unix = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_micros();
-    line(text, format_args!("redis_version:{REDIS_VERSION}"));
-    line(text, format_args!("redis_mode:standalone"));
-    line(text, format_args!("server_name:kvnode"));
-    line(
-        text,
-        format_args!("kvnode_version:{}", env!("CARGO_PKG_VERSION")),
-    );
-    line(
-        text,
-        format_args!("os:{} {}", std::env::consts::OS, std::env::consts::ARCH),
-    );
-    line(text, format_args!("arch_bits:{}", usize::BITS));
-    line(text, format_args!("multiplexing_api:epoll"));
-    line(text, format_args!("process_id:{}", std::process::id()));
-    line(text, format_args!("tcp_port:{}", server.address.port()));
-    line(text, format_args!("server_time_usec:{unix}"));
-    line(text, format_args!("uptime_in_seconds:{uptime}"));
-    line(text, format_args!("uptime_in_days:{}", uptime / 86_400));
-    line(
-        text,
-        format_args!("io_threads_active:{}", server.options.io_threads),
-    );
-}
-
-fn info_clients(server: &Server, text: &mut String) {
-    line(
-        text,
-        format_args!("connected_clients:{}", server.places.current()),
-    );
-    line(
-        text,
-        format_args!("maxclients:{}", server.options.max_clients),
-    );
-    line(text, format_args!("blocked_clients:0"));
-}
-
-/// What the kernel knows of this process; the store does not count its bytes.
-fn info_memory(_: &Server, text: &mut String) {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let bytes = |field: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(field))?;
-        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
-        Some(kilobytes * 1024)
-    };
-    if let (Some(now), Some(peak)) = (bytes("VmRSS:"), bytes("VmHWM:")) {
-        line(text, format_args!("used_memory:{now}"));
-        line(text, format_args!("used_memory_rss:{now}"));
-        line(text, format_args!("used_memory_peak:{peak}"));
-    }
-    line(text, format_args!("maxmemory:0"));
-    line(text, format_args!("maxmemory_policy:noeviction"));
-}
-
-fn info_stats(server: &Server, text: &mut String) {
-    line(
-        text,
-        format_args!("total_connections_received:{}", server.clients.ever()),
-    );
-    line(
-        text,
-        format_args!(
-            "total_commands_processed:{}",
-            server.total(|counters| &counters.commands)
-        ),
-    );
-    line(
-        text,
-        format_args!(
-            "total_net_input_bytes:{}",
-            server.total(|counters| &counters.received)
-        ),
-    );
-    line(
-        text,
-        format_args!(
-            "total_net_output_bytes:{}",
-            server.total(|counters| &counters.sent)
-        ),
-    );
-    line(
-        text,
-        format_args!(
-            "rejected_connections:{}",
-            server.turned_away.load(Ordering::Relaxed)
-        ),
-    );
-    line(
-        text,
-        format_args!("keyspace_hits:{}", server.total(|counters| &counters.hits)),
-    );
-    line(
-        text,
-        format_args!(
-            "keyspace_misses:{}",
-            server.total(|counters| &counters.misses)
-        ),
-    );
-    line(
-        text,
-        format_args!(
-            "total_error_replies:{}",
-            server.total(|counters| &counters.errors)
-        ),
-    );
-    line(
-        text,
-        format_args!(
-            "stalled_client_disconnections:{}",
-            server.total(|counters| &counters.stalled)
-        ),
-    );
-    let overflowed = server.total(|counters| &counters.overflowed);
-    line(
-        text,
-        format_args!("client_output_buffer_limit_disconnections:{overflowed}"),
-    );
-}
-
-/// Zero is Redis's own word for an unknown average.
-fn info_keyspace(server: &Server, text: &mut String) {
-    let stats = server.store.stats();
-    if stats.keys > 0 {
-        let (keys, expires) = (stats.keys, stats.expiring);
-        line(
-            text,
-            format_args!("db0:keys={keys},expires={expires},avg_ttl=0"),
-        );
-    }
 }

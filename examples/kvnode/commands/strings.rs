@@ -2,36 +2,29 @@
 
 use std::time::Duration;
 
-use latchwork::rmw::{GetExpiry, SetOptions, Value};
+use latchwork::rmw::{GetExpiry, SetOptions, Store, Value};
 
-use super::{Command, Context, Refusal, integer, word};
+use super::{Command, Context, Outcome, Refusal, integer, word};
 use crate::request::Args;
 use crate::server::Counters;
 
-pub(super) fn get(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn get<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     let reply = &mut *context.reply;
-    let found = context.server.store.get_with(&args[1], |value| {
+    let found = context.store.get_with(&args[1], |value| {
         match value {
+            Some(Value::List(_)) => return Err(Refusal::WRONG_TYPE),
             Some(value) => reply.bulk(&value.text()),
             None => reply.nil(),
         }
-        value.is_some()
-    });
+        Ok(value.is_some())
+    })?;
     count(context, found);
     Ok(())
 }
 
-pub(super) fn mget(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn mget<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     let keys: Vec<&[u8]> = args.from(1).iter().collect();
-    let values = context.server.store.mget(&keys);
+    let values = context.store.mget(&keys);
     context.reply.array(values.len());
     for value in values {
         count(context, value.is_some());
@@ -40,13 +33,9 @@ pub(super) fn mget(
     Ok(())
 }
 
-pub(super) fn set(
-    context: &mut Context<'_>,
-    command: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn set<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     if args.len() == 3 {
-        context.server.store.set(&args[1], &args[2])?;
+        context.store.set(&args[1], &args[2])?;
         context.reply.ok();
         return Ok(());
     }
@@ -79,14 +68,14 @@ pub(super) fn set(
     }
     how = match wish
         .expiry
-        .map(|option| option.expiry(command))
+        .map(|option| option.expiry(context.command))
         .transpose()?
     {
         Some(Moment::In(after)) => how.expire_in(after),
         Some(Moment::At(unix_millis)) => how.expire_at(unix_millis),
         None => how,
     };
-    let outcome = context.server.store.set_with(&args[1], &args[2], &how)?;
+    let outcome = context.store.set_with(&args[1], &args[2], &how)?;
     if wish.get {
         count(context, outcome.previous.is_some());
         reply_value(context, outcome.previous.as_ref());
@@ -108,71 +97,45 @@ struct SetWish<'a> {
     expiry: Option<TimeOption<'a>>,
 }
 
-pub(super) fn setex(
-    context: &mut Context<'_>,
-    command: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
-    set_expiring(context, command, args, TimeUnit::Ex)
+pub(super) fn setex<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
+    set_expiring(context, args, TimeUnit::Ex)
 }
 
-pub(super) fn psetex(
-    context: &mut Context<'_>,
-    command: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
-    set_expiring(context, command, args, TimeUnit::Px)
+pub(super) fn psetex<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
+    set_expiring(context, args, TimeUnit::Px)
 }
 
-fn set_expiring(
-    context: &mut Context<'_>,
-    command: &'static Command,
-    args: Args<'_>,
-    unit: TimeUnit,
-) -> Result<(), Refusal> {
+fn set_expiring<S: Store>(context: &mut Context<'_, S>, args: Args<'_>, unit: TimeUnit) -> Outcome {
     let how = match (TimeOption {
         unit,
         amount: &args[2],
     })
-    .expiry(command)?
+    .expiry(context.command)?
     {
         Moment::In(after) => SetOptions::new().expire_in(after),
         Moment::At(unix_millis) => SetOptions::new().expire_at(unix_millis),
     };
-    context.server.store.set_with(&args[1], &args[3], &how)?;
+    context.store.set_with(&args[1], &args[3], &how)?;
     context.reply.ok();
     Ok(())
 }
 
-pub(super) fn setnx(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
-    let applied = context.server.store.set_if_missing(&args[1], &args[2])?;
+pub(super) fn setnx<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
+    let applied = context.store.set_if_missing(&args[1], &args[2])?;
     context.reply.flag(applied);
     Ok(())
 }
 
-pub(super) fn mset(
-    context: &mut Context<'_>,
-    command: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
-    context.server.store.mset(pairs(command, args)?)?;
+pub(super) fn mset<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
+    context.store.mset(pairs(context.command, args)?)?;
     context.reply.ok();
     Ok(())
 }
 
-pub(super) fn msetnx(
-    context: &mut Context<'_>,
-    command: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn msetnx<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     let applied = context
-        .server
         .store
-        .mset_if_missing(pairs(command, args)?)?;
+        .mset_if_missing(pairs(context.command, args)?)?;
     context.reply.flag(applied);
     Ok(())
 }
@@ -189,33 +152,21 @@ fn pairs<'a>(
     Ok(keys.zip(values))
 }
 
-pub(super) fn getset(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
-    let previous = context.server.store.getset(&args[1], &args[2])?;
+pub(super) fn getset<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
+    let previous = context.store.getset(&args[1], &args[2])?;
     count(context, previous.is_some());
     reply_value(context, previous.as_ref());
     Ok(())
 }
 
-pub(super) fn getdel(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
-    let previous = context.server.store.getdel(&args[1])?;
+pub(super) fn getdel<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
+    let previous = context.store.getdel(&args[1])?;
     count(context, previous.is_some());
     reply_value(context, previous.as_ref());
     Ok(())
 }
 
-pub(super) fn getex(
-    context: &mut Context<'_>,
-    command: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn getex<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     let mut expiry: Option<TimeOption<'_>> = None;
     let mut persist = false;
     let mut options = args.from(2).iter();
@@ -226,117 +177,93 @@ pub(super) fn getex(
             _ => return Err(Refusal::SYNTAX),
         }
     }
-    let wish = match expiry.map(|option| option.expiry(command)).transpose() {
+    let wish = match expiry
+        .map(|option| option.expiry(context.command))
+        .transpose()
+    {
         Ok(Some(Moment::In(after))) => GetExpiry::In(after),
         Ok(Some(Moment::At(unix_millis))) => GetExpiry::At(unix_millis),
         Ok(None) if persist => GetExpiry::Clear,
         Ok(None) => GetExpiry::Keep,
         // Redis looks the key up first: a missing key is nil, whatever the time says.
-        Err(refusal) => {
-            if context.server.store.contains(&args[1]) {
-                return Err(refusal);
-            }
-            GetExpiry::Keep
+        Err(refusal) if context.store.contains(&args[1]) => {
+            context.store.strlen(&args[1])?;
+            return Err(refusal);
         }
+        Err(_) => GetExpiry::Keep,
     };
-    let value = context.server.store.getex(&args[1], wish)?;
+    let value = context.store.getex(&args[1], wish)?;
     count(context, value.is_some());
     reply_value(context, value.as_ref());
     Ok(())
 }
 
-pub(super) fn append(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
-    let len = context.server.store.append(&args[1], &args[2])?;
+pub(super) fn append<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
+    let len = context.store.append(&args[1], &args[2])?;
     context.reply.count(len);
     Ok(())
 }
 
-pub(super) fn strlen(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
-    let len = context.server.store.strlen(&args[1])?;
+pub(super) fn strlen<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
+    let len = context.store.strlen(&args[1])?;
     context.reply.count(len);
     Ok(())
 }
 
-pub(super) fn setrange(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn setrange<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     let offset = u64::try_from(integer(&args[2])?).map_err(|_| Refusal::OFFSET)?;
-    let len = context.server.store.setrange(&args[1], offset, &args[3])?;
+    let len = context.store.setrange(&args[1], offset, &args[3])?;
     context.reply.count(len);
     Ok(())
 }
 
-pub(super) fn getrange(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn getrange<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     let (start, end) = (integer(&args[2])?, integer(&args[3])?);
-    let part = context.server.store.getrange(&args[1], start, end)?;
+    let part = context.store.getrange(&args[1], start, end)?;
     context.reply.bulk(&part.text());
     Ok(())
 }
 
-pub(super) fn incr(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn incr<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     add(context, &args[1], 1)
 }
 
-pub(super) fn decr(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn decr<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     add(context, &args[1], -1)
 }
 
-pub(super) fn incrby(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn incrby<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     let amount = integer(&args[2])?;
     add(context, &args[1], amount)
 }
 
-pub(super) fn decrby(
-    context: &mut Context<'_>,
-    _: &'static Command,
-    args: Args<'_>,
-) -> Result<(), Refusal> {
+pub(super) fn decrby<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     let amount = integer(&args[2])?
         .checked_neg()
         .ok_or(Refusal::fixed("ERR decrement would overflow"))?;
     add(context, &args[1], amount)
 }
 
-fn add(context: &mut Context<'_>, key: &[u8], amount: i64) -> Result<(), Refusal> {
-    let sum = context.server.store.incr_by(key, amount)?;
+pub(super) fn incrbyfloat<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
+    let sum = context.store.incr_float(&args[1], &args[2])?;
+    context.reply.bulk(&sum.text());
+    Ok(())
+}
+
+fn add<S: Store>(context: &mut Context<'_, S>, key: &[u8], amount: i64) -> Outcome {
+    let sum = context.store.incr_by(key, amount)?;
     context.reply.integer(sum);
     Ok(())
 }
 
-fn reply_value(context: &mut Context<'_>, value: Option<&Value>) {
+fn reply_value<S: Store>(context: &mut Context<'_, S>, value: Option<&Value>) {
     match value {
         Some(value) => context.reply.bulk(&value.text()),
         None => context.reply.nil(),
     }
 }
 
-fn count(context: &Context<'_>, found: bool) {
+fn count<S: Store>(context: &Context<'_, S>, found: bool) {
     Counters::add(
         if found {
             &context.counters.hits
