@@ -10,7 +10,7 @@
 //! | `core` | the shards, the lines, who gets a latch next |
 //! | `entries` | where a shard keeps the latches that are waited for |
 //! | `wait` | how requests get in line, and how they end |
-//! | `update`, `combine`, `operation` | operations that whoever holds the latch may run for others |
+//! | `update`, `submission`, `combine`, `operation` | operations that whoever holds the latch may run for others |
 //! | `guard` | the guards |
 //! | `watch` | the periodic sweep for those who wait without a thread |
 //! | `stats`, `hottest` | what can be asked of a table |
@@ -30,6 +30,7 @@ mod hold;
 mod hottest;
 mod operation;
 mod stats;
+mod submission;
 mod update;
 mod wait;
 mod watch;
@@ -377,8 +378,17 @@ impl<K: ?Sized> LatchTable<K> {
         K: Borrow<Q>,
         Q: Hash + ?Sized,
     {
+        self.latch_with_hashed(self.hash_of(key), f)
+    }
+
+    /// The same by the key's hash.
+    pub(crate) fn latch_with_hashed(
+        &self,
+        hash: u64,
+        f: impl FnOnce(Result<SendLatch, LatchError>) + Send + 'static,
+    ) -> Pending {
         dispatcher::start().expect("a thread for callbacks could not be started");
-        let id = Id::of(self.hash_of(key));
+        let id = Id::of(hash);
         let delivery = Delivery::new();
         let handle = self.core.clone();
         let callback = Callback {
@@ -479,7 +489,7 @@ impl<K: ?Sized> LatchTable<K> {
     }
 
     #[inline]
-    fn check_reentry(&self) -> Result<(), LatchError> {
+    pub(crate) fn check_reentry(&self) -> Result<(), LatchError> {
         if claim::holds(self.core.borrow().uncounted()) {
             return Err(LatchError::Reentrant);
         }
@@ -517,6 +527,13 @@ impl<K: ?Sized> LatchTable<K> {
     fn guard(&self, hold: Hold) -> Latch<'_> {
         Latch::new(self.core.borrow(), hold, Location::caller())
     }
+}
+
+/// The one order in which everybody takes several latches, and each once: for who asks for one
+/// after the other.
+#[cfg(feature = "rmw")]
+pub(crate) fn hashes_in_order(hashes: Vec<u64>) -> impl Iterator<Item = u64> {
+    in_order(hashes).into_iter().map(Id::bits)
 }
 
 /// The one order in which everybody takes several latches.

@@ -11,11 +11,12 @@
 //! | [`rmw`] | [`Rmw`] | values are counted, appended to, replaced by key |
 //! | [`holder`] | [`holder::scope`] | threads of a pool must not keep what a job leaked |
 //! | [`sweeper`] | [`Sweeper`] | several components should share one thread for periodic work |
+//! | [`worker`] | [`Worker`] | something must be done by one thread, one message at a time |
 //!
 //! Under `--cfg latchwork_loom` with the feature `loom` there is also `model`, for models of your
 //! own code over these types.
 //!
-//! The threads of the library (`lw-dispatch`, `lw-sweep`) start when they are first needed and do
+//! The threads of the library (`lw-dispatch`, `lw-sweep`, `lw-rmw-0`) start when they are first needed and do
 //! not survive a `fork`: fork before, or `exec` after.
 
 #[cfg(all(latchwork_loom, not(feature = "loom")))]
@@ -46,6 +47,8 @@ pub mod sweeper;
 mod sync;
 #[cfg(any(feature = "semaphore", feature = "latch"))]
 mod waiter;
+#[cfg(feature = "latch")]
+pub mod worker;
 
 #[cfg(feature = "latch")]
 pub use latch::LatchTable;
@@ -57,6 +60,8 @@ pub use semaphore::Semaphore;
 pub use sweeper::Sweeper;
 #[cfg(any(feature = "semaphore", feature = "latch"))]
 pub use waiter::{Pending, WaitHistogram};
+#[cfg(feature = "latch")]
+pub use worker::Worker;
 
 /// The README's example, as a test.
 #[cfg(all(doctest, feature = "semaphore", feature = "latch"))]

@@ -13,6 +13,10 @@
 //! Commands over several keys take all their latches at once, in an order that all share, and are
 //! applied at one moment. So does [`update_many`](Rmw::update_many), with any commands inside.
 //!
+//! **Lists** are values like strings. What looks through a long one does so on a snapshot, so no
+//! lock is held for longer than a lookup. A blocking pop or move waits for its element in line,
+//! asleep or as a registered callback; the write that makes one serves it at the same moment.
+//!
 //! **Expiry**: an expired key is missing to every command at once. It is deleted by the next write
 //! to it, or by a [`Sweeper`] job that is armed for the earliest deadline and asleep while nothing
 //! expires. The semantics are Redis 7.0's.
@@ -23,6 +27,7 @@ mod blocking_move;
 mod builder;
 mod clock;
 mod command;
+mod coordinator;
 mod entry;
 mod error;
 mod expire;
@@ -55,6 +60,10 @@ use foldhash::quality::SeedableRandomState;
 
 pub use builder::RmwBuilder;
 pub use clock::Clock;
+pub use coordinator::{
+    Command, CoordinatorError, CoordinatorOptions, CoordinatorStats, ListOp, Reply, RmwCoordinator,
+    Shard,
+};
 pub use entry::Entry;
 pub use error::{RmwError, StoreError};
 pub use list::{Iter as ListIter, List, ListEdit, ListEnd};
@@ -111,6 +120,8 @@ pub struct Rmw<S: Store = MemStore> {
     sweep: Option<Arc<Job>>,
     /// When the commands of this handle give up waiting.
     deadline: Option<Instant>,
+    /// Whether who uses this handle holds the latches of the keys.
+    is_latched: bool,
 }
 
 /// What the handles and the sweeper's job share.
@@ -309,6 +320,7 @@ impl<S: Store> Clone for Rmw<S> {
             core: Arc::clone(&self.core),
             sweep: self.sweep.clone(),
             deadline: self.deadline,
+            is_latched: self.is_latched,
         }
     }
 }

@@ -18,17 +18,25 @@ mod counter;
 pub(crate) mod dispatcher;
 mod histogram;
 mod line;
+#[cfg(feature = "latch")]
+mod panic;
 mod parker;
 mod pending;
+#[cfg(feature = "latch")]
+mod ticket;
 
 pub(crate) use callback::{Callback, contain};
 pub(crate) use counter::{Counter, Gauge};
 pub(crate) use histogram::Recorder;
 pub use histogram::WaitHistogram;
 pub(crate) use line::{Key, Line, Slab};
+#[cfg(feature = "latch")]
+pub use panic::Panic;
 pub(crate) use parker::{Parker, Signal};
 pub(crate) use pending::Delivery;
 pub use pending::Pending;
+#[cfg(feature = "latch")]
+pub use ticket::{Completer, Ticket, TicketError, ticket};
 
 use std::time::Duration;
 

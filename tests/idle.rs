@@ -14,7 +14,9 @@ use std::thread;
 use std::time::Duration;
 
 use latchwork::latch::LatchTable;
-use latchwork::rmw::{Rmw, SetOptions};
+use latchwork::rmw::{
+    Command as RmwCommand, CoordinatorOptions, Rmw, RmwCoordinator, RmwError, SetOptions,
+};
 use latchwork::semaphore::Semaphore;
 use latchwork::sweeper::{Next, Sweeper};
 use rustix::process::{Pid, Signal, kill_process};
@@ -81,7 +83,13 @@ fn use_everything() -> impl Sized {
 
     // A store with a key that has expired and been swept, and one that stays.
     let sweeper = Sweeper::new();
+    let latches = LatchTable::builder()
+        .sweeper(sweeper.clone())
+        .sweep_every(PERIOD)
+        .build()
+        .unwrap();
     let rmw = Rmw::builder()
+        .latches(latches)
         .sweeper(sweeper.clone())
         .sweep_interval(PERIOD)
         .build();
@@ -89,6 +97,33 @@ fn use_everything() -> impl Sized {
     rmw.set_with("expires", "soon", &SetOptions::new().expire_in(PERIOD))
         .unwrap();
     while rmw.len() > 1 {
+        thread::yield_now();
+    }
+
+    // A coordinator whose thread has served a command that waited, and one that was given up.
+    let coordinator = RmwCoordinator::start(&rmw, CoordinatorOptions::new().shards(1));
+    let incr = || RmwCommand::incr("counts", 1);
+    rmw.update_many(&["counts"], |_| {
+        let served = coordinator.submit(0, incr()).unwrap();
+        let given_up = coordinator.submit(0, incr()).unwrap();
+        let given_up = given_up.wait_timeout(PERIOD).unwrap_err();
+        assert!(given_up.cancel());
+        Ok::<_, RmwError>(served)
+    })
+    .unwrap()
+    .unwrap()
+    .wait()
+    .unwrap()
+    .unwrap();
+
+    // Pops that are blocked, in both ways, and one whose time is up.
+    assert!(rmw.blpop_timeout(&["empty"], PERIOD).unwrap().is_none());
+    let blocked = rmw.blpop_with(&["empty"], drop);
+    for _ in 0..2 {
+        let rmw = rmw.clone();
+        thread::spawn(move || rmw.blpop(&["empty", "as well"]).map(drop));
+    }
+    while rmw.stats().blocked < 3 {
         thread::yield_now();
     }
 
@@ -114,7 +149,7 @@ fn use_everything() -> impl Sized {
     (
         (semaphore, held, pending),
         (table, delivered),
-        (rmw, sweeper, job, disarmed),
+        (rmw, blocked, sweeper, coordinator, job, disarmed),
     )
 }
 
@@ -288,7 +323,7 @@ fn an_idle_process_is_never_scheduled() {
     let resting = Resting::start(RESTS);
     // The library's own threads are among them, so that it is known that they rest.
     let threads = resting.threads();
-    for name in ["lw-dispatch", "lw-sweep"] {
+    for name in ["lw-dispatch", "lw-sweep", "lw-rmw-0"] {
         assert!(threads.values().any(|thread| thread.name == name), "{name}");
     }
     assert_eq!(resting.wakeful(), []);

@@ -13,6 +13,8 @@ use latchwork_loom_tests::Section;
 const PAST_BUDGET: Duration = Duration::from_micros(200);
 /// Shorter than that.
 const MOMENT: Duration = Duration::from_micros(50);
+/// Longer than any model.
+const AGES: Duration = Duration::from_secs(1);
 
 fn table() -> LatchTable<str> {
     LatchTable::builder().shards(1).build().unwrap()
@@ -70,13 +72,56 @@ fn an_update_that_was_called_and_came_too_late_hears_that_it_is_done() {
     model(|| {
         let (table, section) = (table(), Section::new());
         let held = table.latch("a").unwrap();
-        let other = updater(&table, &section);
+        let other = thread::spawn({
+            let (table, section) = (table.clone(), section.clone());
+            // With a deadline it stands in line from the start.
+            move || table.update_timeout("a", AGES, || section.enter()).unwrap()
+        });
         section.enter();
         // Calls the other one.
         drop(held);
         // May do its work before it comes.
         table.update("a", || section.enter()).unwrap();
         other.join().unwrap();
+        assert_eq!(section.entered(), 3);
+        assert_no_residue(&table);
+    });
+}
+
+/// Catches an operation that was handed over to a holder and is lost when another thread comes to
+/// wait for the latch itself.
+#[test]
+fn what_was_handed_over_is_done_beside_one_who_wants_the_latch() {
+    model(|| {
+        let (table, section) = (table(), Section::new());
+        let other = updater(&table, &section);
+        let holder = thread::spawn({
+            let (table, section) = (table.clone(), section.clone());
+            move || {
+                let _held = table.latch("a").unwrap();
+                section.enter();
+            }
+        });
+        table.update("a", || section.enter()).unwrap();
+        other.join().unwrap();
+        holder.join().unwrap();
+        assert_eq!(section.entered(), 3);
+        assert_no_residue(&table);
+    });
+}
+
+/// Catches an operation that was handed over to who releases without looking, and waits for ever.
+#[test]
+fn a_latch_that_is_dropped_leaves_no_operation_behind() {
+    model(|| {
+        let (table, section) = (table(), Section::new());
+        let held = table.latch("a").unwrap();
+        let others = [updater(&table, &section), updater(&table, &section)];
+        section.enter();
+        drop(held);
+        for other in others {
+            other.join().unwrap();
+        }
         assert_eq!(section.entered(), 3);
         assert_no_residue(&table);
     });

@@ -11,14 +11,14 @@
 
 use std::time::Duration;
 
-use crate::sync::Arc;
-use crate::sync::mutant;
 use crate::sync::time::{Instant, now};
+use crate::sync::{Arc, mutant};
 use crate::waiter::{Parker, Signal, Wakes};
 
-use super::core::{Contents, Core, Outcome};
+use super::core::{Contents, Core, Counters, Outcome};
 use super::hold::Hold;
-use super::wait::{Request, Who};
+use super::operation::Operation;
+use super::wait::Who;
 
 /// How many operations of others a holder runs at most.
 const BATCH: u64 = 64;
@@ -29,65 +29,99 @@ const BUDGET: Duration = Duration::from_micros(100);
 /// What comes after an operation.
 enum Next {
     /// Another one, out of line.
-    Run(Request),
-    /// The same, too late to be begun.
-    Refuse(Request),
+    Run(Arc<Parker>, Operation),
+    /// One that is too late to be begun: look again.
+    Again,
     /// Nothing: the latch has been let go.
-    Done(Wakes<Outcome>),
+    Done,
+}
+
+/// What a holder does for others, and how long it goes on.
+struct Shift<'a> {
+    counters: &'a Counters,
+    begun: Instant,
+    time: Instant,
+    done: u64,
+    /// Who sleeps is woken when the latch is free: woken before, it would take the processor from
+    /// the thread that it waits for.
+    wakes: Wakes<Outcome>,
 }
 
 impl Core {
     /// Gives a latch back after an operation of its holder, and does what others wait to do first.
     #[inline]
-    pub(super) fn finish(&self, hold: Hold) {
+    pub(super) fn finish(&self, hold: Hold, name: &[u8]) {
         if !self.release_by_word(hold) {
-            self.combine(hold);
+            self.combine(hold, name);
         }
     }
 
     #[cold]
-    fn combine(&self, hold: Hold) {
-        let begun = now();
-        let (mut time, mut turn) = (begun, 0);
+    fn combine(&self, hold: Hold, name: &[u8]) {
+        let mut shift = Shift::begin(&self.counters);
+        if !self.serve_stack(hold, &mut shift) {
+            self.serve_line(hold, &mut shift);
+        }
+        shift.wakes.deliver();
+        if shift.done > 0 {
+            self.counters.combined.add(shift.done);
+            let hottest = &self.shard(hold.id).hottest;
+            hottest.lock().count(hold.id, name, shift.done);
+        }
+    }
+
+    /// Runs what was handed over, without the lock. `true`: that was all, and the latch has been
+    /// given back.
+    fn serve_stack(&self, hold: Hold, shift: &mut Shift<'_>) -> bool {
+        let shard = self.shard(hold.id);
+        while let Some(mut batch) = shard.word(hold.id).collect(hold.id, hold.number) {
+            while let Some(submission) = batch.pop() {
+                if submission.id() != hold.id || !shift.goes_on() {
+                    let contents = &mut *shard.contents.lock();
+                    let wakes = &mut shift.wakes;
+                    self.crowd_with(shard, contents, submission, batch, wakes);
+                    return false;
+                }
+                if mutant::enabled("combine-tells-first") {
+                    submission.served(&mut shift.wakes);
+                } else {
+                    if let Some(operation) = submission.operation() {
+                        shift.run(operation);
+                    }
+                    submission.served(&mut shift.wakes);
+                }
+            }
+            if self.release_by_word(hold) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Runs the operations at the front of the line, and lets go of the latch.
+    fn serve_line(&self, hold: Hold, shift: &mut Shift<'_>) {
         loop {
-            let goes_on = turn < BATCH && time.saturating_duration_since(begun) < BUDGET;
-            match self.next(hold, goes_on, time) {
-                Next::Run(request) => {
-                    self.counters
-                        .waits
-                        .record(time.saturating_duration_since(request.since));
-                    serve(request);
-                    let after = now();
-                    self.counters
-                        .services
-                        .record(after.saturating_duration_since(time));
-                    time = after;
-                    turn += 1;
-                }
-                Next::Refuse(request) => {
-                    self.counters.timeouts.add(1);
-                    if let Who::Operation(parker, _) = request.who {
-                        tell(&parker, Signal::Refused);
+            match self.next(hold, shift) {
+                Next::Run(parker, operation) => {
+                    if mutant::enabled("combine-tells-first") {
+                        shift.wakes.signal(&parker, Signal::Served);
                     }
+                    shift.run(operation);
+                    shift.wakes.signal(&parker, Signal::Served);
                 }
-                Next::Done(wakes) => {
-                    if turn > 0 {
-                        self.counters.combined.add(turn);
-                    }
-                    wakes.deliver();
-                    return;
-                }
+                Next::Again => {}
+                Next::Done => return,
             }
         }
     }
 
     /// Takes the oldest operation out of line, or lets go of the latch.
-    fn next(&self, hold: Hold, goes_on: bool, time: Instant) -> Next {
+    fn next(&self, hold: Hold, shift: &mut Shift<'_>) -> Next {
+        let goes_on = shift.goes_on();
         let shard = self.shard(hold.id);
         let contents = &mut *shard.contents.lock();
-        let mut wakes = Wakes::new();
         if contents.entry_of(hold).is_none() {
-            return Next::Done(wakes);
+            return Next::Done;
         }
         let Contents {
             entries, waiting, ..
@@ -97,38 +131,47 @@ impl Core {
             && goes_on
             && matches!(oldest.who, Who::Operation(..))
             && let Some(request) = entry.line.remove(waiting, key)
+            && let Who::Operation(parker, operation) = request.who
         {
             shard.waiters.sub(1);
-            let is_late = request.deadline.is_some_and(|deadline| time >= deadline);
+            let is_late = request
+                .deadline
+                .is_some_and(|deadline| shift.time >= deadline);
             if is_late && !mutant::enabled("combine-runs-the-late") {
-                return Next::Refuse(request);
+                self.counters.timeouts.add(1);
+                shift.wakes.signal(&parker, Signal::Refused);
+                return Next::Again;
             }
-            return Next::Run(request);
+            return Next::Run(parker, operation);
         }
         if goes_on || !mutant::enabled("combine-keeps-the-latch") {
-            self.let_go(shard, contents, hold.id, &mut wakes);
+            self.let_go(shard, contents, hold.id, &mut shift.wakes);
         }
-        Next::Done(wakes)
+        Next::Done
     }
 }
 
-/// Runs an operation that was taken out of line, and tells its thread.
-fn serve(request: Request) {
-    let Who::Operation(parker, operation) = request.who else {
-        unreachable!("only operations are taken out of line to be run");
-    };
-    let early = mutant::enabled("combine-tells-first");
-    if early {
-        tell(&parker, Signal::Served);
+impl<'a> Shift<'a> {
+    fn begin(counters: &'a Counters) -> Self {
+        let begun = now();
+        Self {
+            counters,
+            begun,
+            time: begun,
+            done: 0,
+            wakes: Wakes::new(),
+        }
     }
-    operation.run();
-    if !early {
-        tell(&parker, Signal::Served);
-    }
-}
 
-fn tell(parker: &Arc<Parker>, signal: Signal) {
-    let mut wakes = Wakes::<Outcome>::new();
-    wakes.signal(parker, signal);
-    wakes.deliver();
+    fn goes_on(&self) -> bool {
+        self.done < BATCH && self.time.saturating_duration_since(self.begun) < BUDGET
+    }
+
+    fn run(&mut self, operation: Operation) {
+        operation.run();
+        let before = std::mem::replace(&mut self.time, now());
+        let took = self.time.saturating_duration_since(before);
+        self.counters.services.record(took);
+        self.done += 1;
+    }
 }

@@ -26,13 +26,14 @@ use crate::holder::{OnLeak, anchor};
 use crate::sync::lock::Mutex;
 use crate::sync::mutant;
 use crate::sync::time::{Instant, now};
-use crate::sync::unmodelled::Arc;
+use crate::sync::unmodelled::{self, Arc};
 use crate::waiter::{Counter, Gauge, Key, Line, PATIENCE, Recorder, Signal, Slab, Waiter, Wakes};
 
 use super::entries::{Entries, Hashed};
 use super::error::LatchError;
 use super::hold::Hold;
 use super::hottest::Hottest;
+use super::submission::{Batch, Taken};
 use super::wait::{Request, Who};
 use super::word::{Id, Try, Word};
 
@@ -60,7 +61,6 @@ impl Hashed for Entry {
 pub(super) struct Contents {
     pub(super) entries: Entries<Entry>,
     pub(super) waiting: Slab<Request>,
-    pub(super) hottest: Hottest,
     numbered: u64,
     /// How many entries each word has: it is crowded from the first to the last.
     crowds: [u32; WORDS],
@@ -71,6 +71,9 @@ pub(super) struct Contents {
 pub(super) struct Shard {
     words: [Word; WORDS],
     pub(super) contents: Mutex<Contents>,
+    pub(super) hottest: unmodelled::Mutex<Hottest>,
+    /// How many threads have handed over an operation and wait.
+    pub(super) posted: Counter,
     /// How many latches the entries say are held.
     held: Gauge,
     pub(super) waiters: Gauge,
@@ -149,10 +152,11 @@ impl Shard {
             contents: Mutex::new(Contents {
                 entries: Entries::new(),
                 waiting: Slab::new(),
-                hottest: Hottest::new(),
                 numbered: 0,
                 crowds: [0; WORDS],
             }),
+            hottest: unmodelled::Mutex::new(Hottest::new()),
+            posted: Counter::new(),
             held: Gauge::new(),
             waiters: Gauge::new(),
         }
@@ -164,7 +168,7 @@ impl Shard {
     }
 
     #[inline]
-    fn word(&self, id: Id) -> &Word {
+    pub(super) fn word(&self, id: Id) -> &Word {
         &self.words[Self::word_index(id)]
     }
 
@@ -175,7 +179,9 @@ impl Shard {
             holder,
             line: Line::new(),
         });
-        self.held.add(1);
+        if holder != 0 {
+            self.held.add(1);
+        }
     }
 
     /// Forgets a key that nobody holds or wants.
@@ -236,19 +242,24 @@ impl Core {
 
     #[cold]
     fn try_take_crowded(&self, shard: &Shard, id: Id) -> Option<Hold> {
-        self.take(shard, &mut shard.contents.lock(), id)
+        let mut wakes = Wakes::new();
+        let hold = self.take(shard, &mut shard.contents.lock(), id, &mut wakes);
+        wakes.deliver();
+        hold
     }
 
     /// Takes a latch, or leaves an entry that says who has it.
-    pub(super) fn take(&self, shard: &Shard, contents: &mut Contents, id: Id) -> Option<Hold> {
+    pub(super) fn take(
+        &self,
+        shard: &Shard,
+        contents: &mut Contents,
+        id: Id,
+        wakes: &mut Wakes<Outcome>,
+    ) -> Option<Hold> {
         loop {
             match shard.word(id).take(id) {
                 Try::Taken(number) => return Some(Hold { id, number }),
-                Try::Held(holder) => {
-                    if shard.word(id).crowd(holder) {
-                        shard.insert(contents, holder.id(), holder.number());
-                    }
-                }
+                Try::Held(_) => self.crowd(shard, contents, id, wakes),
                 Try::Crowded => break,
             }
         }
@@ -269,6 +280,87 @@ impl Core {
             }
         }
         Some(Hold { id, number })
+    }
+
+    /// Leaves it to the entries who holds the keys of a word, and puts what was handed over in
+    /// line.
+    pub(super) fn crowd(
+        &self,
+        shard: &Shard,
+        contents: &mut Contents,
+        id: Id,
+        wakes: &mut Wakes<Outcome>,
+    ) {
+        if let Some(holder) = shard.word(id).crowd() {
+            shard.insert(contents, holder.id(), holder.number());
+        }
+        if !mutant::enabled("latch-crowd-forgets-stack") {
+            let batch = shard.word(id).stack.take();
+            self.line_up_batch(shard, contents, batch, wakes);
+        }
+        if contents.crowds[Shard::word_index(id)] == 0 {
+            shard.word(id).open();
+        }
+    }
+
+    /// The same, behind a batch that was collected before and is left over.
+    pub(super) fn crowd_with(
+        &self,
+        shard: &Shard,
+        contents: &mut Contents,
+        first: Taken,
+        rest: Batch,
+        wakes: &mut Wakes<Outcome>,
+    ) {
+        let id = first.id();
+        if let Some(holder) = shard.word(id).crowd() {
+            shard.insert(contents, holder.id(), holder.number());
+        }
+        self.line_up(shard, contents, first, wakes);
+        self.line_up_batch(shard, contents, rest, wakes);
+        self.crowd(shard, contents, id, wakes);
+    }
+
+    fn line_up_batch(
+        &self,
+        shard: &Shard,
+        contents: &mut Contents,
+        mut batch: Batch,
+        wakes: &mut Wakes<Outcome>,
+    ) {
+        while let Some(submission) = batch.pop() {
+            self.line_up(shard, contents, submission, wakes);
+        }
+    }
+
+    /// Puts an operation that was handed over in line. Its word is crowded.
+    fn line_up(
+        &self,
+        shard: &Shard,
+        contents: &mut Contents,
+        submission: Taken,
+        wakes: &mut Wakes<Outcome>,
+    ) {
+        let id = submission.id();
+        if contents.entries.get_mut(id.bits()).is_none() {
+            shard.insert(contents, id, 0);
+        }
+        let number = contents.number();
+        if let Some(entry) = contents.entries.get_mut(id.bits())
+            && let Some(operation) = submission.operation()
+        {
+            let request = Request {
+                who: Who::Operation(submission.parker().clone(), operation),
+                number,
+                since: submission.since(),
+                deadline: None,
+                retries: false,
+            };
+            let key = entry.line.push(&mut contents.waiting, request);
+            shard.waiters.add(1);
+            submission.lined(key, number);
+        }
+        self.offer(shard, contents, id, None, wakes);
     }
 
     /// Gives a latch back, if `hold` still is the one that has it. Otherwise, nothing.
@@ -305,8 +397,13 @@ impl Core {
     fn release_in_entries(&self, hold: Hold) -> Option<Wakes<Outcome>> {
         let shard = self.shard(hold.id);
         let contents = &mut *shard.contents.lock();
-        contents.entry_of(hold)?;
         let mut wakes = Wakes::new();
+        if shard.word(hold.id).has(hold.id, hold.number)
+            && !mutant::enabled("latch-drop-forgets-mail")
+        {
+            self.crowd(shard, contents, hold.id, &mut wakes);
+        }
+        contents.entry_of(hold)?;
         self.let_go(shard, contents, hold.id, &mut wakes);
         Some(wakes)
     }
@@ -424,6 +521,11 @@ impl Core {
             let mut wakes = Wakes::new();
             {
                 let contents = &mut *shard.contents.lock();
+                for word in shard.words.iter().filter(|word| word.has_mail()) {
+                    if let Some(id) = word.held_key() {
+                        self.crowd(shard, contents, id, &mut wakes);
+                    }
+                }
                 let wanted: Vec<Id> = contents
                     .entries
                     .iter()
@@ -451,7 +553,8 @@ impl Core {
     }
 
     pub(super) fn waiters(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.waiters.get()).sum()
+        let waiters = |shard: &Shard| shard.waiters.get() + shard.posted.get();
+        self.shards.iter().map(waiters).sum()
     }
 }
 

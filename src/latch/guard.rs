@@ -55,19 +55,20 @@ impl<'a> Latch<'a> {
         }
     }
 
-    /// Releases the latch after an operation under it, and does what others wait to do first.
+    /// Releases the latch after an operation under it, and does what others wait to do first. `name`
+    /// is what to call the key in the statistics.
     #[inline]
-    pub(super) fn finish(self) {
+    pub(super) fn finish(self, name: &[u8]) {
         if mutant::enabled("combine-without-claim") {
             let released = self.bound.release();
             std::mem::forget(self);
             return released
                 .into_iter()
-                .for_each(|(core, held)| core.finish(held.into()));
+                .for_each(|(core, held)| core.finish(held.into(), name));
         }
         // The claim stands while the operations of others run: they may not wait for this table.
         if let (Some(core), Some(held)) = (self.bound.core(), self.bound.held()) {
-            core.finish(held.into());
+            core.finish(held.into(), name);
             // What it held has been given back.
             let _ = self.bound.release();
         }

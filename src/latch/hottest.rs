@@ -9,11 +9,14 @@ use super::word::Id;
 /// Counters a shard.
 const COUNTERS: usize = 8;
 
+/// How much of a name is kept, in bytes.
+const NAME: usize = 128;
+
 /// A key of a table and how often it was waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HotKey {
-    /// The key's bytes where the table was told them, as [`Rmw`](crate::rmw::Rmw)'s is; else empty.
+    /// The first 128 bytes of the key where the table was told them, as an `Rmw`'s is; else empty.
     pub name: Box<[u8]>,
     /// What to compare with the upper 44 bits of [`LatchTable::hash_of`](super::LatchTable::hash_of).
     pub hash: u64,
@@ -23,7 +26,7 @@ pub struct HotKey {
     pub overcount: u64,
 }
 
-/// The counters of one shard. Under its lock.
+/// The counters of one shard.
 #[derive(Debug)]
 pub(super) struct Hottest {
     counters: Vec<HotKey>,
@@ -36,17 +39,17 @@ impl Hottest {
         }
     }
 
-    /// Counts a wait.
-    pub(super) fn count(&mut self, id: Id, name: &[u8]) {
+    /// Counts waits.
+    pub(super) fn count(&mut self, id: Id, name: &[u8], waits: u64) {
         let hash = id.bits();
         if let Some(counter) = self.counters.iter_mut().find(|key| key.hash == hash) {
-            counter.waits += 1;
+            counter.waits += waits;
             return;
         }
         let mut fresh = HotKey {
-            name: name.into(),
+            name: name[..name.len().min(NAME)].into(),
             hash,
-            waits: 1,
+            waits,
             overcount: 0,
         };
         if self.counters.len() < COUNTERS {
@@ -73,9 +76,9 @@ mod tests {
         let hot = Id::of(5 << 40);
         for i in 0..40_000_u64 {
             if i % 4 == 0 {
-                hottest.count(hot, b"hot");
+                hottest.count(hot, b"hot", 1);
             } else {
-                hottest.count(Id::of((i + 1) << 20), b"cold");
+                hottest.count(Id::of((i + 1) << 20), b"cold", 1);
             }
         }
         let found = hottest.keys().iter().find(|key| key.hash == hot.bits());

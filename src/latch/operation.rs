@@ -27,6 +27,9 @@ use super::core::Core;
 use super::hold::Hold;
 use super::wait::{Ended, Place, Refusal};
 
+/// A table that lets at least so many wait for a key need not count them: each is a thread.
+const UNCOUNTED: usize = 1 << 16;
+
 /// What an operation came to: what it returned, or the panic that belongs to its submitter.
 pub(super) type Outcome<R> = Result<R, Box<dyn Any + Send>>;
 
@@ -70,18 +73,26 @@ pub(super) enum Finished<F, R> {
 
 impl Core {
     /// Waits until `operation` has been run under the latch by somebody else, or the latch is there
-    /// for running it here. When it refuses, it has not been run and will not be.
+    /// for running it here. `work` is what to do with a latch that is there for everybody's. When it refuses, it has not been run and will not be.
     pub(super) fn wait_with<F: FnOnce() -> R + Send, R: Send>(
         &self,
         place: Place<'_>,
         deadline: Option<Instant>,
         operation: F,
+        work: impl FnOnce(Hold),
     ) -> Result<Finished<F, R>, Refusal> {
         let cell = Cell::new(operation);
-        // SAFETY: `wait` returns only when the operation is out of line and either nobody has run
-        // it, or whoever did has said that it is done; and it does not unwind while in line.
+        // SAFETY: both calls below return only when the operation is out of line and either nobody
+        // has run it, or whoever did has said that it is done; and they do not unwind while it is
+        // there.
         let pointer = unsafe { cell.operation() };
-        Ok(match self.wait(place, Some(pointer), deadline)? {
+        // What was handed over cannot be taken back, and is not counted before it stands in line.
+        let ended = if deadline.is_none() && self.max_waiters >= UNCOUNTED {
+            self.hand_over(place, pointer, work)?
+        } else {
+            self.wait(place, Some(pointer), deadline)?
+        };
+        Ok(match ended {
             Ended::Served => Finished::Elsewhere(cell.into_outcome()),
             Ended::Granted(hold) => Finished::Granted(hold, cell.into_closure()),
         })

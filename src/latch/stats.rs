@@ -53,8 +53,8 @@ impl<K: ?Sized> LatchTable<K> {
         }
     }
 
-    /// The keys that were waited for most, the most contended first. Takes each shard's lock for a
-    /// moment.
+    /// The keys that were waited for most, the most contended first. Takes locks, for a moment
+    /// each.
     ///
     /// ```
     /// use latchwork::LatchTable;
@@ -74,7 +74,7 @@ impl<K: ?Sized> LatchTable<K> {
     pub fn hottest(&self) -> Vec<HotKey> {
         let mut keys: Vec<HotKey> = Vec::new();
         for shard in &self.core.shards {
-            keys.extend_from_slice(shard.contents.lock().hottest.keys());
+            keys.extend_from_slice(shard.hottest.lock().keys());
         }
         keys.sort_by_key(|key| std::cmp::Reverse(key.waits));
         keys

@@ -169,7 +169,7 @@ impl<K: ?Sized> LatchTable<K> {
         };
         let latch = self.guard(hold);
         let result = operation();
-        latch.finish();
+        latch.finish(name);
         Ok(result)
     }
 
@@ -201,10 +201,9 @@ impl<K: ?Sized> LatchTable<K> {
         deadline: Option<Instant>,
         operation: impl FnOnce() -> R + Send,
     ) -> Result<R, Refusal> {
-        match self
-            .core
-            .wait_with(self.place(id, name), deadline, operation)?
-        {
+        let work = |hold| self.guard(hold).finish(name);
+        let place = self.place(id, name);
+        match self.core.wait_with(place, deadline, operation, work)? {
             Finished::Elsewhere(Ok(result)) => Ok(result),
             Finished::Elsewhere(Err(panic)) => resume_unwind(panic),
             Finished::Granted(hold, operation) => {
@@ -212,7 +211,7 @@ impl<K: ?Sized> LatchTable<K> {
                 let result = operation();
                 // Who has a deadline works for nobody else.
                 if deadline.is_none() {
-                    latch.finish();
+                    latch.finish(name);
                 }
                 Ok(result)
             }

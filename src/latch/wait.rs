@@ -94,38 +94,61 @@ impl Core {
         operation: Option<Operation>,
         deadline: Option<Instant>,
     ) -> Result<Ended, Refusal> {
-        let Place { at, id, name } = place;
+        let id = place.id;
         let shard = self.shard(id);
         let since = now();
         let parker = Parker::current();
         let combines = operation.is_some();
-        let (key, hold) = {
+        let mut wakes = Wakes::new();
+        let joined = {
             let contents = &mut *shard.contents.lock();
-            if let Some(hold) = self.take(shard, contents, id) {
-                return Ok(Ended::Granted(hold));
-            }
-            if deadline.is_some_and(|deadline| since >= deadline) {
+            if let Some(hold) = self.take(shard, contents, id, &mut wakes) {
+                Err(Ok(Ended::Granted(hold)))
+            } else if deadline.is_some_and(|deadline| since >= deadline) {
                 self.counters.timeouts.add(1);
-                return Err(Refusal::TimedOut);
+                Err(Err(Refusal::TimedOut))
+            } else {
+                parker.prepare();
+                let who = match operation {
+                    Some(operation) => Who::Operation(parker.clone(), operation),
+                    None => Who::Latch(Waiter::Thread(parker.clone())),
+                };
+                self.join(shard, contents, id, who, since, deadline)
+                    .map_err(|_| Err(Refusal::Busy))
             }
-            parker.prepare();
-            let who = match operation {
-                Some(operation) => Who::Operation(parker.clone(), operation),
-                None => Who::Latch(Waiter::Thread(parker.clone())),
-            };
-            contents.hottest.count(id, name);
-            self.join(shard, contents, id, who, since, deadline)
-                .map_err(|_| Refusal::Busy)?
+        };
+        wakes.deliver_by_dispatcher();
+        let (key, hold) = match joined {
+            Ok(joined) => joined,
+            Err(ended) => return ended,
         };
         let in_line = InLine;
-        let mut next_look = since.checked_add(self.sweep_every);
+        let outcome = self.wait_in_line(place, key, hold, &parker, deadline, combines);
+        in_line.end();
+        self.waited(place, since);
+        outcome
+    }
+
+    /// Waits for the end of a request that stands in line, or stood there until now.
+    pub(super) fn wait_in_line(
+        &self,
+        place: Place<'_>,
+        key: Key,
+        hold: Hold,
+        parker: &Parker,
+        deadline: Option<Instant>,
+        combines: bool,
+    ) -> Result<Ended, Refusal> {
+        let Place { at, id, .. } = place;
+        let shard = self.shard(id);
+        let mut next_look = now().checked_add(self.sweep_every);
         let mut expects = combines;
         let mut may_give_up = true;
-        let outcome = loop {
+        loop {
             let wake_at = deadline.into_iter().chain(next_look).min();
             let signal = parker.park(wake_at.filter(|_| may_give_up), expects);
             if let Some(ended) = ended(signal, hold) {
-                break ended;
+                return ended;
             }
             let mut wakes = Wakes::new();
             let decided = {
@@ -163,17 +186,19 @@ impl Core {
             match decided {
                 Some(decided) => {
                     wakes.deliver();
-                    break decided;
+                    return decided;
                 }
                 // Still in line.
                 None => wakes.deliver_by_dispatcher(),
             }
-        };
-        in_line.end();
-        self.counters
-            .waits
-            .record(now().saturating_duration_since(since));
-        outcome
+        }
+    }
+
+    pub(super) fn waited(&self, place: Place<'_>, since: Instant) {
+        let waits = &self.counters.waits;
+        waits.record(now().saturating_duration_since(since));
+        let hottest = &self.shard(place.id).hottest;
+        hottest.lock().count(place.id, place.name, 1);
     }
 
     /// Puts a callback in line. It comes back if there is nothing to wait for, or no room to.
@@ -183,17 +208,27 @@ impl Core {
         callback: Callback<Outcome>,
     ) -> Result<Key, (Callback<Outcome>, Outcome)> {
         let shard = self.shard(id);
-        let contents = &mut *shard.contents.lock();
-        if let Some(hold) = self.take(shard, contents, id) {
-            return Err((callback, Ok(hold)));
+        let mut wakes = Wakes::new();
+        let outcome = {
+            let contents = &mut *shard.contents.lock();
+            if let Some(hold) = self.take(shard, contents, id, &mut wakes) {
+                Err((callback, Ok(hold)))
+            } else {
+                let who = Who::Latch(Waiter::Callback(callback));
+                match self.join(shard, contents, id, who, now(), None) {
+                    Ok((key, _)) => Ok(key),
+                    Err(Who::Latch(Waiter::Callback(callback))) => {
+                        Err((callback, Err(LatchError::Busy)))
+                    }
+                    Err(_) => unreachable!("a callback was put in line"),
+                }
+            }
+        };
+        wakes.deliver();
+        if outcome.is_ok() {
+            shard.hottest.lock().count(id, b"", 1);
         }
-        contents.hottest.count(id, b"");
-        let who = Who::Latch(Waiter::Callback(callback));
-        match self.join(shard, contents, id, who, now(), None) {
-            Ok((key, _)) => Ok(key),
-            Err(Who::Latch(Waiter::Callback(callback))) => Err((callback, Err(LatchError::Busy))),
-            Err(_) => unreachable!("a callback was put in line"),
-        }
+        outcome
     }
 
     /// Takes a registered request out of line, if it still stands there.

@@ -25,9 +25,9 @@ use super::value::Bytes;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::futex::{Futex, Wait};
 use crate::sync::lock::Mutex;
-use crate::sync::mutant;
 use crate::sync::time::Instant;
-use crate::sync::unmodelled::{Arc, AtomicU64 as Hint, Mutex as Slot, OnceLock, Ordering as Plain};
+use crate::sync::unmodelled::{Mutex as Slot, OnceLock};
+use crate::sync::{Arc, mutant};
 use crate::waiter::{Callback, Delivery, Key as Place, Line, Slab, dispatcher};
 
 /// Places in lines at most; what would go beyond is refused.
@@ -154,7 +154,7 @@ impl Waiter {
     fn claim(&self) -> bool {
         match &self.teller {
             Teller::Thread { state, .. } => leave_waiting(state, CLAIMED),
-            Teller::Callback { delivery, .. } => delivery.begin(),
+            Teller::Callback { delivery, .. } => begins_late() || delivery.begin(),
         }
     }
 
@@ -164,8 +164,10 @@ impl Waiter {
             Teller::Thread { .. } => self.wake(outcome),
             Teller::Callback { callback, .. } => {
                 let callback = callback.lock().take();
-                if let Some(callback) = callback {
-                    callback.deliver_begun(outcome);
+                match callback {
+                    Some(callback) if begins_late() => callback.deliver(outcome),
+                    Some(callback) => callback.deliver_begun(outcome),
+                    None => {}
                 }
             }
         }
@@ -210,6 +212,10 @@ impl Waiter {
     }
 }
 
+fn begins_late() -> bool {
+    mutant::enabled("rmw-blocked-begins-late")
+}
+
 fn leave_waiting(state: &Futex, next: u32) -> bool {
     state
         .compare_exchange(WAITING, next, Ordering::AcqRel, Ordering::Acquire)
@@ -235,7 +241,7 @@ pub(super) struct Blocked {
     /// How many waiters there are. Whoever holds a key's latch sees those of that key.
     count: AtomicU64,
     /// The places in lines by bits of their key's hash: most writes look no further.
-    hints: Box<[Hint]>,
+    hints: Box<[AtomicU64]>,
     lines: Mutex<Lines>,
 }
 
@@ -243,7 +249,7 @@ impl Blocked {
     pub(super) fn new() -> Self {
         Self {
             count: AtomicU64::new(0),
-            hints: (0..HINTS).map(|_| Hint::new(0)).collect(),
+            hints: (0..HINTS).map(|_| AtomicU64::new(0)).collect(),
             lines: Mutex::new(Lines {
                 keys: HashTable::new(),
                 slab: Slab::new(),
@@ -257,7 +263,7 @@ impl Blocked {
         self.count.load(Ordering::Relaxed)
     }
 
-    fn hint(&self, hash: u64) -> &Hint {
+    fn hint(&self, hash: u64) -> &AtomicU64 {
         &self.hints[(hash >> 16) as usize % HINTS]
     }
 
@@ -269,7 +275,7 @@ impl Blocked {
 
     #[cold]
     fn looks_for(&self, key: Key<'_>) -> bool {
-        self.hint(key.hash).load(Plain::Relaxed) != 0 && self.lines.lock().find(key).is_some()
+        self.hint(key.hash).load(Ordering::Relaxed) != 0 && self.lines.lock().find(key).is_some()
     }
 
     /// Puts a waiter in line, under the latches of its keys and of its destination.
@@ -279,7 +285,7 @@ impl Blocked {
             return Err(RmwError::Busy);
         }
         let places = waiter.keys.iter().map(|(_, key)| {
-            self.hint(key.hash).fetch_add(1, Plain::Relaxed);
+            self.hint(key.hash).fetch_add(1, Ordering::Relaxed);
             lines.join(key, waiter)
         });
         let places = places.collect();
@@ -303,7 +309,7 @@ impl Blocked {
                 continue;
             }
             if let Some(waiter) = lines.leave(key, place, &waiter.want) {
-                self.hint(key.hash).fetch_sub(1, Plain::Relaxed);
+                self.hint(key.hash).fetch_sub(1, Ordering::Relaxed);
                 removed.push(waiter);
             }
         }
@@ -331,7 +337,7 @@ impl Blocked {
     /// Where elements may go from these keys, one waiter after the other, without the keys
     /// themselves.
     pub(super) fn reach(&self, keys: &[Key<'_>]) -> Vec<OwnedKey> {
-        if self.count() == 0 || mutant::enabled("rmw-serve-latches-no-destination") {
+        if self.count() == 0 {
             return Vec::new();
         }
         let lines = &*self.lines.lock();

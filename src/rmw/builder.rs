@@ -171,6 +171,7 @@ impl<S: Store> RmwBuilder<S> {
             core,
             sweep: Some(Arc::new(sweep)),
             deadline: None,
+            is_latched: false,
         }
     }
 }

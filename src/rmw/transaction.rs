@@ -171,6 +171,7 @@ impl<S: Store> Rmw<S> {
             }),
             sweep: None,
             deadline: None,
+            is_latched: false,
         }
     }
 

@@ -9,7 +9,7 @@ use super::entry::Entry;
 use super::error::RmwError;
 use super::store::{Effect, Key, Record, Store};
 use super::{Core, Rmw};
-use crate::latch::{Latch, LatchTimeoutError, Latches};
+use crate::latch::{Latch, LatchTable, LatchTimeoutError, Latches};
 use crate::sync::mutant;
 use crate::sync::time::Instant;
 use crate::sync::unmodelled::Ordering;
@@ -50,6 +50,19 @@ impl<S: Store> Rmw<S> {
         }
     }
 
+    /// A handle whose commands take no latch: who uses it holds that of their keys.
+    pub(super) fn latched(&self) -> Self {
+        Self {
+            is_latched: true,
+            ..self.clone()
+        }
+    }
+
+    #[inline(always)]
+    fn latches(&self) -> Option<&LatchTable<Vec<u8>>> {
+        self.core.latches.as_ref().filter(|_| !self.is_latched)
+    }
+
     /// Runs `operation` under the key's latch, on this thread or on that of who holds it.
     #[inline(always)]
     fn under_latch<R: Send>(
@@ -57,7 +70,7 @@ impl<S: Store> Rmw<S> {
         key: Key<'_>,
         operation: impl FnOnce() -> Result<R, RmwError> + Send,
     ) -> Result<R, RmwError> {
-        match (&self.core.latches, self.deadline) {
+        match (self.latches(), self.deadline) {
             (None, _) => operation(),
             (Some(latches), None) => latches.update_hashed(key.hash, key.bytes, operation)?,
             (Some(latches), Some(deadline)) => {
@@ -68,7 +81,7 @@ impl<S: Store> Rmw<S> {
 
     /// The latch of one key, for what takes longer; none in a transaction, which has it.
     pub(super) fn latch(&self, key: Key<'_>) -> Result<Option<Latch<'_>>, LatchTimeoutError> {
-        let latches = self.core.latches.as_ref();
+        let latches = self.latches();
         latches
             .map(|table| table.latch_until(key.hash, key.bytes, || self.deadline))
             .transpose()
@@ -80,7 +93,7 @@ impl<S: Store> Rmw<S> {
         keys: &[Key<'_>],
     ) -> Result<Option<Latches<'_>>, LatchTimeoutError> {
         let hashes = || keys.iter().map(|key| key.hash).collect();
-        let latches = self.core.latches.as_ref();
+        let latches = self.latches();
         latches
             .map(|table| table.latch_many_until(hashes(), self.deadline))
             .transpose()

@@ -1,0 +1,486 @@
+//! A result that is not there yet: one thread completes it, once, and another waits for it.
+//!
+//! One word says how far it has come, with a bit beside it for "the waiter sleeps":
+//!
+//! | stage | next | by |
+//! |---|---|---|
+//! | `WAITING` | `RUNNING` | [`Completer::begin`] |
+//! | `WAITING` | `CANCELLED` | [`Ticket::cancel`], a deadline |
+//! | `RUNNING` | `DONE` | [`Completer::complete`] |
+//! | `WAITING`, `RUNNING` | `DONE` | the drop of a [`Completer`] |
+//!
+//! Exactly once or not at all: `RUNNING` and `CANCELLED` are both reached from `WAITING` by a
+//! compare-exchange, so one of the two fails, and learns it. Only one thread waits, because waiting
+//! takes the ticket. It sets the bit before it sleeps, and `DONE` is stored by a swap that returns
+//! the bit: either the swap sees it and wakes, or the waiter's compare-exchange fails and it looks
+//! again. The result itself is handed over under a lock, before `DONE`.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::time::Duration;
+
+use crate::os::event;
+use crate::sync::Arc;
+use crate::sync::atomic::{Ordering, fence};
+use crate::sync::futex::{Futex, Wait};
+use crate::sync::hint;
+use crate::sync::lock::Mutex;
+use crate::sync::mutant;
+use crate::sync::time::{Instant, now};
+use crate::sync::unmodelled::OnceLock;
+
+use super::panic::Panic;
+
+const WAITING: u32 = 0;
+const RUNNING: u32 = 1;
+const DONE: u32 = 2;
+const CANCELLED: u32 = 3;
+const STAGE: u32 = 3;
+/// The waiter sleeps, or is about to.
+const ASLEEP: u32 = 4;
+
+/// Why there is no result.
+///
+/// ```
+/// use latchwork::worker::{TicketError, ticket};
+///
+/// let (completer, ticket) = ticket::<u64>();
+/// drop(completer);
+/// assert!(matches!(ticket.wait(), Err(TicketError::Lost)));
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum TicketError {
+    /// The work panicked.
+    Panicked(Panic),
+    /// Nobody will do the work: what was to do it has shut down.
+    Lost,
+}
+
+impl fmt::Display for TicketError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Panicked(_) => f.write_str("the work panicked"),
+            Self::Lost => f.write_str("what was to do the work has shut down"),
+        }
+    }
+}
+
+impl std::error::Error for TicketError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Panicked(panic) => Some(panic),
+            Self::Lost => None,
+        }
+    }
+}
+
+impl From<Panic> for TicketError {
+    fn from(panic: Panic) -> Self {
+        Self::Panicked(panic)
+    }
+}
+
+struct Slot<T> {
+    word: Futex,
+    result: Mutex<Option<Result<T, TicketError>>>,
+    event: OnceLock<OwnedFd>,
+}
+
+/// Makes the two ends of a result that is not there yet.
+///
+/// For queues of work: the [`Completer`] goes with the work, the [`Ticket`] to whoever asked for
+/// it.
+///
+/// ```
+/// use latchwork::worker::ticket;
+///
+/// let (mut completer, ticket) = ticket();
+/// let thread = std::thread::spawn(move || {
+///     if completer.begin() {
+///         completer.complete(Ok(6 * 7));
+///     }
+/// });
+/// assert_eq!(ticket.wait().unwrap(), 42);
+/// # thread.join().unwrap();
+/// ```
+pub fn ticket<T>() -> (Completer<T>, Ticket<T>) {
+    let slot = Arc::new(Slot {
+        word: Futex::new(WAITING),
+        result: Mutex::new(None),
+        event: OnceLock::new(),
+    });
+    let completer = Completer {
+        slot: Some(Arc::clone(&slot)),
+    };
+    let ticket = Ticket {
+        slot,
+        withdraw: None,
+    };
+    (completer, ticket)
+}
+
+impl<T> Slot<T> {
+    fn is_done(&self) -> bool {
+        self.word.load(Ordering::Acquire) & STAGE == DONE
+    }
+
+    /// Leaves `WAITING` for `stage`; the bit beside it stays. `false`: it has been left before.
+    fn leave_waiting(&self, stage: u32) -> bool {
+        let mut word = self.word.load(Ordering::Relaxed);
+        while word & STAGE == WAITING {
+            let next = (word & !STAGE) | stage;
+            match self
+                .word
+                .compare_exchange(word, next, Ordering::AcqRel, Ordering::Relaxed)
+            {
+                Ok(_) => return true,
+                Err(found) => word = found,
+            }
+        }
+        false
+    }
+
+    fn finish(&self, result: Result<T, TicketError>) {
+        *self.result.lock() = Some(result);
+        let before = self.word.swap(DONE, Ordering::AcqRel);
+        if before & ASLEEP != 0 && !mutant::enabled("ticket-wakes-nobody") {
+            self.word.wake_one();
+        }
+        self.announce();
+    }
+
+    /// `finish` stores the word and then looks for the descriptor, `as_fd` sets the descriptor and
+    /// then looks at the word; the fence between the two on each side makes one of them see the
+    /// other.
+    fn announce(&self) {
+        fence(Ordering::SeqCst);
+        if self.is_done()
+            && let Some(event) = self.event.get()
+        {
+            event::signal(event);
+        }
+    }
+
+    /// Sleeps until the result is there. `false`: the deadline came first.
+    fn park(&self, deadline: Option<Instant>) -> bool {
+        for () in hint::spins(false) {
+            if self.is_done() {
+                return true;
+            }
+            hint::spin_loop();
+        }
+        loop {
+            let word = self.word.load(Ordering::Acquire);
+            if word & STAGE == DONE {
+                return true;
+            }
+            let asleep = word | ASLEEP;
+            let is_set = word == asleep || mutant::enabled("ticket-sleeps-unannounced");
+            if !is_set
+                && self
+                    .word
+                    .compare_exchange(word, asleep, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_err()
+            {
+                continue;
+            }
+            let expected = if is_set { word } else { asleep };
+            if self.word.wait(expected, deadline) == Wait::TimedOut {
+                return self.is_done();
+            }
+        }
+    }
+
+    /// After `DONE`, for the one who waits.
+    fn take(&self) -> Result<T, TicketError> {
+        let result = self.result.lock().take();
+        result.expect("stored before it was done, and taken once")
+    }
+}
+
+/// The end that does the work, and says what came of it. Dropping it undone tells the other end
+/// that the work is [`Lost`](TicketError::Lost).
+///
+/// See [`ticket`].
+#[must_use = "dropping a `Completer` says that the work is lost"]
+pub struct Completer<T> {
+    /// `None`: completed.
+    slot: Option<Arc<Slot<T>>>,
+}
+
+impl<T> Completer<T> {
+    /// Before the work. `false`: it has been cancelled and must not be done; from `true` on it
+    /// cannot be cancelled any more.
+    ///
+    /// ```
+    /// # use latchwork::worker::ticket;
+    /// let (mut completer, ticket) = ticket::<u64>();
+    /// assert!(ticket.cancel());
+    /// assert!(!completer.begin());
+    /// ```
+    pub fn begin(&mut self) -> bool {
+        self.slot.as_ref().is_some_and(|slot| {
+            slot.leave_waiting(RUNNING)
+                || slot.word.load(Ordering::Relaxed) & STAGE == RUNNING
+                || mutant::enabled("ticket-runs-cancelled")
+        })
+    }
+
+    /// After the work: hands over its result, or the panic that it ended in. Without a
+    /// [`begin`](Self::begin) before, that is done here; the result of cancelled work is dropped.
+    ///
+    /// ```
+    /// # use latchwork::worker::ticket;
+    /// let (completer, ticket) = ticket();
+    /// completer.complete(Ok("done"));
+    /// assert_eq!(ticket.wait().unwrap(), "done");
+    /// ```
+    pub fn complete(mut self, result: Result<T, Panic>) {
+        if self.begin()
+            && let Some(slot) = self.slot.take()
+        {
+            slot.finish(result.map_err(TicketError::from));
+        }
+    }
+}
+
+impl<T> Drop for Completer<T> {
+    fn drop(&mut self) {
+        if self.begin()
+            && let Some(slot) = self.slot.take()
+            && !mutant::enabled("ticket-is-lost-silently")
+        {
+            slot.finish(Err(TicketError::Lost));
+        }
+    }
+}
+
+/// The end that waits for a result: of a message to a [`Worker`](crate::worker::Worker), or of any
+/// work whose [`Completer`] somebody has.
+///
+/// Dropping it lets the work go on, unseen; [`cancel`](Self::cancel) keeps it from beginning.
+///
+/// ```
+/// use std::time::Duration;
+/// use latchwork::worker::Worker;
+///
+/// let worker = Worker::new("squares", |n: u64| n * n);
+/// let mut ticket = worker.submit(12).unwrap();
+/// let square = loop {
+///     match ticket.wait_timeout(Duration::from_secs(1)) {
+///         Ok(result) => break result.unwrap(),
+///         Err(again) => ticket = again, // time for something else
+///     }
+/// };
+/// assert_eq!(square, 144);
+/// ```
+#[must_use = "the result, and a panic, are lost with the ticket: drop it where that is meant"]
+pub struct Ticket<T> {
+    slot: Arc<Slot<T>>,
+    /// Takes cancelled work out of the queue that it stands in.
+    withdraw: Option<Box<dyn FnOnce() + Send + Sync>>,
+}
+
+impl<T> Ticket<T> {
+    /// Has `withdraw` called when the work has been cancelled.
+    pub(crate) fn on_cancel(mut self, withdraw: impl FnOnce() + Send + Sync + 'static) -> Self {
+        self.withdraw = Some(Box::new(withdraw));
+        self
+    }
+
+    /// Waits for the result.
+    ///
+    /// ```
+    /// # use latchwork::worker::Worker;
+    /// let worker = Worker::new("squares", |n: u64| n * n);
+    /// assert_eq!(worker.submit(3).unwrap().wait().unwrap(), 9);
+    /// ```
+    ///
+    /// # Errors
+    /// [`TicketError::Panicked`] with the work's panic, which can be
+    /// [resumed](Panic::resume) here; [`TicketError::Lost`].
+    ///
+    /// # Blocking
+    /// Until the work has been done, or is lost.
+    pub fn wait(self) -> Result<T, TicketError> {
+        self.slot.park(None);
+        self.slot.take()
+    }
+
+    /// Waits for the result, but not longer than `timeout`. A zero timeout looks once.
+    ///
+    /// ```
+    /// # use latchwork::worker::ticket;
+    /// let (completer, ticket) = ticket();
+    /// let ticket = ticket.wait_timeout(std::time::Duration::ZERO).unwrap_err();
+    /// completer.complete(Ok(1));
+    /// assert_eq!(ticket.wait().unwrap(), 1);
+    /// ```
+    ///
+    /// # Errors
+    /// The ticket, when the time is up: the work goes on, and can be waited for again or be
+    /// cancelled.
+    ///
+    /// # Blocking
+    /// Up to `timeout`.
+    pub fn wait_timeout(self, timeout: Duration) -> Result<Result<T, TicketError>, Self> {
+        if self.is_done() || timeout.is_zero() {
+            return self.try_take();
+        }
+        // A time-out beyond the end of time is none.
+        let deadline = now().checked_add(timeout);
+        self.wait_until(deadline)
+    }
+
+    /// Waits for the result, but not past `deadline`.
+    ///
+    /// ```
+    /// # use latchwork::worker::ticket;
+    /// let (_completer, ticket) = ticket::<u64>();
+    /// assert!(ticket.wait_deadline(std::time::Instant::now()).is_err());
+    /// ```
+    ///
+    /// # Errors
+    /// As [`wait_timeout`](Self::wait_timeout).
+    ///
+    /// # Blocking
+    /// Until `deadline`.
+    pub fn wait_deadline(self, deadline: Instant) -> Result<Result<T, TicketError>, Self> {
+        self.wait_until(Some(deadline))
+    }
+
+    fn wait_until(self, deadline: Option<Instant>) -> Result<Result<T, TicketError>, Self> {
+        if self.slot.park(deadline) {
+            Ok(self.slot.take())
+        } else {
+            Err(self)
+        }
+    }
+
+    /// Waits for the work to begin until `deadline`, and then for its result, however long that
+    /// takes. `None`: it had not begun by then, and never will.
+    ///
+    /// ```
+    /// # use latchwork::worker::ticket;
+    /// # use std::time::Instant;
+    /// let (mut completer, waits) = ticket::<u64>();
+    /// assert!(waits.wait_or_cancel(Instant::now()).is_none());
+    /// assert!(!completer.begin());
+    /// ```
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    ///
+    /// # Blocking
+    /// Until `deadline`; while the work is being done, past it.
+    pub fn wait_or_cancel(mut self, deadline: Instant) -> Option<Result<T, TicketError>> {
+        if !self.slot.park(Some(deadline)) {
+            if self.withdraw() {
+                return None;
+            }
+            self.slot.park(None);
+        }
+        Some(self.slot.take())
+    }
+
+    /// The result, if it is there.
+    ///
+    /// ```
+    /// # use latchwork::worker::ticket;
+    /// let (completer, ticket) = ticket();
+    /// let ticket = ticket.try_take().unwrap_err();
+    /// completer.complete(Ok(1));
+    /// assert_eq!(ticket.try_take().unwrap().unwrap(), 1);
+    /// ```
+    ///
+    /// # Errors
+    /// The ticket, while there is none.
+    pub fn try_take(self) -> Result<Result<T, TicketError>, Self> {
+        if self.is_done() {
+            Ok(self.slot.take())
+        } else {
+            Err(self)
+        }
+    }
+
+    /// Whether the result is there.
+    ///
+    /// ```
+    /// # use latchwork::worker::ticket;
+    /// let (completer, ticket) = ticket();
+    /// assert!(!ticket.is_done());
+    /// completer.complete(Ok(1));
+    /// assert!(ticket.is_done());
+    /// ```
+    pub fn is_done(&self) -> bool {
+        self.slot.is_done()
+    }
+
+    /// Cancels the work if it has not begun. `true`: it never will. `false`: it has, or is lost;
+    /// whatever it results in is dropped.
+    ///
+    /// ```
+    /// # use latchwork::worker::ticket;
+    /// let (mut completer, ticket) = ticket::<u64>();
+    /// assert!(completer.begin());
+    /// assert!(!ticket.cancel());
+    /// ```
+    pub fn cancel(mut self) -> bool {
+        self.withdraw()
+    }
+
+    fn withdraw(&mut self) -> bool {
+        let is_cancelled = self.slot.leave_waiting(CANCELLED);
+        if let Some(withdraw) = self.withdraw.take().filter(|_| is_cancelled) {
+            withdraw();
+        }
+        is_cancelled
+    }
+
+    /// A descriptor that becomes, and stays, readable once the result is there. It is made at the
+    /// first call.
+    ///
+    /// ```
+    /// # use latchwork::worker::ticket;
+    /// # use rustix::event::{PollFd, PollFlags, poll};
+    /// let (completer, ticket) = ticket();
+    /// completer.complete(Ok(1));
+    /// let mut fds = [PollFd::from_borrowed_fd(ticket.as_fd()?, PollFlags::IN)];
+    /// assert_eq!(poll(&mut fds, None)?, 1);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn as_fd(&self) -> io::Result<BorrowedFd<'_>> {
+        if self.slot.event.get().is_none() {
+            let _ = self.slot.event.set(event::create()?);
+            self.slot.announce();
+        }
+        let event = self.slot.event.get().expect("set above");
+        Ok(event.as_fd())
+    }
+}
+
+// A panic never meets a result half stored, and the hook of a cancel runs once.
+impl<T> UnwindSafe for Ticket<T> {}
+impl<T> RefUnwindSafe for Ticket<T> {}
+impl<T> UnwindSafe for Completer<T> {}
+impl<T> RefUnwindSafe for Completer<T> {}
+
+impl<T> fmt::Debug for Ticket<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket")
+            .field("done", &self.is_done())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Debug for Completer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Completer").finish_non_exhaustive()
+    }
+}
