@@ -411,6 +411,10 @@ impl Store for Failing {
         self.store.expiring()
     }
 
+    fn scan(&self, cursor: u64, count: usize, visit: impl FnMut(&Bytes, &Record)) -> u64 {
+        self.store.scan(cursor, count, visit)
+    }
+
     fn visit_expired(&self, now: u64, visit: impl FnMut(u64)) {
         self.store.visit_expired(now, visit);
     }

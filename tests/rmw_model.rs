@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use latchwork::rmw::{Clock, ExpireWhen, GetExpiry, Rmw, RmwError, SetOptions, Ttl};
+use latchwork::rmw::{Clock, ExpireWhen, GetExpiry, MemStore, Rmw, RmwError, SetOptions, Ttl};
 
 const LIMIT: usize = 6_000;
 
@@ -124,7 +124,9 @@ fn a_hundred_thousand_random_commands_agree_with_a_plain_map() {
     println!("seed {seed}: set LATCHWORK_SEED to repeat");
     let mut random = Random(seed | 1);
     let clock = Clock::manual(1_000_000);
+    // Few shards: every look through all keys, and every sweep, looks at each.
     let rmw = Rmw::builder()
+        .store(MemStore::with_shards(4))
         .clock(clock.clone())
         .max_value_len(LIMIT)
         .build();
@@ -144,7 +146,7 @@ fn a_hundred_thousand_random_commands_agree_with_a_plain_map() {
         let key = random.pick(&keys);
         let other = random.pick(&keys);
         let text = random.text();
-        let command = random.below(19);
+        let command = random.below(24);
         let context = format!("seed {seed}, step {step}, command {command}, key {key}");
         match command {
             0 => {
@@ -358,6 +360,73 @@ fn a_hundred_thousand_random_commands_agree_with_a_plain_map() {
                     }
                     _ => {}
                 }
+            }
+            18 | 19 => {
+                let missing = model.get(key).is_none();
+                let taken = model.get(other).is_some();
+                if missing {
+                    let refused = Err(RmwError::NoSuchKey);
+                    assert_eq!(rmw.rename(key, other), refused, "{context}");
+                } else if command == 18 || !taken {
+                    match command {
+                        18 => rmw.rename(key, other).unwrap(),
+                        _ => assert!(rmw.rename_if_missing(key, other).unwrap(), "{context}"),
+                    }
+                    let moved = model.keys.remove(key).unwrap();
+                    model.keys.insert(other.to_owned(), moved);
+                } else {
+                    assert!(!rmw.rename_if_missing(key, other).unwrap(), "{context}");
+                }
+            }
+            20 => {
+                let (value, version) = rmw.get_versioned(key).unwrap();
+                assert_eq!(bytes(value), model.get(key), "{context}");
+                assert_eq!(version == 0, model.get(key).is_none(), "{context}");
+                let refused = rmw.compare_and_set(key, version + 1, "no").unwrap();
+                assert_eq!(refused, Err(version), "{context}");
+                let new = rmw.compare_and_set(key, version, "compared").unwrap();
+                assert!(new.unwrap() > version, "{context}");
+                model.put(key, b"compared".to_vec(), None);
+            }
+            21 => {
+                let by = random.number();
+                let fails = random.below(3) == 0;
+                let (first, second) = (model.get(key), model.get(other));
+                let (at, other_at) = (model.deadline(key), model.deadline(other));
+                let expected = model
+                    .incr(key, by)
+                    .and_then(|_| model.write(other, 0, b"12"))
+                    .and_then(|_| {
+                        if fails {
+                            Err(RmwError::Overflow)
+                        } else {
+                            Ok(())
+                        }
+                    });
+                let outcome = rmw.update_many(&[key, other], |tx| {
+                    tx.incr_by(key, by)?;
+                    tx.setrange(other, 0, "12")?;
+                    if fails {
+                        Err(RmwError::Overflow)
+                    } else {
+                        Ok(())
+                    }
+                });
+                assert_eq!(outcome.unwrap(), expected, "{context}");
+                if expected.is_err() {
+                    for (key, text, at) in [(key, first, at), (other, second, other_at)] {
+                        match text {
+                            Some(text) => model.put(key, text, at),
+                            None => drop(model.keys.remove(key)),
+                        }
+                    }
+                }
+            }
+            22 => {
+                let mut names: Vec<_> = rmw.keys("*").iter().map(|key| key.to_vec()).collect();
+                names.sort();
+                let expected: Vec<_> = model.keys.keys().map(|key| key.as_bytes()).collect();
+                assert_eq!(names, expected, "{context}");
             }
             _ if random.below(50) == 0 => {
                 rmw.clear().unwrap();

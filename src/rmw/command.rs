@@ -255,7 +255,7 @@ impl<S: Store> Rmw<S> {
     /// let rmw = Rmw::new();
     /// assert_eq!(rmw.incr_float("k", "0.1")?, "0.1".into());
     /// assert_eq!(rmw.incr_float("k", "0.2")?, "0.3".into());
-    /// assert_eq!(rmw.incr_float("k", "5.0e3")?, "5000.3".into());
+    /// assert_eq!(rmw.incr_float("n", "5.0e3")?, "5000".into());
     /// assert_eq!(rmw.incr_float("k", " 1"), Err(RmwError::NotAFloat));
     /// # Ok::<(), RmwError>(())
     /// ```

@@ -1,6 +1,6 @@
 //! A store that panics when one key is changed.
 
-use latchwork::rmw::{Effect, Key, KeyHasher, MemStore, Record, Seen, Store, StoreError};
+use latchwork::rmw::{Bytes, Effect, Key, KeyHasher, MemStore, Record, Seen, Store, StoreError};
 
 /// Panics when the key `breaks` is changed; else as [`MemStore`].
 #[derive(Debug, Default)]
@@ -54,6 +54,10 @@ impl Store for Faulty {
 
     fn expiring(&self) -> u64 {
         self.0.expiring()
+    }
+
+    fn scan(&self, cursor: u64, count: usize, visit: impl FnMut(&Bytes, &Record)) -> u64 {
+        self.0.scan(cursor, count, visit)
     }
 
     fn visit_expired(&self, now: u64, visit: impl FnMut(u64)) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use latchwork::rmw::{Effect, Key, KeyHasher, MemStore, Record, Seen, Store, StoreError};
+use latchwork::rmw::{Bytes, Effect, Key, KeyHasher, MemStore, Record, Seen, Store, StoreError};
 
 #[derive(Default)]
 pub(crate) struct Logged {
@@ -80,6 +80,10 @@ impl Store for Logged {
 
     fn expiring(&self) -> u64 {
         self.store.expiring()
+    }
+
+    fn scan(&self, cursor: u64, count: usize, visit: impl FnMut(&Bytes, &Record)) -> u64 {
+        self.store.scan(cursor, count, visit)
     }
 
     fn visit_expired(&self, now: u64, visit: impl FnMut(u64)) {
