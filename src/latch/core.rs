@@ -476,7 +476,7 @@ impl Core {
             Who::Latch(Waiter::Thread(parker)) | Who::Operation(parker, _) => {
                 wakes.signal(&parker, Signal::Granted);
             }
-            Who::Latch(Waiter::Callback(callback)) => {
+            Who::Latch(Waiter::Callback(callback)) | Who::Submitted(callback, _) => {
                 self.counters
                     .waits
                     .record(now().saturating_duration_since(request.since));

@@ -144,6 +144,18 @@ pub struct OwnedLatch {
 }
 
 impl OwnedLatch {
+    /// As [`Latch::finish`].
+    pub(super) fn finish(self) {
+        if let Some(bound) = &self.bound
+            && let Some(core) = bound.bound().core()
+            && let Some(held) = bound.bound().held()
+        {
+            core.finish(held.into(), b"");
+            // What it held has been given back; dropping it finds nothing.
+            let _ = bound.bound().release();
+        }
+    }
+
     /// Unbinds the latch from this thread, as [`Latch::detach`].
     pub fn detach(self) -> SendLatch {
         match &self.bound {
