@@ -1,7 +1,24 @@
 //! Commands: looked up in one table, checked, run.
 //!
 //! A handler gets its arguments (the name first, as on the wire) and appends exactly one reply, or
-//! returns an error before having appended anything. The texts of errors are Redis 7.0's.
+//! returns an error before having appended any; a blocking one may leave the reply for later. The
+//! texts of errors are Redis 7.0's. Handlers are generic over the store, so that those in a
+//! transaction are the same ones; the table has both forms of each.
+//!
+//! # Where it differs from Redis 7.0
+//!
+//! * A command about all keys (`FLUSHALL`, `DBSIZE`, `KEYS`, `SCAN`, `RANDOMKEY`) inside `MULTI`
+//!   splits the transaction: what is queued before it and after it are atomic each, not together.
+//! * `WATCH` compares versions. A missing key that came and went meanwhile is as it was; Redis
+//!   takes this for a change.
+//! * A transaction, or a set of watched keys, beyond `--max-queued` is refused.
+//! * `DBSIZE` counts an expired key until a write or the sweeper comes across it.
+//! * `COMMAND INFO` tells no categories, tips or key specifications, `COMMAND DOCS` nothing.
+//! * A time-out of a blocking command is a decimal number; Redis takes hexadecimal ones as well. It
+//!   is kept to the millisecond; Redis looks ten times a second.
+//! * `LPOS … RANK -9223372036854775808` is an error, as in 7.2.
+//! * `CLIENT REPLY OFF` or `SKIP` inside `MULTI` silences all of `EXEC`'s reply.
+//! * Framing is stricter, see [`request`](crate::request).
 
 mod blocking;
 mod client;

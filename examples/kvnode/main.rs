@@ -10,11 +10,13 @@
 //! | main | accepts, hands connections out, waits for the signal to stop | `listener` |
 //! | `kvnode-io-<i>` | an epoll loop over many connections; commands run inline | `io_thread`, `connection` |
 //! | `lw-sweep` | removes expired keys; sleeps while there are none | latchwork |
+//! | `lw-dispatch` | tells blocked clients what no other thread could tell them | latchwork |
 //!
 //! From bytes to bytes: `request` (parser) → `commands` (one table, one function a command) →
-//! [`latchwork::rmw::Rmw`] (the store: atomic commands, per-key latches) → `reply`. Connections are
-//! limited by a [`latchwork::Semaphore`]: each holds a permit, which comes back however the
-//! connection ends.
+//! [`latchwork::rmw::Rmw`] (the store: atomic commands, per-key latches) → `reply`. Between `MULTI`
+//! and `EXEC` commands go into a `queue`; a client that waits for a list is `blocked`, and what it
+//! gets comes through its I/O thread's `inbox`. Connections are limited by a
+//! [`latchwork::Semaphore`]: each holds a permit, which comes back however the connection ends.
 
 mod blocked;
 mod clients;

@@ -6,11 +6,13 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A test that would hang fails after this long.
@@ -274,6 +276,21 @@ impl<S: Read + Write> Client<S> {
                 panic!("receive: {error}")
             }
             _ => rest,
+        }
+    }
+}
+
+impl<S: Read + Write + AsFd> Client<S> {
+    /// The replies that have arrived.
+    pub(crate) fn arrived(&mut self) -> Vec<Vec<u8>> {
+        let mut replies = Vec::new();
+        loop {
+            let stream = PollFd::new(self.stream.get_ref(), PollFlags::IN);
+            let now = Some(&Timespec::default());
+            if self.stream.buffer().is_empty() && poll(&mut [stream], now).expect("poll") == 0 {
+                return replies;
+            }
+            replies.push(self.reply());
         }
     }
 }
