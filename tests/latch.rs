@@ -330,3 +330,33 @@ fn errors_say_what_to_do_next() {
     let error = table.latch("b").unwrap_err().to_string();
     assert!(error.contains("latch_many"), "{error}");
 }
+
+#[test]
+fn thousands_of_latches_of_one_thread_come_and_go_in_any_order_and_come_back() {
+    let table = LatchTable::<u64>::new();
+    let leaky = table.clone();
+    thread::spawn(move || {
+        for round in 0..3 {
+            let mut held: Vec<_> = (0..2000).map(|i| leaky.try_latch(&i).unwrap()).collect();
+            // Every third goes, from the middle outwards; others take the places.
+            let mut kept = Vec::new();
+            for (i, latch) in held.drain(..).enumerate() {
+                if i % 3 != round {
+                    kept.push(latch);
+                }
+            }
+            let more: Vec<_> = (0..2000).filter_map(|i| leaky.try_latch(&i).ok()).collect();
+            assert_eq!(kept.len() + more.len(), 2000);
+            assert_eq!(leaky.held(), 2000);
+            assert_eq!(leaky.latch(&9999).unwrap_err(), LatchError::Reentrant);
+            drop(kept);
+            drop(more);
+            assert_eq!(leaky.held(), 0);
+            drop(leaky.latch(&9999).unwrap());
+        }
+        std::mem::forget((0..2000).map(|i| leaky.try_latch(&i)).collect::<Vec<_>>());
+    })
+    .join()
+    .unwrap();
+    assert_eq!((table.held(), table.stats().leaked), (0, 2000));
+}

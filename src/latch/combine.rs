@@ -136,7 +136,7 @@ impl Core {
         let Contents {
             entries, waiting, ..
         } = &mut *contents;
-        if let Some(entry) = entries.get_mut(hold.id.bits())
+        if let Some(entry) = entries.get_mut(hold.id.spread())
             && let Some((key, oldest)) = entry.line.front(waiting)
             && goes_on
             && matches!(oldest.who, Who::Operation(..) | Who::Submitted(..))

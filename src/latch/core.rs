@@ -53,7 +53,7 @@ pub(super) struct Entry {
 impl Hashed for Entry {
     #[inline]
     fn hash(&self) -> u64 {
-        self.id.bits()
+        self.id.spread()
     }
 }
 
@@ -133,7 +133,7 @@ impl Contents {
     /// The entry that `hold` has, unless it has it no more.
     #[inline]
     pub(super) fn entry_of(&mut self, hold: Hold) -> Option<&mut Entry> {
-        self.entries.get_mut(hold.id.bits()).filter(|entry| {
+        self.entries.get_mut(hold.id.spread()).filter(|entry| {
             entry.holder == hold.number || mutant::enabled("latch-release-without-compare")
         })
     }
@@ -186,7 +186,7 @@ impl Shard {
 
     /// Forgets a key that nobody holds or wants.
     fn remove(&self, contents: &mut Contents, id: Id) {
-        contents.entries.remove(id.bits());
+        contents.entries.remove(id.spread());
         let crowd = &mut contents.crowds[Self::word_index(id)];
         *crowd -= 1;
         if *crowd == 0 {
@@ -264,7 +264,7 @@ impl Core {
             }
         }
         let number = contents.number();
-        match contents.entries.get_mut(id.bits()) {
+        match contents.entries.get_mut(id.spread()) {
             None => shard.insert(contents, id, number),
             Some(entry) => {
                 if entry.holder != 0 {
@@ -342,11 +342,11 @@ impl Core {
         wakes: &mut Wakes<Outcome>,
     ) {
         let id = submission.id();
-        if contents.entries.get_mut(id.bits()).is_none() {
+        if contents.entries.get_mut(id.spread()).is_none() {
             shard.insert(contents, id, 0);
         }
         let number = contents.number();
-        if let Some(entry) = contents.entries.get_mut(id.bits())
+        if let Some(entry) = contents.entries.get_mut(id.spread())
             && let Some(operation) = submission.operation()
         {
             let request = Request {
@@ -416,7 +416,7 @@ impl Core {
         id: Id,
         wakes: &mut Wakes<Outcome>,
     ) {
-        let Some(entry) = contents.entries.get_mut(id.bits()) else {
+        let Some(entry) = contents.entries.get_mut(id.spread()) else {
             return;
         };
         entry.holder = 0;
@@ -440,7 +440,10 @@ impl Core {
         let Contents {
             entries, waiting, ..
         } = contents;
-        let Some(entry) = entries.get_mut(id.bits()).filter(|entry| entry.holder == 0) else {
+        let Some(entry) = entries
+            .get_mut(id.spread())
+            .filter(|entry| entry.holder == 0)
+        else {
             return;
         };
         let Some((key, oldest)) = entry.line.front(waiting) else {
@@ -494,7 +497,7 @@ impl Core {
         contents: &mut Contents,
         id: Id,
     ) -> bool {
-        let entry = contents.entries.get_mut(id.bits());
+        let entry = contents.entries.get_mut(id.spread());
         let Some(number) = entry
             .map(|entry| entry.holder)
             .filter(|&number| number != 0)
@@ -505,7 +508,7 @@ impl Core {
         if !owner.is_some_and(claim::Thread::has_ended) {
             return false;
         }
-        if let Some(entry) = contents.entries.get_mut(id.bits()) {
+        if let Some(entry) = contents.entries.get_mut(id.spread()) {
             entry.holder = 0;
         }
         shard.held.sub(1);

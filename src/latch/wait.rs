@@ -278,7 +278,7 @@ impl Core {
         let Contents {
             entries, waiting, ..
         } = contents;
-        let entry = entries.get_mut(id.bits());
+        let entry = entries.get_mut(id.spread());
         let Some(entry) = entry.filter(|entry| entry.line.len() < self.max_waiters) else {
             self.counters.busy.add(1);
             return Err(who);
@@ -306,7 +306,7 @@ impl Core {
         wakes: &mut Wakes<Outcome>,
     ) -> Option<Request> {
         contents.waiting.get_mut(key)?;
-        let entry = contents.entries.get_mut(id.bits())?;
+        let entry = contents.entries.get_mut(id.spread())?;
         let request = entry.line.remove(&mut contents.waiting, key)?;
         shard.waiters.sub(1);
         if !mutant::enabled("latch-timeout-swallows-offer") {

@@ -52,6 +52,13 @@ impl Id {
     pub(super) fn bits(self) -> u64 {
         self.0
     }
+
+    /// The same for a hash table, which wants bits that differ at both ends. No two are equal.
+    #[inline]
+    pub(super) fn spread(self) -> u64 {
+        // An odd factor, 2^64 over the golden ratio: Knuth's multiplicative hashing.
+        (self.0 >> 20).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
 }
 
 /// One word, and the operations that were handed over to its holder.
