@@ -48,6 +48,9 @@ use listener::Listener;
 use options::{Action, Options};
 use server::Server;
 
+/// How many connections may wait to be accepted; the system's own limit may be lower.
+const BACKLOG: i32 = 4096;
+
 /// Descriptors beside the clients': listener, epoll sets, eventfds, the standard streams, one to
 /// refuse with.
 const OTHER_DESCRIPTORS: u64 = 64;
@@ -88,6 +91,8 @@ fn serve(mut options: Options) -> Result<(), Box<dyn std::error::Error>> {
         let (bind, port) = (options.bind, options.port);
         format!("cannot listen on {bind} port {port}: {error}; --port 0 picks a free port")
     })?;
+    // Thousands may come at once, and a connection that finds no room is retried after a second.
+    rustix::net::listen(&socket, BACKLOG)?;
     let address = socket.local_addr()?;
     let server = Arc::new(Server::new(options, address)?);
 
