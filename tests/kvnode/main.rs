@@ -4,6 +4,7 @@
 mod blocking;
 mod commands;
 mod hostile;
+mod hot_key;
 mod process;
 mod python;
 #[path = "../support/random.rs"]
