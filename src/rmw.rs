@@ -18,8 +18,8 @@
 //! asleep or as a registered callback; the write that makes one serves it at the same moment.
 //!
 //! **Expiry**: an expired key is missing to every command at once. It is deleted by the next write
-//! to it, or by a [`Sweeper`] job that is armed for the earliest deadline and asleep while nothing
-//! expires. The semantics are Redis 7.0's.
+//! to it, or by a [`Sweeper`](crate::Sweeper) job that is armed for the earliest deadline and
+//! asleep while nothing expires. The semantics are Redis 7.0's.
 
 mod blocked;
 mod blocking;
