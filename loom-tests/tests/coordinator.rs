@@ -7,7 +7,7 @@ use std::time::Duration;
 use latchwork::LatchTable;
 use latchwork::model::{Clock, model, thread};
 use latchwork::rmw::{
-    Command, CoordinatorError, CoordinatorOptions, Entry, Reply, Rmw, RmwCoordinator,
+    Command, CoordinatorError, CoordinatorOptions, Entry, MemStore, Reply, Rmw, RmwCoordinator,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -16,7 +16,9 @@ type Latches = LatchTable<Vec<u8>>;
 
 fn coordinated() -> (Rmw, Latches, Arc<RmwCoordinator>) {
     let latches = LatchTable::builder().shards(1).build().unwrap();
-    let rmw = Rmw::builder().latches(latches.clone()).build();
+    // Building it takes all the shards: each is a step of the model.
+    let store = MemStore::with_shards(16);
+    let rmw = Rmw::builder().store(store).latches(latches.clone()).build();
     let options = CoordinatorOptions::new().shards(1).timeout(SECOND);
     let coordinator = RmwCoordinator::start(&rmw, options);
     (rmw, latches, Arc::new(coordinator))
