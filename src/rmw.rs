@@ -83,7 +83,7 @@ use crate::latch::LatchTable;
 use crate::sweeper::Job;
 use crate::sync::Arc;
 use crate::sync::time::Instant;
-use crate::sync::unmodelled::AtomicU64;
+use crate::sync::unmodelled::{AtomicBool, AtomicU64, Ordering};
 
 /// Typed commands on keys, each atomic.
 ///
@@ -141,6 +141,8 @@ struct Core<S> {
     counters: Counters,
     /// None in a transaction, which does not wait.
     blocked: Option<Arc<Blocked>>,
+    /// Of a transaction: whether one of its updates is running, see `nest`.
+    is_nesting: AtomicBool,
 }
 
 #[derive(Default)]
