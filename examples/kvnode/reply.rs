@@ -55,9 +55,11 @@ impl Reply {
     pub(crate) fn error(&mut self, text: &[u8]) {
         self.errors += 1;
         self.raw(b"-");
-        // A line break inside would end the reply early and desynchronise the client.
+        // A line break inside would end the reply early and desynchronise the client. At the end,
+        // where the text repeats what the client sent, it goes.
+        let kept = text.iter().rposition(|byte| !matches!(byte, b'\r' | b'\n'));
         let start = self.bytes.len();
-        self.raw(text);
+        self.raw(&text[..kept.map_or(0, |last| last + 1)]);
         for byte in &mut self.bytes[start..] {
             if matches!(byte, b'\r' | b'\n') {
                 *byte = b' ';

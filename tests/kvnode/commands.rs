@@ -22,6 +22,17 @@ fn script(server: &Server, lines: &[(&str, &str)]) {
 }
 
 #[test]
+fn an_error_that_quotes_the_client_ends_before_the_line_breaks_at_its_end() {
+    let server = Server::start(&[]);
+    let mut client = server.connect();
+    for (sent, quoted) in [("FOO\r\n", "FOO"), ("F\r\nO\n\r\n", "F  O"), ("\n", "")] {
+        let reply = client.call(&["EXPIRE", "c", "50", sent]);
+        let expected = format!("-ERR Unsupported option {quoted}\r\n");
+        assert_eq!(reply, expected.as_bytes(), "{sent:?}");
+    }
+}
+
+#[test]
 fn strings_behave_as_with_redis() {
     script(
         &Server::start(&[]),
