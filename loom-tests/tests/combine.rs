@@ -257,3 +257,57 @@ fn inside_an_update_waiting_for_the_table_is_refused_whoever_runs_it() {
         assert_no_residue(&table);
     });
 }
+
+/// Catches an operation that is handed over to who holds another key of the same word, and waits
+/// for it.
+#[test]
+fn who_holds_another_key_of_the_word_is_not_waited_for() {
+    model(|| {
+        let (table, section) = (table(), Section::new());
+        // With one shard, these bits choose the word.
+        let word = |key: &str| (table.hash_of(key) >> 24) % 8;
+        let keys = [
+            "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o",
+        ];
+        let neighbour = keys.into_iter().find(|key| word(key) == word("a"));
+        let neighbour = neighbour.expect("a key of the same word");
+        let held = table.latch("a").unwrap();
+        let other = updater(&table, &section);
+        drop(held);
+        let _held = table.latch(neighbour).unwrap();
+        other.join().unwrap();
+        assert_eq!(section.entered(), 1);
+    });
+}
+
+/// Catches a wait inside an operation that wipes out the news for the thread which runs it, or takes
+/// that for its own.
+#[test]
+fn what_is_waited_for_inside_an_update_is_no_news_for_the_thread_that_runs_it() {
+    model(|| {
+        let (outer, inner, section) = (table(), table(), Section::new());
+        let _kept = inner.latch("x").unwrap().detach();
+        let deadline = Clock::now() + MOMENT;
+        let held = outer.latch("a").unwrap();
+        let plain = updater(&outer, &section);
+        let waits = thread::spawn({
+            let (outer, section) = (outer.clone(), section.clone());
+            move || {
+                let nested = || {
+                    section.enter();
+                    inner.latch_deadline("x", deadline).map(drop)
+                };
+                outer.update("a", nested).unwrap()
+            }
+        });
+        drop(held);
+        let held = outer.latch("a").unwrap();
+        section.enter();
+        drop(held);
+        Clock::advance(MOMENT);
+        plain.join().unwrap();
+        assert_eq!(waits.join().unwrap(), Err(LatchTimeoutError::TimedOut));
+        assert_eq!(section.entered(), 3);
+        assert_no_residue(&outer);
+    });
+}

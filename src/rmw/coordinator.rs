@@ -233,8 +233,7 @@ impl<S: Store> RmwCoordinator<S> {
             let latches = latches.into_iter().flatten();
             let latches = latches.filter(|_| !mutant::enabled("coordinator-inline-unprotected"));
             let latches: [Option<Latch<'_>>; 2] = pair(latches);
-            let answer = Panic::catch(|| command.run(&self.rmw));
-            drop(latches);
+            let answer = Panic::catch(|| command.run_under(latches, &self.rmw));
             return line.result(answer.map_err(TicketError::from));
         }
         let deadline = deadline();

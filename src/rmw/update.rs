@@ -58,6 +58,14 @@ impl<S: Store> Rmw<S> {
         }
     }
 
+    /// A handle whose commands take their latches, whatever this one's do.
+    pub(super) fn unlatched(&self) -> Self {
+        Self {
+            is_latched: false,
+            ..self.clone()
+        }
+    }
+
     #[inline(always)]
     fn latches(&self) -> Option<&LatchTable<Vec<u8>>> {
         self.core.latches.as_ref().filter(|_| !self.is_latched)

@@ -271,8 +271,38 @@ impl Command {
         }
     }
 
-    /// Executes it. The caller holds the latches, and `rmw` takes none.
-    pub(super) fn run<S: Store>(self, rmw: &Rmw<S>) -> Answer {
+    /// Executes it under `held`, the latches of its keys; `rmw` takes none.
+    ///
+    /// Where a call is blocked on one of them, it lets go of them first: who is served may have an
+    /// element moved on to other keys, and the latches of all of them are taken in one order.
+    pub(super) fn run_under<S: Store>(self, held: impl Sized, rmw: &Rmw<S>) -> Answer {
+        if self.is_awaited(rmw) {
+            drop(held);
+            return self.run(&rmw.unlatched());
+        }
+        let answer = self.run(rmw);
+        drop(held);
+        answer
+    }
+
+    fn is_awaited<S: Store>(&self, rmw: &Rmw<S>) -> bool {
+        if rmw
+            .core
+            .blocked
+            .as_ref()
+            .is_none_or(|blocked| blocked.count() == 0)
+        {
+            return false;
+        }
+        let destination = match self {
+            Self::LMove { destination, .. } => Some(&**destination),
+            _ => None,
+        };
+        let mut keys = [Some(self.key()), destination].into_iter().flatten();
+        keys.any(|key| rmw.core.is_awaited(rmw.key(key)))
+    }
+
+    fn run<S: Store>(self, rmw: &Rmw<S>) -> Answer {
         match self {
             Self::Incr { key, by } => rmw.incr_by(key, by).map(Reply::Integer),
             Self::IncrFloat { key, by } => {

@@ -91,8 +91,8 @@ impl Line {
                 let latches = latches.into_iter().flatten();
                 let latches =
                     latches.filter(|_| !mutant::enabled("coordinator-worker-unprotected"));
-                let _held: [Option<SendLatch>; 2] = pair(latches);
-                command.run(&rmw)
+                let held: [Option<SendLatch>; 2] = pair(latches);
+                command.run_under(held, &rmw)
             });
         Arc::new(Self {
             latches: latches.clone(),
