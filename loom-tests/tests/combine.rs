@@ -279,35 +279,3 @@ fn who_holds_another_key_of_the_word_is_not_waited_for() {
         assert_eq!(section.entered(), 1);
     });
 }
-
-/// Catches a wait inside an operation that wipes out the news for the thread which runs it, or takes
-/// that for its own.
-#[test]
-fn what_is_waited_for_inside_an_update_is_no_news_for_the_thread_that_runs_it() {
-    model(|| {
-        let (outer, inner, section) = (table(), table(), Section::new());
-        let _kept = inner.latch("x").unwrap().detach();
-        let deadline = Clock::now() + MOMENT;
-        let held = outer.latch("a").unwrap();
-        let plain = updater(&outer, &section);
-        let waits = thread::spawn({
-            let (outer, section) = (outer.clone(), section.clone());
-            move || {
-                let nested = || {
-                    section.enter();
-                    inner.latch_deadline("x", deadline).map(drop)
-                };
-                outer.update("a", nested).unwrap()
-            }
-        });
-        drop(held);
-        let held = outer.latch("a").unwrap();
-        section.enter();
-        drop(held);
-        Clock::advance(MOMENT);
-        plain.join().unwrap();
-        assert_eq!(waits.join().unwrap(), Err(LatchTimeoutError::TimedOut));
-        assert_eq!(section.entered(), 3);
-        assert_no_residue(&outer);
-    });
-}

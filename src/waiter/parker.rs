@@ -98,8 +98,7 @@ impl Parker {
     /// The calling thread's parker. Within another wait of the thread, and while its thread-locals
     /// are being destroyed, a new one.
     pub(crate) fn current() -> OwnParker {
-        let is_spare =
-            IN_USE.with(|in_use| in_use.replace(true)) && !mutant::enabled("parker-is-shared");
+        let is_spare = IN_USE.with(|in_use| in_use.replace(true));
         let parker = if is_spare {
             Arc::new(Self::new())
         } else {
