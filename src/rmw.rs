@@ -83,7 +83,7 @@ use crate::latch::LatchTable;
 use crate::sweeper::Job;
 use crate::sync::Arc;
 use crate::sync::time::Instant;
-use crate::sync::unmodelled::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::unmodelled::{AtomicBool, AtomicU64};
 
 /// Typed commands on keys, each atomic.
 ///

@@ -35,6 +35,8 @@ pub use histogram::WaitHistogram;
 pub(crate) use line::{Key, Line, Slab};
 #[cfg(feature = "latch")]
 pub use panic::Panic;
+#[cfg(feature = "latch")]
+pub(crate) use parker::OwnParker;
 pub(crate) use parker::{Parker, Signal};
 pub(crate) use pending::Delivery;
 pub use pending::Pending;

@@ -497,6 +497,41 @@ fn a_thread_that_holds_a_latch_is_refused_and_may_submit() {
 }
 
 #[test]
+fn a_command_that_serves_a_blocked_move_waits_for_the_latch_of_its_destination() {
+    let (rmw, latches, coordinator) = coordinated(one_shard());
+    let push = || {
+        let values = vec!["job".into()];
+        let (end, if_present) = (ListEnd::Back, false);
+        let push = ListOp::Push {
+            end,
+            values,
+            if_present,
+        };
+        Command::list_op("from", push)
+    };
+    let submit = || coordinator.submit(0, push()).unwrap().wait().unwrap();
+    let execute = || Ok(coordinator.execute(0, push()).unwrap());
+    let ways: [&(dyn Fn() -> Result<Reply, RmwError> + Sync); 2] = [&submit, &execute];
+    for (way, moved) in ways.into_iter().zip(1..) {
+        let pending = rmw.blmove_with("from", "to", ListEnd::Front, ListEnd::Back, |moved| {
+            assert_eq!(&*moved.unwrap(), b"job");
+        });
+        let held = hold(&latches, "to");
+        thread::scope(|scope| {
+            let call = scope.spawn(way);
+            while latches.waiters() == 0 && !call.is_finished() {
+                thread::yield_now();
+            }
+            assert_eq!(rmw.llen("to").unwrap(), moved - 1);
+            drop(held);
+            assert_eq!(call.join().unwrap(), Ok(Reply::Length(1)));
+        });
+        assert!(pending.is_delivered());
+        assert_eq!(rmw.llen("to").unwrap(), moved);
+    }
+}
+
+#[test]
 fn a_shutdown_returns_what_was_not_executed_though_its_latch_is_held() {
     let (rmw, latches, coordinator) = coordinated(one_shard());
     let held = hold(&latches, "k");

@@ -229,6 +229,41 @@ fn a_registered_waiter_is_called_outside_all_locks() {
 }
 
 #[test]
+fn a_request_is_counted_once_wherever_it_waits() {
+    let table = LatchTable::<str>::new();
+    let held = table.latch("a").unwrap().detach();
+    thread::scope(|scope| {
+        scope.spawn(|| table.update("a", || ()).unwrap());
+        until_waiting(&table, 1);
+        // Puts the update, which was handed over to the holder, in line before it.
+        let pending = table.latch_with("a", drop);
+        assert_eq!(table.waiters(), 2);
+        drop(pending);
+        assert_eq!(table.waiters(), 1);
+        drop(held);
+    });
+    assert_eq!((table.held(), table.waiters()), (0, 0));
+}
+
+#[test]
+fn a_callback_that_a_finished_update_calls_finds_no_latch_held_by_its_thread() {
+    let table = LatchTable::<str>::new();
+    let (send, receive) = mpsc::channel();
+    let inner = table.clone();
+    let mut pending = None;
+    table
+        .update("a", || {
+            pending = Some(table.latch_with("a", move |latch| {
+                drop(latch);
+                send.send(inner.update("b", || 7)).unwrap();
+            }));
+        })
+        .unwrap();
+    assert_eq!(receive.recv().unwrap(), Ok(7));
+    assert!(pending.is_some_and(|pending| pending.is_delivered()));
+}
+
+#[test]
 fn a_cancelled_registration_is_never_called() {
     let table = LatchTable::<str>::new();
     let held = table.latch("a").unwrap();

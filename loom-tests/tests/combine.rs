@@ -310,3 +310,25 @@ fn a_cancelled_operation_is_not_done() {
         assert_no_residue(&table);
     });
 }
+
+/// Catches an operation that is handed over to who holds another key of the same word, and waits
+/// for it.
+#[test]
+fn who_holds_another_key_of_the_word_is_not_waited_for() {
+    model(|| {
+        let (table, section) = (table(), Section::new());
+        // With one shard, these bits choose the word.
+        let word = |key: &str| (table.hash_of(key) >> 24) % 8;
+        let keys = [
+            "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o",
+        ];
+        let neighbour = keys.into_iter().find(|key| word(key) == word("a"));
+        let neighbour = neighbour.expect("a key of the same word");
+        let held = table.latch("a").unwrap();
+        let other = updater(&table, &section);
+        drop(held);
+        let _held = table.latch(neighbour).unwrap();
+        other.join().unwrap();
+        assert_eq!(section.entered(), 1);
+    });
+}

@@ -52,25 +52,24 @@ struct Shift<'a> {
 
 impl Core {
     /// Gives a latch back after an operation of its holder, and does what others wait to do first.
+    /// Whom to wake, if anybody waited, is left to the caller.
     #[inline]
-    pub(super) fn finish(&self, hold: Hold, name: &[u8]) {
-        if !self.release_by_word(hold) {
-            self.combine(hold, name);
-        }
+    pub(super) fn finish(&self, hold: Hold, name: &[u8]) -> Option<Wakes<Outcome>> {
+        (!self.release_by_word(hold)).then(|| self.combine(hold, name))
     }
 
     #[cold]
-    fn combine(&self, hold: Hold, name: &[u8]) {
+    fn combine(&self, hold: Hold, name: &[u8]) -> Wakes<Outcome> {
         let mut shift = Shift::begin(&self.counters);
         if !self.serve_stack(hold, &mut shift) {
             self.serve_line(hold, &mut shift);
         }
-        shift.wakes.deliver();
         if shift.done > 0 {
             self.counters.combined.add(shift.done);
             let hottest = &self.shard(hold.id).hottest;
             hottest.lock().count(hold.id, name, shift.done);
         }
+        shift.wakes
     }
 
     /// Runs what was handed over, without the lock. `true`: that was all, and the latch has been

@@ -72,7 +72,7 @@ pub(super) struct Shard {
     words: [Word; WORDS],
     pub(super) contents: Mutex<Contents>,
     pub(super) hottest: unmodelled::Mutex<Hottest>,
-    /// How many threads have handed over an operation and wait.
+    /// How many threads have handed over an operation that does not stand in line.
     pub(super) posted: Counter,
     /// How many latches the entries say are held.
     held: Gauge,
@@ -357,6 +357,7 @@ impl Core {
                 retries: false,
             };
             let key = entry.line.push(&mut contents.waiting, request);
+            shard.posted.sub(1);
             shard.waiters.add(1);
             submission.lined(key, number);
         }

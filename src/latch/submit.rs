@@ -50,7 +50,9 @@ impl Turn {
     fn run(self) {
         let latch = self.latch.attach();
         self.submitted.run();
-        latch.finish();
+        if let Some(wakes) = latch.finish() {
+            wakes.deliver();
+        }
     }
 }
 

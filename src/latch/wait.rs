@@ -115,8 +115,8 @@ impl Core {
             } else {
                 parker.prepare();
                 let who = match operation {
-                    Some(operation) => Who::Operation(parker.clone(), operation),
-                    None => Who::Latch(Waiter::Thread(parker.clone())),
+                    Some(operation) => Who::Operation(Arc::clone(&parker), operation),
+                    None => Who::Latch(Waiter::Thread(Arc::clone(&parker))),
                 };
                 self.join(shard, contents, id, who, since, deadline)
                     .map_err(|_| Err(Refusal::Busy))
