@@ -58,7 +58,7 @@ impl<'a> Latch<'a> {
     /// Releases the latch after an operation under it, and does what others wait to do first. `name`
     /// is what to call the key in the statistics.
     #[inline]
-    pub(super) fn finish(self, name: &[u8]) {
+    pub(crate) fn finish(self, name: &[u8]) {
         if mutant::enabled("combine-without-claim") {
             let released = self.bound.release();
             std::mem::forget(self);

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use crate::sync::time::{Instant, now};
 
+#[cfg(feature = "rmw")]
+use super::Latch;
 use super::LatchTable;
 use super::error::{LatchError, LatchTimeoutError};
 use super::operation::Finished;
@@ -171,6 +173,17 @@ impl<K: ?Sized> LatchTable<K> {
         let result = operation();
         latch.finish(name);
         Ok(result)
+    }
+
+    /// Takes the latch of a key by its hash, if that is fair without waiting and this thread has none
+    /// of the table; the first half of what [`update_hashed`](Self::update_hashed) does, and
+    /// [`Latch::finish`] the second.
+    #[cfg(feature = "rmw")]
+    #[inline(always)]
+    #[track_caller]
+    pub(crate) fn latch_if_free(&self, hash: u64) -> Option<Latch<'_>> {
+        self.check_reentry().ok()?;
+        Some(self.guard(self.core.try_take(Id::of(hash))?))
     }
 
     #[inline(always)]
