@@ -56,9 +56,9 @@ impl Entry {
         self.staged
     }
 
-    #[inline(always)]
-    pub(super) fn into_value(self) -> Option<Value> {
-        self.value
+    #[inline]
+    pub(super) fn take_value(&mut self) -> Option<Value> {
+        self.value.take()
     }
 
     /// The value, as staged so far; `None` if the key is missing.

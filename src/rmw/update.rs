@@ -214,13 +214,17 @@ impl<S: Store> Rmw<S> {
             latch.finish(key.bytes);
             return self.serve_update(key, operation);
         }
-        let mut arm = None;
-        let result = core.change_copy(key, operation, &mut arm);
+        // `change_copy` in its parts, so that the result is moved once, and when the stores of its
+        // fields are long done.
+        let (mut entry, mut arm) = (Entry::missing(), None);
+        let (before, seen) = core.load_copy(key, &mut entry);
+        let result = operation(&mut entry);
+        let published = core.publish_copy(key, &mut entry, before, seen, &mut arm);
         latch.finish(key.bytes);
         if let Some(at) = arm {
             self.arm(at);
         }
-        result
+        published.map(|()| result)
     }
 
     /// An [`update`](Self::update) that has not found the latch free, or looks for none.
@@ -293,7 +297,6 @@ impl<S: Store> Core<S> {
 
     /// Lets `operation` work on a copy of the record, and publishes what became of that. Sets `arm`
     /// to the deadline that the key has got by it.
-    #[inline(always)]
     fn change_copy<R>(
         &self,
         key: Key<'_>,
@@ -301,6 +304,15 @@ impl<S: Store> Core<S> {
         arm: &mut Option<u64>,
     ) -> Result<R, RmwError> {
         let mut entry = Entry::missing();
+        let (before, seen) = self.load_copy(key, &mut entry);
+        let result = operation(&mut entry);
+        self.publish_copy(key, &mut entry, before, seen, arm)?;
+        Ok(result)
+    }
+
+    /// Copies the live record.
+    #[inline(always)]
+    fn load_copy(&self, key: Key<'_>, entry: &mut Entry) -> (Before, Seen) {
         let mut before = Before::Missing;
         let seen = self.store.load(
             key,
@@ -317,9 +329,22 @@ impl<S: Store> Core<S> {
                 seen
             },
         );
-        let result = operation(&mut entry);
+        (before, seen)
+    }
+
+    /// Publishes what became of the copy, which stays where it is. Sets `arm` to the deadline that
+    /// the key has got by it.
+    #[inline(always)]
+    fn publish_copy(
+        &self,
+        key: Key<'_>,
+        entry: &mut Entry,
+        before: Before,
+        seen: Seen,
+        arm: &mut Option<u64>,
+    ) -> Result<(), RmwError> {
         if !entry.is_staged() && before != Before::Expired {
-            return Ok(result);
+            return Ok(());
         }
         if entry.is_staged() && mutant::enabled("rmw-update-deletes-first") {
             self.store.publish(key, Effect::Delete, seen)?;
@@ -331,11 +356,10 @@ impl<S: Store> Core<S> {
         {
             // By itself: what is known to be a number is published from registers.
             let record = Record::new(number, at);
-            self.store.publish(key, Effect::Put(record), seen)?;
-            return Ok(result);
+            return Ok(self.store.publish(key, Effect::Put(record), seen)?);
         }
         *arm = self.publish_entry(key, entry, before, seen)?;
-        Ok(result)
+        Ok(())
     }
 
     /// Publishes what was staged, if anything was. Returns the deadline that the key has got by it.
@@ -343,13 +367,13 @@ impl<S: Store> Core<S> {
     fn publish_entry(
         &self,
         key: Key<'_>,
-        entry: Entry,
+        entry: &mut Entry,
         before: Before,
         seen: Seen,
     ) -> Result<Option<u64>, RmwError> {
         let (staged, at) = (entry.is_staged(), entry.expires_at());
         let new_deadline = at.filter(|_| before != Before::Live(at));
-        let effect = match entry.into_value() {
+        let effect = match entry.take_value() {
             Some(value) if staged => {
                 self.check_len(&value)?;
                 let is_over = match new_deadline {
