@@ -266,11 +266,23 @@ impl<S: Store> Core<S> {
         record.expires_at().is_some() && record.is_expired(self.clock.now())
     }
 
+    /// Whether no number is too long.
     #[inline]
+    fn has_room_for_numbers(&self) -> bool {
+        self.max_len >= number::DIGITS as u64
+    }
+
+    #[inline(always)]
     fn check_len(&self, value: &Value) -> Result<(), RmwError> {
+        match value {
+            Value::Integer(_) if self.has_room_for_numbers() => Ok(()),
+            value => self.check_any_len(value),
+        }
+    }
+
+    fn check_any_len(&self, value: &Value) -> Result<(), RmwError> {
         let len = match value {
             Value::Bytes(bytes) => bytes.len() as u64,
-            Value::Integer(_) if self.max_len >= number::DIGITS as u64 => 0,
             Value::Integer(_) => value.len() as u64,
             Value::List(list) if list.longest() as u64 <= self.max_len => 0,
             Value::List(list) => list.iter().map(|value| value.len()).max().unwrap_or(0) as u64,

@@ -236,16 +236,21 @@ impl Core {
         match shard.word(id).take(id) {
             Try::Taken(number) => Some(Hold { id, number }),
             Try::Held(holder) if holder.id() == id => None,
-            _ => self.try_take_crowded(shard, id),
+            _ => {
+                let number = self.try_take_crowded(shard, id)?;
+                Some(Hold { id, number })
+            }
         }
     }
 
+    /// Returns the number of the hold. A whole hold, in an option, would come back through memory,
+    /// and then the other branch would have to put it there as well.
     #[cold]
-    fn try_take_crowded(&self, shard: &Shard, id: Id) -> Option<Hold> {
+    fn try_take_crowded(&self, shard: &Shard, id: Id) -> Option<u64> {
         let mut wakes = Wakes::new();
         let hold = self.take(shard, &mut shard.contents.lock(), id, &mut wakes);
         wakes.deliver();
-        hold
+        hold.map(|hold| hold.number)
     }
 
     /// Takes a latch, or leaves an entry that says who has it.

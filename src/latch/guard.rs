@@ -77,6 +77,14 @@ impl<'a> Latch<'a> {
         wakes
     }
 
+    /// The same, for who neither stands in line nor holds another latch.
+    #[inline]
+    pub(crate) fn finish_and_wake(self, name: &[u8]) {
+        if let Some(wakes) = self.finish(name) {
+            wakes.deliver();
+        }
+    }
+
     /// Unbinds the latch from this thread: the result can be sent to another, and is owned by none.
     ///
     /// A latch that is leaked while detached stays held.

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use crate::sync::time::{Instant, now};
 
+#[cfg(feature = "rmw")]
+use super::Latch;
 use super::LatchTable;
 use super::error::{LatchError, LatchTimeoutError};
 use super::operation::Finished;
@@ -169,10 +171,19 @@ impl<K: ?Sized> LatchTable<K> {
         };
         let latch = self.guard(hold);
         let result = operation();
-        if let Some(wakes) = latch.finish(name) {
-            wakes.deliver();
-        }
+        latch.finish_and_wake(name);
         Ok(result)
+    }
+
+    /// Takes the latch of a key by its hash, if that is fair without waiting and this thread has none
+    /// of the table; the first half of what [`update_hashed`](Self::update_hashed) does, and
+    /// [`Latch::finish_and_wake`] the second.
+    #[cfg(feature = "rmw")]
+    #[inline(always)]
+    #[track_caller]
+    pub(crate) fn latch_if_free(&self, hash: u64) -> Option<Latch<'_>> {
+        self.check_reentry().ok()?;
+        Some(self.guard(self.core.try_take(Id::of(hash))?))
     }
 
     #[inline(always)]
@@ -217,10 +228,8 @@ impl<K: ?Sized> LatchTable<K> {
                 let latch = self.guard(hold);
                 let result = operation();
                 // Who has a deadline works for nobody else.
-                if deadline.is_none()
-                    && let Some(wakes) = latch.finish(name)
-                {
-                    wakes.deliver();
+                if deadline.is_none() {
+                    latch.finish_and_wake(name);
                 }
                 Ok(result)
             }

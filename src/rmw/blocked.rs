@@ -259,6 +259,7 @@ impl Blocked {
     }
 
     /// How many calls are blocked.
+    #[inline]
     pub(super) fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }

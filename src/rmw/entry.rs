@@ -29,13 +29,25 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// A missing key's.
     #[inline(always)]
-    pub(super) fn new(live: Option<&Record>) -> Self {
+    pub(super) fn missing() -> Self {
         Self {
-            value: live.map(|record| record.value.clone()),
-            expires_at: live.and_then(Record::expires_at),
+            value: None,
+            expires_at: None,
             staged: false,
         }
+    }
+
+    /// Becomes a live record's, where it is: to move a value whose fields were just stored is to
+    /// wait for those stores. That is also why a number is copied by itself.
+    #[inline(always)]
+    pub(super) fn fill(&mut self, record: &Record) {
+        match &record.value {
+            Value::Integer(number) => self.value = Some(Value::Integer(*number)),
+            value => self.value = Some(value.clone()),
+        }
+        self.expires_at = record.expires_at();
     }
 
     /// Whether anything was staged.
@@ -44,9 +56,9 @@ impl Entry {
         self.staged
     }
 
-    #[inline(always)]
-    pub(super) fn into_value(self) -> Option<Value> {
-        self.value
+    #[inline]
+    pub(super) fn take_value(&mut self) -> Option<Value> {
+        self.value.take()
     }
 
     /// The value, as staged so far; `None` if the key is missing.

@@ -17,7 +17,7 @@ mod table;
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
-use self::table::{Cursor, Left, Table};
+use self::table::{Cursor, Left, Number, Table};
 use super::error::StoreError;
 use super::list::List;
 use super::store::{Effect, Key, KeyHasher, Record, Seen, Store};
@@ -90,7 +90,7 @@ impl Shard {
     /// Does after the lock what `apply` left.
     #[inline(always)]
     fn finish(&self, key: Key<'_>, left: Left<'_>, epoch: u64) {
-        if !matches!(left, Left::Drop(_)) {
+        if !matches!(left, Left::Nothing | Left::Drop(_)) {
             self.copy(key, left, epoch);
         }
     }
@@ -100,7 +100,7 @@ impl Shard {
     #[cold]
     fn copy(&self, key: Key<'_>, left: Left<'_>, epoch: u64) {
         let new = match left {
-            Left::Drop(_) => return,
+            Left::Nothing | Left::Drop(_) => return,
             Left::Copy {
                 old,
                 deadline,
@@ -121,17 +121,25 @@ impl Shard {
         self.publish(key, Effect::put(new), Seen { epoch, place });
     }
 
+    /// Publishes a number where a number is. `false`: it is something else, and nothing was done.
     #[inline(always)]
-    fn publish(&self, key: Key<'_>, effect: Effect<'_>, seen: Seen) {
+    fn publish_number(&self, key: Key<'_>, number: Number, seen: Seen) -> bool {
         let mut table = self.table.write();
-        if u64::from(table.epoch) != seen.epoch && !mutant::enabled("memstore-ignores-epoch") {
+        if !table.has_epoch(seen.epoch) {
+            return true;
+        }
+        let place = table.place_again(key, seen.place);
+        table.put_number(place, number)
+    }
+
+    #[inline(never)]
+    fn publish(&self, key: Key<'_>, mut effect: Effect<'_>, seen: Seen) {
+        let mut table = self.table.write();
+        if !table.has_epoch(seen.epoch) {
             return;
         }
-        let place = match table.slots.get_bucket(seen.place) {
-            Some(slot) if slot.is(key.bytes) => Some(seen.place),
-            _ => table.place(key),
-        };
-        let left = table.apply(key, place, effect);
+        let place = table.place_again(key, seen.place);
+        let left = table.apply(key, place, &mut effect);
         self.count(&table);
         drop(table);
         self.finish(key, left, seen.epoch);
@@ -244,7 +252,14 @@ impl Store for MemStore {
             drop(table);
             table = shard.table.write();
         }
-        let left = table.apply(key, place, effect);
+        if let Some(number) = Number::put_by(&effect)
+            && table.put_number(place, number)
+        {
+            return Ok(result);
+        }
+        // From here on the effect has an address; a number's has been in registers.
+        let mut effect = effect;
+        let left = table.apply(key, place, &mut effect);
         let epoch = table.epoch.into();
         shard.count(&table);
         drop(table);
@@ -271,11 +286,11 @@ impl Store for MemStore {
             let at = position(&shards, self.index(key.hash));
             let table = &mut *locked[at];
             let place = table.place(*key);
-            let effect = decide(i, place.map(|place| table.at(place)));
-            let mut left = table.apply(*key, place, effect);
+            let mut effect = decide(i, place.map(|place| table.at(place)));
+            let mut left = table.apply(*key, place, &mut effect);
             // All or nothing at one moment: a long change has to be made here.
             match left {
-                Left::Drop(_) => {}
+                Left::Nothing | Left::Drop(_) => {}
                 Left::Copy {
                     old,
                     deadline,
@@ -283,14 +298,15 @@ impl Store for MemStore {
                     bytes,
                 } => {
                     let new = Record::new(Bytes::overwritten(&old, offset, bytes), deadline);
-                    left = table.apply(*key, place, Effect::Put(new));
+                    effect = Effect::Put(new);
+                    left = table.apply(*key, place, &mut effect);
                 }
                 Left::Edit { old, edit, .. } => {
                     drop(old);
                     left = table.edit(*key, place, edit, usize::MAX);
                 }
             }
-            displaced.push(left);
+            displaced.push((effect, left));
             self.shards[shards[at]].count(table);
         }
         drop(locked);
@@ -310,7 +326,13 @@ impl Store for MemStore {
 
     #[inline(always)]
     fn publish(&self, key: Key<'_>, effect: Effect<'_>, seen: Seen) -> Result<(), StoreError> {
-        self.shard(key.hash).publish(key, effect, seen);
+        let shard = self.shard(key.hash);
+        if let Some(number) = Number::put_by(&effect)
+            && shard.publish_number(key, number, seen)
+        {
+            return Ok(());
+        }
+        shard.publish(key, effect, seen);
         Ok(())
     }
 

@@ -7,7 +7,8 @@
 
 use super::entry::Entry;
 use super::error::RmwError;
-use super::store::{Effect, Key, Record, Store};
+use super::store::{Effect, Key, Record, Seen, Store};
+use super::value::Value;
 use super::{Core, Rmw};
 use crate::latch::{Latch, LatchTable, LatchTimeoutError, Latches};
 use crate::sync::mutant;
@@ -115,6 +116,16 @@ impl<S: Store> Rmw<S> {
         }
     }
 
+    /// The latch of a key, if this handle is to take it and nobody has it.
+    ///
+    /// Commands try this before they hand an operation over: what is common is then one piece of
+    /// code whose values stay in registers, and not an operation that somebody else may run.
+    #[inline(always)]
+    fn free_latch(&self, key: Key<'_>) -> Option<Latch<'_>> {
+        let latches = self.latches().filter(|_| self.deadline.is_none());
+        latches?.latch_if_free(key.hash)
+    }
+
     /// The latch of one key, for what takes longer; none in a transaction, which has it.
     pub(super) fn latch(&self, key: Key<'_>) -> Result<Option<Latch<'_>>, LatchTimeoutError> {
         let Some(latches) = self.latches() else {
@@ -147,22 +158,42 @@ impl<S: Store> Rmw<S> {
     ) -> Result<R, RmwError> {
         let core = &*self.core;
         let key = self.key(key);
-        let done = if mutant::enabled("rmw-write-unprotected") {
-            core.change(key, decide).map(Ok)
-        } else {
-            self.under_latch(key, || match core.is_awaited(key) {
-                true => Ok(Err(decide)),
-                false => core.change(key, decide).map(Ok),
-            })
-        }?;
-        let (result, arm) = match done {
-            Ok(done) => done,
-            Err(decide) => return self.serve_write(key, decide),
+        if mutant::enabled("rmw-write-unprotected") {
+            return core.change(key, decide, &mut None);
+        }
+        let Some(latch) = self.free_latch(key) else {
+            return self.write_in_line(key, decide);
         };
+        if core.is_awaited(key) {
+            latch.finish_and_wake(key.bytes);
+            return self.serve_write(key, decide);
+        }
+        let mut arm = None;
+        let result = core.change(key, decide, &mut arm);
+        latch.finish_and_wake(key.bytes);
         if let Some(at) = arm {
             self.arm(at);
         }
         result
+    }
+
+    /// A [`write`](Self::write) that has not found the latch free, or looks for none.
+    #[inline(never)]
+    fn write_in_line<'e, R: Send>(
+        &self,
+        key: Key<'_>,
+        decide: impl FnOnce(Option<&Record>) -> Result<(Effect<'e>, R), RmwError> + Send,
+    ) -> Result<R, RmwError> {
+        let core = &*self.core;
+        let mut arm = None;
+        let done = self.under_latch(key, || match core.is_awaited(key) {
+            true => Ok(Err(decide)),
+            false => core.change(key, decide, &mut arm).map(Ok),
+        });
+        if let Some(at) = arm {
+            self.arm(at);
+        }
+        done?.or_else(|decide| self.serve_write(key, decide))
     }
 
     /// Runs `operation` on the key's entry under its latch, and stores what became of it.
@@ -210,57 +241,91 @@ impl<S: Store> Rmw<S> {
     ) -> Result<R, RmwError> {
         let core = &*self.core;
         let key = self.key(key.as_ref());
+        if mutant::enabled("rmw-update-unprotected") {
+            return core.change_copy(key, operation, &mut None);
+        }
+        let Some(latch) = self.free_latch(key) else {
+            return self.update_in_line(key, operation);
+        };
+        if core.is_awaited(key) {
+            latch.finish_and_wake(key.bytes);
+            return self.serve_update(key, operation);
+        }
+        // `change_copy` in its parts, so that the result is moved once, and when the stores of its
+        // fields are long done.
+        let (mut entry, mut arm) = (Entry::missing(), None);
+        let (before, seen) = core.load_copy(key, &mut entry);
+        let result = operation(&mut entry);
+        let published = core.publish_copy(key, &mut entry, before, seen, &mut arm);
+        latch.finish_and_wake(key.bytes);
+        if let Some(at) = arm {
+            self.arm(at);
+        }
+        published.map(|()| result)
+    }
+
+    /// An [`update`](Self::update) that has not found the latch free, or looks for none.
+    #[inline(never)]
+    fn update_in_line<R: Send>(
+        &self,
+        key: Key<'_>,
+        operation: impl FnOnce(&mut Entry) -> R + Send,
+    ) -> Result<R, RmwError> {
+        let core = &*self.core;
+        let mut arm = None;
         let nested = self.nest()?;
-        let done = if nested.is_some() || mutant::enabled("rmw-update-unprotected") {
-            core.change_copy(key, operation).map(Ok)
+        let done = if nested.is_some() {
+            core.change_copy(key, operation, &mut arm).map(Ok)
         } else {
             self.under_latch(key, || match core.is_awaited(key) {
                 true => Ok(Err(operation)),
-                false => core.change_copy(key, operation).map(Ok),
+                false => core.change_copy(key, operation, &mut arm).map(Ok),
             })
-        }?;
-        let (result, arm) = match done {
-            Ok(done) => done,
-            Err(operation) => return self.serve_update(key, operation),
         };
         if let Some(at) = arm {
             self.arm(at);
         }
-        Ok(result)
+        done?.or_else(|operation| self.serve_update(key, operation))
     }
 }
 
 impl<S: Store> Core<S> {
-    /// One step of the store, or two where a record that has expired is in the way. Returns the
-    /// deadline too that the key has got by it.
+    /// One step of the store, or two where a record that has expired is in the way. Sets `arm` to
+    /// the deadline that the key has got by it.
+    ///
+    /// An effect that comes out of `decide` is not moved on the common way, nor is the result put
+    /// into another one: a value that is moved while its fields are still being stored costs more
+    /// than the command.
     #[inline(always)]
     fn change<'e, R>(
         &self,
         key: Key<'_>,
         decide: impl FnOnce(Option<&Record>) -> Result<(Effect<'e>, R), RmwError>,
-    ) -> Result<(Result<R, RmwError>, Option<u64>), RmwError> {
-        let (mut arm, mut expired, mut later) = (None, false, None);
-        let result = self.store.change(key, |record| {
-            expired = record.is_some_and(|record| self.is_expired(record));
-            let live = record.filter(|_| !expired);
-            match decide(live) {
-                Ok((effect, result)) => {
-                    arm = effect.deadline_after(live);
-                    match effect {
-                        Effect::Put(_) => (effect, Ok(result)),
-                        _ if expired => {
-                            // What leaves the key missing is done with this one step.
-                            let is_done = matches!(effect, Effect::Keep | Effect::Delete);
-                            later = Some(effect).filter(|_| !is_done);
-                            (Effect::Delete, Ok(result))
+        arm: &mut Option<u64>,
+    ) -> Result<R, RmwError> {
+        let (mut new_deadline, mut expired, mut later) = (None, false, None);
+        let result = self.store.change(
+            key,
+            #[inline(always)]
+            |record| {
+                expired = record.is_some_and(|record| self.is_expired(record));
+                let live = record.filter(|_| !expired);
+                match decide(live) {
+                    Ok((effect, result)) => {
+                        new_deadline = effect.deadline_after(live);
+                        if !expired || matches!(effect, Effect::Put(_)) {
+                            return (effect, Ok(result));
                         }
-                        _ => (effect, Ok(result)),
+                        // What leaves the key missing is done with this one step.
+                        let is_done = matches!(effect, Effect::Keep | Effect::Delete);
+                        later = Some(effect).filter(|_| !is_done);
+                        (Effect::Delete, Ok(result))
                     }
+                    Err(error) if expired => (Effect::Delete, Err(error)),
+                    Err(error) => (Effect::Keep, Err(error)),
                 }
-                Err(error) if expired => (Effect::Delete, Err(error)),
-                Err(error) => (Effect::Keep, Err(error)),
-            }
-        })?;
+            },
+        )?;
         if expired {
             self.counters.expired.fetch_add(1, Ordering::Relaxed);
             if let Some(effect) = later {
@@ -268,34 +333,89 @@ impl<S: Store> Core<S> {
                 self.store.change(key, |_| (effect, ()))?;
             }
         }
-        Ok((result, arm))
+        *arm = new_deadline;
+        result
     }
 
-    /// Lets `operation` work on a copy of the record, and publishes what became of that. Returns
-    /// the deadline too that the key has got by it.
-    #[inline(always)]
+    /// Lets `operation` work on a copy of the record, and publishes what became of that. Sets `arm`
+    /// to the deadline that the key has got by it.
     fn change_copy<R>(
         &self,
         key: Key<'_>,
         operation: impl FnOnce(&mut Entry) -> R,
-    ) -> Result<(R, Option<u64>), RmwError> {
-        let (mut entry, before, seen) = self.store.load(key, |record, seen| {
-            let before = match record {
-                None => Before::Missing,
-                Some(record) if self.is_expired(record) => Before::Expired,
-                Some(record) => Before::Live(record.expires_at()),
-            };
-            let live = record.filter(|_| !matches!(before, Before::Expired));
-            (Entry::new(live), before, seen)
-        });
+        arm: &mut Option<u64>,
+    ) -> Result<R, RmwError> {
+        let mut entry = Entry::missing();
+        let (before, seen) = self.load_copy(key, &mut entry);
         let result = operation(&mut entry);
-        let (staged, at) = (entry.is_staged(), entry.expires_at());
-        let new_deadline = at.filter(|_| before != Before::Live(at));
-        if staged && mutant::enabled("rmw-update-deletes-first") {
+        self.publish_copy(key, &mut entry, before, seen, arm)?;
+        Ok(result)
+    }
+
+    /// Copies the live record.
+    #[inline(always)]
+    fn load_copy(&self, key: Key<'_>, entry: &mut Entry) -> (Before, Seen) {
+        let mut before = Before::Missing;
+        let seen = self.store.load(
+            key,
+            #[inline(always)]
+            |record, seen| {
+                match record {
+                    None => {}
+                    Some(record) if self.is_expired(record) => before = Before::Expired,
+                    Some(record) => {
+                        before = Before::Live(record.expires_at());
+                        entry.fill(record);
+                    }
+                }
+                seen
+            },
+        );
+        (before, seen)
+    }
+
+    /// Publishes what became of the copy, which stays where it is. Sets `arm` to the deadline that
+    /// the key has got by it.
+    #[inline(always)]
+    fn publish_copy(
+        &self,
+        key: Key<'_>,
+        entry: &mut Entry,
+        before: Before,
+        seen: Seen,
+        arm: &mut Option<u64>,
+    ) -> Result<(), RmwError> {
+        if !entry.is_staged() && before != Before::Expired {
+            return Ok(());
+        }
+        if entry.is_staged() && mutant::enabled("rmw-update-deletes-first") {
             self.store.publish(key, Effect::Delete, seen)?;
         }
-        let effect = match entry.into_value() {
-            _ if !staged && before != Before::Expired => return Ok((result, None)),
+        let at = entry.expires_at();
+        if let Some(&Value::Integer(number)) = entry.get()
+            && before == Before::Live(at)
+            && self.has_room_for_numbers()
+        {
+            // By itself: what is known to be a number is published from registers.
+            let record = Record::new(number, at);
+            return Ok(self.store.publish(key, Effect::Put(record), seen)?);
+        }
+        *arm = self.publish_entry(key, entry, before, seen)?;
+        Ok(())
+    }
+
+    /// Publishes what was staged, if anything was. Returns the deadline that the key has got by it.
+    #[inline(never)]
+    fn publish_entry(
+        &self,
+        key: Key<'_>,
+        entry: &mut Entry,
+        before: Before,
+        seen: Seen,
+    ) -> Result<Option<u64>, RmwError> {
+        let (staged, at) = (entry.is_staged(), entry.expires_at());
+        let new_deadline = at.filter(|_| before != Before::Live(at));
+        let effect = match entry.take_value() {
             Some(value) if staged => {
                 self.check_len(&value)?;
                 let is_over = match new_deadline {
@@ -314,6 +434,6 @@ impl<S: Store> Core<S> {
         if before == Before::Expired {
             self.counters.expired.fetch_add(1, Ordering::Relaxed);
         }
-        Ok((result, new_deadline))
+        Ok(new_deadline)
     }
 }

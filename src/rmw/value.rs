@@ -386,7 +386,7 @@ fn overwrite(bytes: &mut Vec<u8>, offset: usize, new: &[u8]) {
 impl Deref for Bytes {
     type Target = [u8];
 
-    #[inline]
+    #[inline(always)]
     fn deref(&self) -> &[u8] {
         match &self.0 {
             Store::Inline { len, bytes } => &bytes[..usize::from(*len)],
