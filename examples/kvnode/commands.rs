@@ -2,6 +2,23 @@
 //!
 //! A handler gets its arguments (the name first, as on the wire) and appends exactly one reply, or
 //! returns an error before having appended anything. The texts of errors are Redis 7.0's.
+//!
+//! # Deviations from Redis 7.0
+//!
+//! All other replies and effects of these commands are the same, byte for byte;
+//! `tests/kvnode/differential.rs` and `schedule.rs` compare them with a redis-server's.
+//!
+//! | what | here |
+//! |---|---|
+//! | a command about all keys (`FLUSHALL`, `KEYS`, `DBSIZE`, `SCAN`) in a transaction | splits it: others may come in between, and the first part serves blocked clients by itself |
+//! | a watched key that was missing, came and went; an `APPEND` of nothing to one | has not changed: `EXEC` runs |
+//! | an expired key that nobody has come across | counts in `DBSIZE` until a write or the sweep does; Redis lets a read remove it |
+//! | the order of keys in `KEYS`, `SCAN` and `RANDOMKEY`, and how far one `SCAN` comes | the store's own |
+//! | `LPOS … RANK -9223372036854775808` | is refused, as in 7.2 |
+//! | time-outs of blocking commands | are 64-bit floats: hexadecimal is refused, and what rounds to zero is for ever |
+//! | two clients served by one command, both with more requests sent | run these at the same time, not one after the other |
+//! | `INFO`, `CLIENT LIST`, `CONFIG GET`, `COMMAND`, `MEMORY USAGE` | tell about this server |
+//! | a request with more than 1,048,576 arguments, or without CR LF after an argument | is a protocol error |
 
 mod blocking;
 mod client;

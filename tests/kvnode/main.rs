@@ -3,6 +3,7 @@
 
 mod blocking;
 mod commands;
+mod differential;
 mod hostile;
 mod process;
 mod python;
@@ -10,6 +11,7 @@ mod python;
 mod random;
 mod redis;
 mod requests;
+mod schedule;
 mod support;
 mod tools;
 mod transactions;
