@@ -10,7 +10,7 @@
 //! | `core` | the shards, the lines, who gets a latch next |
 //! | `entries` | where a shard keeps the latches that are waited for |
 //! | `wait` | how requests get in line, and how they end |
-//! | `update`, `submission`, `combine`, `operation` | operations that whoever holds the latch may run for others |
+//! | `update`, `submit`, `submission`, `combine`, `operation` | operations that whoever holds the latch may run for others |
 //! | `guard` | the guards |
 //! | `watch` | the periodic sweep for those who wait without a thread |
 //! | `stats`, `hottest` | what can be asked of a table |
@@ -31,6 +31,7 @@ mod hottest;
 mod operation;
 mod stats;
 mod submission;
+mod submit;
 mod update;
 mod wait;
 mod watch;
@@ -58,9 +59,11 @@ use crate::sync::thread;
 use crate::sync::time::{Instant, now};
 use crate::sync::unmodelled::Arc;
 use crate::waiter::{Callback, Delivery, Pending, dispatcher};
+use crate::worker::Worker;
 
 use self::core::Core;
 use self::hold::Hold;
+use self::submit::Turn;
 use self::wait::{Ended, Place, Refusal};
 use self::watch::Watch;
 use self::word::Id;
@@ -107,6 +110,7 @@ pub struct LatchTable<K: ?Sized> {
     core: Anchor<Core>,
     hasher: SeedableRandomState,
     watch: Arc<Watch>,
+    worker: Arc<Worker<Turn>>,
     keys: PhantomData<fn(&K)>,
 }
 
@@ -136,6 +140,7 @@ impl<K: ?Sized> LatchTable<K> {
         );
         Self {
             watch: Arc::new(watch),
+            worker: Arc::new(submit::worker(builder.max_waiters)),
             core,
             hasher: if thread::STARTS_ITS_OWN {
                 SeedableRandomState::random()
@@ -556,6 +561,7 @@ impl<K: ?Sized> Clone for LatchTable<K> {
             core: self.core.clone(),
             hasher: self.hasher.clone(),
             watch: self.watch.clone(),
+            worker: self.worker.clone(),
             keys: PhantomData,
         }
     }

@@ -18,8 +18,8 @@
 //! asleep or as a registered callback; the write that makes one serves it at the same moment.
 //!
 //! **Expiry**: an expired key is missing to every command at once. It is deleted by the next write
-//! to it, or by a [`Sweeper`] job that is armed for the earliest deadline and asleep while nothing
-//! expires. The semantics are Redis 7.0's.
+//! to it, or by a [`Sweeper`](crate::Sweeper) job that is armed for the earliest deadline and
+//! asleep while nothing expires. The semantics are Redis 7.0's.
 
 mod blocked;
 mod blocking;
@@ -45,6 +45,7 @@ mod read;
 mod scan;
 mod serve;
 mod staged;
+mod stats;
 mod store;
 mod transaction;
 mod update;
@@ -72,6 +73,7 @@ pub use mem::MemStore;
 pub use options::{ExpireWhen, GetExpiry, SetOptions, SetOutcome, Ttl};
 pub use scan::{ScanOptions, ScanPage};
 pub use staged::Staged;
+pub use stats::RmwStats;
 pub use store::{Effect, Key, KeyHasher, Record, Seen, Store};
 pub use transaction::Transaction;
 pub use value::{Bytes, Text, Value, ValueType};
@@ -81,7 +83,7 @@ use crate::latch::LatchTable;
 use crate::sweeper::Job;
 use crate::sync::Arc;
 use crate::sync::time::Instant;
-use crate::sync::unmodelled::{AtomicU64, Ordering};
+use crate::sync::unmodelled::{AtomicBool, AtomicU64};
 
 /// Typed commands on keys, each atomic.
 ///
@@ -139,6 +141,8 @@ struct Core<S> {
     counters: Counters,
     /// None in a transaction, which does not wait.
     blocked: Option<Arc<Blocked>>,
+    /// Of a transaction: whether one of its updates is running, see `nest`.
+    is_nesting: AtomicBool,
 }
 
 #[derive(Default)]
@@ -246,29 +250,6 @@ impl<S: Store> Rmw<S> {
             record.map_or(0, |record| mem::memory_of(key, record))
         })
     }
-
-    /// Counters and gauges, read without a lock.
-    ///
-    /// ```
-    /// # use latchwork::rmw::Rmw;
-    /// assert_eq!(Rmw::new().stats().keys, 0);
-    /// ```
-    pub fn stats(&self) -> RmwStats {
-        let counters = &self.core.counters;
-        RmwStats {
-            keys: self.len(),
-            expiring: self.core.store.expiring(),
-            memory: self.core.store.memory(),
-            expired: counters.expired.load(Ordering::Relaxed),
-            sweeps: counters.sweeps.load(Ordering::Relaxed),
-            sweep_skipped: counters.skipped.load(Ordering::Relaxed),
-            blocked: self
-                .core
-                .blocked
-                .as_ref()
-                .map_or(0, |blocked| blocked.count()),
-        }
-    }
 }
 
 impl<S: Store> Core<S> {
@@ -332,33 +313,4 @@ impl<S: Store> fmt::Debug for Rmw<S> {
             .field("clock", &self.core.clock)
             .finish_non_exhaustive()
     }
-}
-
-/// What [`Rmw::stats`] returns.
-///
-/// ```
-/// use latchwork::rmw::Rmw;
-///
-/// let rmw = Rmw::new();
-/// rmw.set("k", "v")?;
-/// assert_eq!(rmw.stats().keys, 1);
-/// # Ok::<(), latchwork::rmw::RmwError>(())
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RmwStats {
-    /// Keys there are, expired ones that are not deleted yet included.
-    pub keys: u64,
-    /// How many of them have a deadline.
-    pub expiring: u64,
-    /// Bytes of memory that keys, values and tables take; zero if the store does not know.
-    pub memory: u64,
-    /// Keys deleted because they had expired.
-    pub expired: u64,
-    /// Sweeps for expired keys.
-    pub sweeps: u64,
-    /// Expired keys that a sweep left to the next one because their latch was held.
-    pub sweep_skipped: u64,
-    /// Blocked pops and moves that are waiting for an element.
-    pub blocked: u64,
 }

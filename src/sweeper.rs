@@ -8,9 +8,9 @@
 //! looks for the earliest deadline in the queue and notes, under the lock, that it sleeps until
 //! then. Two put a deadline into the queue: who arms a job, and who has run one that is due again
 //! or was armed meanwhile, on whichever thread. If the thread sleeps and not to an earlier time,
-//! they change the bell's number under that lock, and wake it; a wake that comes before the sleep
-//! finds a changed number and so prevents it.
+//! they ring the bell under that lock, see [`Bell`].
 
+mod job;
 mod schedule;
 mod stats;
 
@@ -20,20 +20,26 @@ use std::io;
 use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe, catch_unwind};
 use std::time::Duration;
 
+pub use job::Job;
 pub use stats::{Leftovers, SweeperStats};
 
 use crate::sync::atomic::Ordering;
-use crate::sync::futex::Futex;
-use crate::sync::lock::{Mutex, MutexGuard};
+use crate::sync::lock::Mutex;
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::time::{self, Instant};
 use crate::sync::{Arc, mutant, unmodelled};
+use crate::waiter::Bell;
 use schedule::{Cancelled, JobId, Schedule, Work};
 use stats::Counters;
 
 crate::sync::local! {
     /// The job that this thread is running: its sweeper and its number.
     static RUNNING: Cell<Option<(usize, JobId)>> = Cell::new(None)
+}
+
+crate::sync::local! {
+    /// The sweeper that this thread serves.
+    static SERVING: Cell<usize> = Cell::new(0)
 }
 
 /// Runs jobs at their deadlines, on one thread of its own.
@@ -86,30 +92,6 @@ pub enum Next {
     At(Instant),
 }
 
-/// A job of a [`Sweeper`]. Dropping it cancels the job.
-///
-/// ```
-/// use std::time::Duration;
-/// use latchwork::sweeper::{Next, Sweeper};
-///
-/// let sweeper = Sweeper::new();
-/// let job = sweeper.job("housekeeping", || Next::Idle);
-/// assert!(!job.is_armed());
-/// job.arm_after(Duration::from_secs(3600));
-/// assert!(job.is_armed());
-/// drop(job); // cancelled
-/// ```
-///
-/// # Blocking
-/// The drop waits for a run that has begun, so that nothing which the job uses is in use
-/// afterwards; unless the job itself drops it: then the closure is dropped when it returns. Two
-/// jobs that run at the same time and drop each other would wait for ever.
-#[must_use = "dropping it cancels the job"]
-pub struct Job {
-    sweeper: Sweeper,
-    id: JobId,
-}
-
 /// Its drop, with the last handle, stops the thread.
 struct Owner {
     core: Arc<Core>,
@@ -118,10 +100,10 @@ struct Owner {
 /// What the handles and the thread share.
 struct Core {
     state: Mutex<State>,
-    /// Its number changes when the thread has to look again.
-    bell: Futex,
-    /// Its number changes when a cancelled job is gone, and when the thread has run its last.
-    gone: Futex,
+    /// Rings when the thread has to look again.
+    bell: Bell,
+    /// Rings when a cancelled job is gone, and when the thread has run its last.
+    gone: Bell,
     /// The process that started the thread; 0 before.
     process: unmodelled::AtomicU64,
     counters: Counters,
@@ -131,7 +113,7 @@ struct Core {
 struct State {
     schedule: Schedule,
     thread: Option<JoinHandle<()>>,
-    /// Whether the thread has been started, and has not run its last job.
+    /// Whether a thread serves the jobs, and has not run its last.
     running: bool,
     asleep: bool,
     /// What the thread sleeps until; `None` is without end.
@@ -149,8 +131,8 @@ impl Sweeper {
     pub fn new() -> Self {
         let core = Arc::new(Core {
             state: Mutex::new(State::default()),
-            bell: Futex::new(0),
-            gone: Futex::new(0),
+            bell: Bell::new(),
+            gone: Bell::new(),
             process: unmodelled::AtomicU64::new(0),
             counters: Counters::default(),
         });
@@ -220,6 +202,38 @@ impl Sweeper {
         self.owner.core.run_due(now)
     }
 
+    /// Runs jobs on the calling thread until the sweeper is shut down, in place of a thread of its
+    /// own: for a thread with a priority or an affinity, and for models, where no thread is
+    /// started. `false`, at once: another thread does.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use latchwork::sweeper::{Next, Sweeper};
+    /// let sweeper = Sweeper::new();
+    /// let (tell, told) = std::sync::mpsc::channel();
+    /// let job = sweeper.job("once", move || {
+    ///     tell.send(()).unwrap();
+    ///     Next::Idle
+    /// });
+    /// std::thread::scope(|scope| {
+    ///     scope.spawn(|| sweeper.serve());
+    ///     job.arm_after(Duration::ZERO);
+    ///     told.recv().unwrap();
+    ///     sweeper.shutdown();
+    /// });
+    /// ```
+    ///
+    /// # Blocking
+    /// Until [`shutdown`](Self::shutdown).
+    pub fn serve(&self) -> bool {
+        let core = &self.owner.core;
+        if core.is_forked() || !core.attend(&mut core.state.lock()) {
+            return false;
+        }
+        core.run();
+        true
+    }
+
     /// Stops the thread, waiting for the job that it is running, and disarms every job for good. A
     /// second call waits too, but has nothing left to report. On the thread itself, as in a job
     /// that it runs, it does not wait.
@@ -248,72 +262,6 @@ impl Sweeper {
     }
 }
 
-impl Job {
-    /// Has the job run at `at`, unless it is armed for an earlier time: that one stays. `false` if
-    /// the sweeper has been shut down. Cheap, from any thread, the job's own included.
-    ///
-    /// ```
-    /// # use std::time::{Duration, Instant};
-    /// # use latchwork::sweeper::{Next, Sweeper};
-    /// let job = Sweeper::new().job("hourly", || Next::Idle);
-    /// assert!(job.arm_at(Instant::now() + Duration::from_secs(3600)));
-    /// ```
-    pub fn arm_at(&self, at: Instant) -> bool {
-        Core::arm(self.core(), self.id, at)
-    }
-
-    /// Has the job run after a time; one that is too long to be said is never. See
-    /// [`arm_at`](Self::arm_at).
-    ///
-    /// ```
-    /// # use latchwork::sweeper::{Next, Sweeper};
-    /// let job = Sweeper::new().job("hourly", || Next::Idle);
-    /// assert!(job.arm_after(std::time::Duration::from_secs(3600)));
-    /// ```
-    pub fn arm_after(&self, after: Duration) -> bool {
-        match time::now().checked_add(after) {
-            Some(at) => self.arm_at(at),
-            None => !self.core().state.lock().stopped,
-        }
-    }
-
-    /// Takes the deadline back. A run that has begun goes on.
-    ///
-    /// ```
-    /// # use latchwork::sweeper::{Next, Sweeper};
-    /// let job = Sweeper::new().job("hourly", || Next::Idle);
-    /// job.arm_after(std::time::Duration::from_secs(3600));
-    /// job.disarm();
-    /// assert!(!job.is_armed());
-    /// ```
-    pub fn disarm(&self) {
-        let core = self.core();
-        let mut state = core.state.lock();
-        state.schedule.disarm(self.id);
-        core.gauge(&state);
-    }
-
-    /// Whether the job has a deadline.
-    ///
-    /// ```
-    /// # use latchwork::sweeper::{Next, Sweeper};
-    /// assert!(!Sweeper::new().job("hourly", || Next::Idle).is_armed());
-    /// ```
-    pub fn is_armed(&self) -> bool {
-        self.core().state.lock().schedule.is_armed(self.id)
-    }
-
-    /// Whether a thread attends to the job; in a model, whoever steps it. `false` after a start that
-    /// failed, and so the next arming tries again.
-    pub(crate) fn is_attended(&self) -> bool {
-        !thread::STARTS_ITS_OWN || self.core().state.lock().thread.is_some()
-    }
-
-    fn core(&self) -> &Arc<Core> {
-        &self.sweeper.owner.core
-    }
-}
-
 impl Core {
     fn arm(core: &Arc<Self>, id: JobId, at: Instant) -> bool {
         let mut state = core.state.lock();
@@ -322,7 +270,7 @@ impl Core {
         }
         state.schedule.arm(id, at);
         core.gauge(&state);
-        if state.thread.is_none() && Self::start(core, &mut state).is_err() {
+        if Self::start(core, &mut state).is_err() {
             let failed = &core.counters.failed_starts;
             failed.fetch_add(1, Ordering::Relaxed);
         }
@@ -346,41 +294,58 @@ impl Core {
     fn end_sleep(&self, state: &mut State) -> bool {
         let asleep = std::mem::take(&mut state.asleep);
         if asleep {
-            // Only changed under the lock. Release pairs with the thread's Acquire.
-            let number = self.bell.load(Ordering::Relaxed);
-            self.bell.store(number.wrapping_add(1), Ordering::Release);
+            self.bell.ring();
         }
         asleep
     }
 
     fn start(core: &Arc<Self>, state: &mut State) -> io::Result<()> {
-        if !thread::STARTS_ITS_OWN || state.thread.is_some() || state.stopped {
+        if !thread::STARTS_ITS_OWN || state.running || state.stopped {
             return Ok(());
         }
         let body = Arc::clone(core);
         state.thread = Some(thread::spawn_named("lw-sweep", move || body.run())?);
-        state.running = true;
-        core.gauge(state);
-        let process = u64::from(std::process::id());
-        core.process.store(process, Ordering::Relaxed);
+        core.attend(state);
         Ok(())
+    }
+
+    /// Takes the jobs for a thread to run. `false`: another one does, or they never run again.
+    fn attend(&self, state: &mut State) -> bool {
+        if state.running || state.stopped {
+            return false;
+        }
+        state.running = true;
+        self.gauge(state);
+        let process = u64::from(std::process::id());
+        self.process.store(process, Ordering::Relaxed);
+        true
     }
 
     /// The thread.
     fn run(&self) {
+        let before = SERVING.with(|serving| serving.replace(self.address()));
+        self.run_until_stopped();
+        SERVING.with(|serving| serving.set(before));
+    }
+
+    fn run_until_stopped(&self) {
         loop {
-            let number = self.bell.load(Ordering::Acquire);
+            let number = self.bell.number();
             self.run_due(time::now());
             let mut state = self.state.lock();
             if state.stopped {
                 state.running = false;
                 self.gauge(&state);
-                return self.announce_gone(state);
+                return self.gone.announce(state);
             }
             let until = state.schedule.earliest();
             (state.asleep, state.until) = (true, until);
             drop(state);
-            self.bell.wait(number, until);
+            let number = match mutant::enabled("sweeper-reads-the-bell-late") {
+                true => self.bell.number(),
+                false => number,
+            };
+            self.bell.sleep(number, until);
             self.state.lock().asleep = false;
         }
     }
@@ -436,17 +401,7 @@ impl Core {
         let mut state = self.state.lock();
         state.schedule.remove(id);
         self.gauge(&state);
-        self.announce_gone(state);
-    }
-
-    /// Tells who waits that a job is gone, or the thread.
-    fn announce_gone(&self, state: MutexGuard<'_, State>) {
-        // As the bell: changed under the lock, so that who saw it there sleeps only on the number
-        // from before.
-        let number = self.gone.load(Ordering::Relaxed);
-        self.gone.store(number.wrapping_add(1), Ordering::Release);
-        drop(state);
-        self.gone.wake_all();
+        self.gone.announce(state);
     }
 
     fn report(&self, id: JobId, panic: Box<dyn std::any::Any + Send>) {
@@ -473,20 +428,10 @@ impl Core {
             Cancelled::Now(work) => drop(work),
             Cancelled::Running if RUNNING.with(Cell::get) == Some((self.address(), id)) => {}
             Cancelled::Running if mutant::enabled("sweeper-drop-does-not-wait") => {}
-            Cancelled::Running => drop(self.await_gone(|state| !state.schedule.contains(id))),
-        }
-    }
-
-    /// Waits until something is gone.
-    fn await_gone(&self, is_gone: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
-        loop {
-            let number = self.gone.load(Ordering::Acquire);
-            let state = self.state.lock();
-            if is_gone(&state) {
-                return state;
+            Cancelled::Running => {
+                let is_gone = |state: &State| !state.schedule.contains(id);
+                drop(self.gone.lock_when(&self.state, is_gone));
             }
-            drop(state);
-            self.gone.wait(number, None);
         }
     }
 
@@ -498,14 +443,15 @@ impl Core {
         state.stopped = true;
         let unfinished = state.schedule.disarm_all();
         self.gauge(&state);
-        let is_own = state.thread.as_ref().is_some_and(thread::is_current);
+        let is_own = SERVING.with(Cell::get) == self.address();
         let ring = self.end_sleep(&mut state);
         drop(state);
         if ring {
             self.bell.wake_one();
         }
         if !is_own {
-            let thread = self.await_gone(|state| !state.running).thread.take();
+            let is_gone = |state: &State| !state.running;
+            let thread = self.gone.lock_when(&self.state, is_gone).thread.take();
             // Its body catches every panic of a job.
             let _ = thread.map(JoinHandle::join);
         }
@@ -548,19 +494,9 @@ impl Drop for Owner {
     }
 }
 
-impl Drop for Job {
-    fn drop(&mut self) {
-        if !self.core().is_forked() {
-            self.core().cancel(self.id);
-        }
-    }
-}
-
 // No panic leaves half a change behind: jobs run, and are dropped, outside the lock.
 impl UnwindSafe for Sweeper {}
 impl RefUnwindSafe for Sweeper {}
-impl UnwindSafe for Job {}
-impl RefUnwindSafe for Job {}
 
 impl Default for Sweeper {
     fn default() -> Self {
@@ -571,13 +507,5 @@ impl Default for Sweeper {
 impl fmt::Debug for Sweeper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Sweeper").field(&self.stats()).finish()
-    }
-}
-
-impl fmt::Debug for Job {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Job")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
     }
 }

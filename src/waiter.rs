@@ -13,9 +13,11 @@
 //! into the lock, and a callback runs outside it. A wake that comes late goes to a parker that is
 //! still there, since it is counted, and at worst wakes its thread once for nothing.
 
+mod bell;
 mod callback;
 mod counter;
 pub(crate) mod dispatcher;
+mod event;
 mod histogram;
 mod line;
 #[cfg(feature = "latch")]
@@ -25,6 +27,7 @@ mod pending;
 #[cfg(feature = "latch")]
 mod ticket;
 
+pub(crate) use bell::Bell;
 pub(crate) use callback::{Callback, contain};
 pub(crate) use counter::{Counter, Gauge};
 pub(crate) use histogram::Recorder;
@@ -32,6 +35,8 @@ pub use histogram::WaitHistogram;
 pub(crate) use line::{Key, Line, Slab};
 #[cfg(feature = "latch")]
 pub use panic::Panic;
+#[cfg(feature = "latch")]
+pub(crate) use parker::OwnParker;
 pub(crate) use parker::{Parker, Signal};
 pub(crate) use pending::Delivery;
 pub use pending::Pending;

@@ -11,9 +11,8 @@
 //! | stands in line at a shutdown | returned by it | it is lost |
 //!
 //! Why no message is forgotten: the thread reads the bell's number, and then looks at the line under
-//! the lock and notes there that it sleeps. Who adds a message while it does, or shuts down, changes
-//! the bell's number under that lock and wakes it; a wake that comes before the sleep finds a
-//! changed number and so prevents it. Under the same lock a message is added only while the mailbox
+//! the lock and notes there that it sleeps. Who adds a message while it does, or shuts down, rings
+//! the bell under that lock, see [`Bell`]. Under the same lock a message is added only while the mailbox
 //! is open, and the thread ends only when it is closed and the line is empty.
 
 mod builder;
@@ -32,11 +31,10 @@ pub use stats::WorkerStats;
 
 use crate::holder;
 use crate::sync::atomic::Ordering;
-use crate::sync::futex::Futex;
 use crate::sync::lock::{Mutex, MutexGuard};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Arc, hint, mutant, unmodelled};
-use crate::waiter::{Key, Line, Slab, contain};
+use crate::waiter::{Bell, Key, Line, Slab, contain};
 use stats::Counters;
 
 crate::sync::local! {
@@ -84,10 +82,10 @@ struct Core<M, R> {
     capacity: usize,
     handler: Handler<M, R>,
     state: Mutex<State<M, R>>,
-    /// Its number changes when the thread has to look again.
-    bell: Futex,
-    /// Its number changes when the thread has handled its last message.
-    gone: Futex,
+    /// Rings when the thread has to look again.
+    bell: Bell,
+    /// Rings when the thread has handled its last message.
+    gone: Bell,
     /// The process that the thread is in; 0 before there is one.
     process: unmodelled::AtomicU64,
     counters: Counters,
@@ -100,8 +98,6 @@ struct State<M, R> {
     /// Whether a thread serves the mailbox.
     attended: bool,
     asleep: bool,
-    /// The bell's number. The models see more when who rings does not read it from the bell.
-    rings: u32,
     closed: bool,
 }
 
@@ -140,7 +136,6 @@ impl<M: Send + 'static, R: Send + 'static> Worker<M, R> {
             thread: None,
             attended: false,
             asleep: false,
-            rings: 0,
             closed: false,
         };
         Self {
@@ -149,8 +144,8 @@ impl<M: Send + 'static, R: Send + 'static> Worker<M, R> {
                 capacity,
                 handler,
                 state: Mutex::new(state),
-                bell: Futex::new(0),
-                gone: Futex::new(0),
+                bell: Bell::new(),
+                gone: Bell::new(),
                 process: unmodelled::AtomicU64::new(0),
                 counters: Counters::new(),
             }),
@@ -375,7 +370,7 @@ impl<M: Send + 'static, R: Send + 'static> Core<M, R> {
     /// The thread.
     fn run(&self) {
         loop {
-            let number = self.bell.load(Ordering::Acquire);
+            let number = self.bell.number();
             let mut state = self.state.lock();
             state.asleep = false;
             let is_over = state.closed && mutant::enabled("worker-closes-over-messages");
@@ -387,7 +382,7 @@ impl<M: Send + 'static, R: Send + 'static> Core<M, R> {
             if state.closed {
                 state.attended = false;
                 self.counters.set_running(false);
-                return self.announce_gone(state);
+                return self.gone.announce(state);
             }
             drop(state);
             if self.comes_soon() {
@@ -400,11 +395,11 @@ impl<M: Send + 'static, R: Send + 'static> Core<M, R> {
             }
             drop(state);
             let number = if mutant::enabled("worker-reads-the-bell-late") {
-                self.bell.load(Ordering::Acquire)
+                self.bell.number()
             } else {
                 number
             };
-            self.bell.wait(number, None);
+            self.bell.sleep(number, None);
         }
     }
 
@@ -460,9 +455,7 @@ impl<M: Send + 'static, R: Send + 'static> Core<M, R> {
     fn end_sleep(&self, state: &mut State<M, R>) -> bool {
         let asleep = std::mem::take(&mut state.asleep);
         if asleep {
-            state.rings = state.rings.wrapping_add(1);
-            // Release pairs with the thread's Acquire.
-            self.bell.store(state.rings, Ordering::Release);
+            self.bell.ring();
         }
         asleep
     }
@@ -479,32 +472,12 @@ impl<M: Send + 'static, R: Send + 'static> Core<M, R> {
         }
         let result = meanwhile();
         if !is_own {
-            let thread = self.await_gone().thread.take();
+            let is_gone = |state: &State<M, R>| !state.attended;
+            let thread = self.gone.lock_when(&self.state, is_gone).thread.take();
             // Its body catches every panic of the handler.
             let _ = thread.map(JoinHandle::join);
         }
         result
-    }
-
-    fn await_gone(&self) -> MutexGuard<'_, State<M, R>> {
-        loop {
-            let number = self.gone.load(Ordering::Acquire);
-            let state = self.state.lock();
-            if !state.attended {
-                return state;
-            }
-            drop(state);
-            self.gone.wait(number, None);
-        }
-    }
-
-    fn announce_gone(&self, state: MutexGuard<'_, State<M, R>>) {
-        // As the bell: changed under the lock, so that who saw it there sleeps only on the number
-        // from before.
-        let number = self.gone.load(Ordering::Relaxed);
-        self.gone.store(number.wrapping_add(1), Ordering::Release);
-        drop(state);
-        self.gone.wake_all();
     }
 
     /// Whether this process is a fork of the one that the thread is in. There is no thread then,

@@ -11,18 +11,18 @@ use std::fs;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use faulty::Faulty;
-use latchwork::LatchTable;
 use latchwork::latch::SendLatch;
 use latchwork::rmw::{
-    Command, CoordinatorError, CoordinatorOptions, ListEnd, ListOp, Reply, Rmw, RmwCoordinator,
-    RmwError, Store, Value,
+    Bytes, Command, CoordinatorError, CoordinatorOptions, ListEnd, ListOp, Reply, Rmw,
+    RmwCoordinator, RmwError, Store, Value,
 };
 use latchwork::worker::TicketError;
+use latchwork::{LatchTable, Pending};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -272,15 +272,18 @@ fn fault_7_a_full_queue_refuses_and_nothing_was_applied() {
 fn fault_7_a_full_line_of_the_latch_refuses_too() {
     let latches = Latches::builder().max_waiters(1).build().unwrap();
     let rmw = Rmw::builder().latches(latches.clone()).build();
-    let coordinator = RmwCoordinator::start(&rmw, one_shard());
+    let coordinator = RmwCoordinator::start(&rmw, CoordinatorOptions::new().shards(2));
     let held = hold(&latches, "k");
     let first = coordinator.submit(0, Command::incr("k", 1)).unwrap();
     assert_eq!(
-        coordinator.execute(0, Command::incr("k", 1)),
+        coordinator.execute(1, Command::incr("k", 1)),
         Err(CoordinatorError::Busy)
     );
+    // In the same shard it shares the turn, and needs no place in the latch's line.
+    let second = coordinator.submit(0, Command::incr("k", 1)).unwrap();
     drop(held);
     assert_eq!(first.wait().unwrap(), Ok(Reply::Integer(1)));
+    assert_eq!(second.wait().unwrap(), Ok(Reply::Integer(2)));
 }
 
 #[test]
@@ -494,6 +497,41 @@ fn a_thread_that_holds_a_latch_is_refused_and_may_submit() {
 }
 
 #[test]
+fn a_command_that_serves_a_blocked_move_waits_for_the_latch_of_its_destination() {
+    let (rmw, latches, coordinator) = coordinated(one_shard());
+    let push = || {
+        let values = vec!["job".into()];
+        let (end, if_present) = (ListEnd::Back, false);
+        let push = ListOp::Push {
+            end,
+            values,
+            if_present,
+        };
+        Command::list_op("from", push)
+    };
+    let submit = || coordinator.submit(0, push()).unwrap().wait().unwrap();
+    let execute = || Ok(coordinator.execute(0, push()).unwrap());
+    let ways: [&(dyn Fn() -> Result<Reply, RmwError> + Sync); 2] = [&submit, &execute];
+    for (way, moved) in ways.into_iter().zip(1..) {
+        let pending = rmw.blmove_with("from", "to", ListEnd::Front, ListEnd::Back, |moved| {
+            assert_eq!(&*moved.unwrap(), b"job");
+        });
+        let held = hold(&latches, "to");
+        thread::scope(|scope| {
+            let call = scope.spawn(way);
+            while latches.waiters() == 0 && !call.is_finished() {
+                thread::yield_now();
+            }
+            assert_eq!(rmw.llen("to").unwrap(), moved - 1);
+            drop(held);
+            assert_eq!(call.join().unwrap(), Ok(Reply::Length(1)));
+        });
+        assert!(pending.is_delivered());
+        assert_eq!(rmw.llen("to").unwrap(), moved);
+    }
+}
+
+#[test]
 fn a_shutdown_returns_what_was_not_executed_though_its_latch_is_held() {
     let (rmw, latches, coordinator) = coordinated(one_shard());
     let held = hold(&latches, "k");
@@ -547,4 +585,115 @@ fn a_dropped_ticket_lets_its_command_be_executed() {
 fn the_handles_may_cross_a_caught_panic() {
     fn check<T: UnwindSafe + RefUnwindSafe + Send + Sync>() {}
     check::<RmwCoordinator>();
+}
+
+fn push(key: &str, value: &str) -> Command {
+    Command::list_op(key, ListOp::push(ListEnd::Back, [value]))
+}
+
+/// A registered pop; its callback writes the key that it was served from, and says how that went.
+fn pop_and_write(rmw: &Rmw, key: &'static str) -> (Pending, Receiver<(Bytes, bool)>) {
+    let (tell, told) = channel();
+    let again = rmw.clone();
+    let pending = rmw.blpop_with(&[key], move |popped| {
+        let (_, value) = popped.unwrap();
+        // Under the latch, this would be refused or wait for itself.
+        tell.send((value, again.set(key, "seen").is_ok())).unwrap();
+    });
+    (pending, told)
+}
+
+#[test]
+fn a_push_serves_who_is_blocked_on_either_way() {
+    let (rmw, latches, coordinator) = coordinated(one_shard());
+    thread::scope(|scope| {
+        let blocked = scope.spawn(|| rmw.blpop(&["jobs"]).unwrap());
+        while rmw.stats().blocked == 0 {
+            thread::yield_now();
+        }
+        let pushed = coordinator.execute(0, push("jobs", "a"));
+        assert_eq!(pushed, Ok(Reply::Length(1)));
+        assert_eq!(blocked.join().unwrap(), (0, "a".into()));
+    });
+    assert!(!rmw.contains("jobs"));
+    let (pending, told) = pop_and_write(&rmw, "jobs");
+    coordinator.execute(0, push("jobs", "b")).unwrap();
+    assert_eq!(told.recv().unwrap(), ("b".into(), true));
+    assert!(pending.is_delivered());
+    rmw.del(&["jobs"]).unwrap();
+    let (pending, told) = pop_and_write(&rmw, "jobs");
+    let held = hold(&latches, "jobs");
+    let ticket = coordinator.submit(0, push("jobs", "c")).unwrap();
+    drop(held);
+    assert_eq!(ticket.wait().unwrap(), Ok(Reply::Length(1)));
+    assert_eq!(told.recv().unwrap(), ("c".into(), true));
+    assert!(pending.is_delivered());
+    assert_eq!(latches.held(), 0);
+}
+
+#[test]
+fn a_push_that_a_blocked_move_passes_on_takes_the_latch_of_the_destination() {
+    let (rmw, latches, coordinator) = coordinated(one_shard());
+    let (front, back) = (ListEnd::Front, ListEnd::Back);
+    let first = rmw.blmove_with("a", "b", front, back, drop);
+    let second = rmw.blmove_with("b", "c", front, back, drop);
+    let held = hold(&latches, "c");
+    let late = coordinator.execute_timeout(0, push("a", "x"), Duration::from_millis(1));
+    assert_eq!(late, Err(CoordinatorError::TimedOut));
+    assert_eq!((rmw.len(), latches.held(), latches.waiters()), (0, 1, 0));
+    let cancelled = coordinator.submit(0, push("a", "y")).unwrap();
+    let ticket = coordinator.submit(0, push("a", "z")).unwrap();
+    assert!(cancelled.cancel());
+    assert!(!ticket.is_done() && !first.is_delivered());
+    drop(held);
+    assert_eq!(ticket.wait().unwrap(), Ok(Reply::Length(1)));
+    assert!(first.is_delivered() && second.is_delivered());
+    assert_eq!(rmw.lrange("c", 0, -1).unwrap(), ["z".into()]);
+    assert_eq!((rmw.len(), latches.held()), (1, 0));
+    // And with all of them free, in the caller's thread.
+    let fast = coordinator.stats().fast;
+    let pending = rmw.blmove_with("a", "c", front, back, drop);
+    coordinator.execute(0, push("a", "w")).unwrap();
+    assert_eq!(coordinator.stats().fast, fast + 1);
+    assert!(pending.is_delivered());
+    assert_eq!(rmw.lrange("c", 0, -1).unwrap(), ["z".into(), "w".into()]);
+}
+
+#[test]
+fn a_move_on_to_an_awaited_key_serves_who_waits_there() {
+    let (rmw, latches, coordinator) = coordinated(one_shard());
+    let lmove = || Command::lmove("from", "to", ListEnd::Front, ListEnd::Back);
+    rmw.rpush("from", ["a", "b"]).unwrap();
+    let (_pending, told) = pop_and_write(&rmw, "to");
+    let moved = coordinator.execute(0, lmove()).unwrap();
+    assert_eq!(moved, Reply::Value(Some("a".into())));
+    assert_eq!(told.recv().unwrap(), ("a".into(), true));
+    rmw.del(&["to"]).unwrap();
+    let (_pending, told) = pop_and_write(&rmw, "to");
+    let held = hold(&latches, "from");
+    let ticket = coordinator.submit(0, lmove()).unwrap();
+    drop(held);
+    let moved = ticket.wait().unwrap().unwrap();
+    assert_eq!(moved, Reply::Value(Some("b".into())));
+    assert_eq!(told.recv().unwrap(), ("b".into(), true));
+    assert!(!rmw.contains("from"));
+}
+
+#[test]
+fn commands_on_one_key_wait_for_its_latch_together_and_a_move_stands_between_them() {
+    let (_, latches, coordinator) = coordinated(one_shard());
+    let held = hold(&latches, "k");
+    let append = |byte: &str| coordinator.submit(0, Command::append("k", byte)).unwrap();
+    let before: Vec<_> = (0..200).map(|_| append("a")).collect();
+    assert_eq!(latches.waiters(), 1);
+    let lmove = Command::lmove("k", "other", ListEnd::Front, ListEnd::Back);
+    let refused = coordinator.submit(0, lmove).unwrap();
+    let after: Vec<_> = (0..200).map(|_| append("b")).collect();
+    await_waiting(&coordinator, 401);
+    drop(held);
+    for (length, ticket) in (1..).zip(before.into_iter().chain(after)) {
+        assert_eq!(ticket.wait().unwrap(), Ok(Reply::Length(length)));
+    }
+    assert_eq!(refused.wait().unwrap(), Err(RmwError::WrongType));
+    assert_eq!((latches.held(), coordinator.stats().waiting), (0, 0));
 }

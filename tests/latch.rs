@@ -229,6 +229,41 @@ fn a_registered_waiter_is_called_outside_all_locks() {
 }
 
 #[test]
+fn a_request_is_counted_once_wherever_it_waits() {
+    let table = LatchTable::<str>::new();
+    let held = table.latch("a").unwrap().detach();
+    thread::scope(|scope| {
+        scope.spawn(|| table.update("a", || ()).unwrap());
+        until_waiting(&table, 1);
+        // Puts the update, which was handed over to the holder, in line before it.
+        let pending = table.latch_with("a", drop);
+        assert_eq!(table.waiters(), 2);
+        drop(pending);
+        assert_eq!(table.waiters(), 1);
+        drop(held);
+    });
+    assert_eq!((table.held(), table.waiters()), (0, 0));
+}
+
+#[test]
+fn a_callback_that_a_finished_update_calls_finds_no_latch_held_by_its_thread() {
+    let table = LatchTable::<str>::new();
+    let (send, receive) = mpsc::channel();
+    let inner = table.clone();
+    let mut pending = None;
+    table
+        .update("a", || {
+            pending = Some(table.latch_with("a", move |latch| {
+                drop(latch);
+                send.send(inner.update("b", || 7)).unwrap();
+            }));
+        })
+        .unwrap();
+    assert_eq!(receive.recv().unwrap(), Ok(7));
+    assert!(pending.is_some_and(|pending| pending.is_delivered()));
+}
+
+#[test]
 fn a_cancelled_registration_is_never_called() {
     let table = LatchTable::<str>::new();
     let held = table.latch("a").unwrap();
@@ -329,4 +364,34 @@ fn errors_say_what_to_do_next() {
     let _held = table.latch("a").unwrap();
     let error = table.latch("b").unwrap_err().to_string();
     assert!(error.contains("latch_many"), "{error}");
+}
+
+#[test]
+fn thousands_of_latches_of_one_thread_come_and_go_in_any_order_and_come_back() {
+    let table = LatchTable::<u64>::new();
+    let leaky = table.clone();
+    thread::spawn(move || {
+        for round in 0..3 {
+            let mut held: Vec<_> = (0..2000).map(|i| leaky.try_latch(&i).unwrap()).collect();
+            // Every third goes, from the middle outwards; others take the places.
+            let mut kept = Vec::new();
+            for (i, latch) in held.drain(..).enumerate() {
+                if i % 3 != round {
+                    kept.push(latch);
+                }
+            }
+            let more: Vec<_> = (0..2000).filter_map(|i| leaky.try_latch(&i).ok()).collect();
+            assert_eq!(kept.len() + more.len(), 2000);
+            assert_eq!(leaky.held(), 2000);
+            assert_eq!(leaky.latch(&9999).unwrap_err(), LatchError::Reentrant);
+            drop(kept);
+            drop(more);
+            assert_eq!(leaky.held(), 0);
+            drop(leaky.latch(&9999).unwrap());
+        }
+        std::mem::forget((0..2000).map(|i| leaky.try_latch(&i)).collect::<Vec<_>>());
+    })
+    .join()
+    .unwrap();
+    assert_eq!((table.held(), table.stats().leaked), (0, 2000));
 }

@@ -443,3 +443,47 @@ fn command_on<S: latchwork::rmw::Store>(rmw: &Rmw<S>, key: &str, dice: u64) -> S
         _ => format!("{:?}", rmw.exists(&[key, "a"])),
     }
 }
+
+#[test]
+fn a_write_inside_an_update_of_a_transaction_is_refused_and_not_overwritten() {
+    let (rmw, _) = timed();
+    rmw.update_many(&["a", "b"], |tx| {
+        tx.set("a", 1)?;
+        tx.update("a", |entry| {
+            let reentrant = Err(RmwError::Reentrant);
+            assert_eq!(tx.incr_by("a", 10), reentrant);
+            assert_eq!(tx.incr_by("b", 10), reentrant);
+            assert_eq!(tx.update("a", |_| 0), reentrant);
+            assert_eq!(tx.del(&["a", "b"]), Err(RmwError::Reentrant));
+            assert_eq!(tx.lrem("b", 0, "x"), Err(RmwError::Reentrant));
+            let nested = tx.update_many(&["a"], |inner| inner.incr_by("a", 10));
+            assert_eq!(nested, Err(RmwError::Reentrant));
+            // A look is none.
+            assert_eq!(tx.get("a"), Ok(Some(1.into())));
+            entry.set(2);
+        })?;
+        // That one is over, and so is one that panics.
+        let panicked = catch_unwind(AssertUnwindSafe(|| tx.update("a", |_| panic!("of course"))));
+        assert!(panicked.is_err());
+        tx.incr_by("b", 1)
+    })
+    .unwrap()
+    .unwrap();
+    assert_eq!((number(&rmw, "a"), number(&rmw, "b")), (2, 1));
+}
+
+#[test]
+fn a_write_to_the_outer_transaction_inside_an_inner_one_is_refused() {
+    let (rmw, _) = timed();
+    rmw.update_many(&["a"], |tx| {
+        tx.update_many(&["a"], |inner| {
+            inner.set("a", 1)?;
+            assert_eq!(tx.incr_by("a", 10), Err(RmwError::Reentrant));
+            inner.update_many(&["a"], |third| third.incr_by("a", 1))?
+        })??;
+        tx.incr_by("a", 1)
+    })
+    .unwrap()
+    .unwrap();
+    assert_eq!(number(&rmw, "a"), 3);
+}

@@ -1,24 +1,33 @@
 //! Commands: looked up in one table, checked, run.
 //!
 //! A handler gets its arguments (the name first, as on the wire) and appends exactly one reply, or
-//! returns an error before having appended anything. The texts of errors are Redis 7.0's.
+//! returns an error before having appended any; a blocking one may leave the reply for later. The
+//! texts of errors are Redis 7.0's. Handlers are generic over the store, so that those in a
+//! transaction are the same ones; the table has both forms of each.
 //!
-//! # Deviations from Redis 7.0
+//! # Where it differs from Redis 7.0
 //!
-//! All other replies and effects of these commands are the same, byte for byte;
-//! `tests/kvnode/differential.rs` and `schedule.rs` compare them with a redis-server's.
+//! All other replies and effects are the same, byte for byte: `tests/kvnode/differential.rs` and
+//! `schedule.rs` compare them with a redis-server's.
 //!
-//! | what | here |
-//! |---|---|
-//! | a command about all keys (`FLUSHALL`, `KEYS`, `DBSIZE`, `SCAN`) in a transaction | splits it: others may come in between, and the first part serves blocked clients by itself |
-//! | a watched key that was missing, came and went; an `APPEND` of nothing to one | has not changed: `EXEC` runs |
-//! | an expired key that nobody has come across | counts in `DBSIZE` until a write or the sweep does; Redis lets a read remove it |
-//! | the order of keys in `KEYS`, `SCAN` and `RANDOMKEY`, and how far one `SCAN` comes | the store's own |
-//! | `LPOS … RANK -9223372036854775808` | is refused, as in 7.2 |
-//! | time-outs of blocking commands | are 64-bit floats: hexadecimal is refused, and what rounds to zero is for ever |
-//! | two clients served by one command, both with more requests sent | run these at the same time, not one after the other |
-//! | `INFO`, `CLIENT LIST`, `CONFIG GET`, `COMMAND`, `MEMORY USAGE` | tell about this server |
-//! | a request with more than 1,048,576 arguments, or without CR LF after an argument | is a protocol error |
+//! * A command about all keys (`FLUSHALL`, `DBSIZE`, `KEYS`, `SCAN`, `RANDOMKEY`) inside `MULTI`
+//!   splits the transaction: what is queued before it and after it are atomic each, not together,
+//!   and serve blocked clients each.
+//! * `WATCH` compares versions. A missing key that came and went meanwhile is as it was, and
+//!   so is a key to which nothing was appended; Redis takes both for changes.
+//! * A transaction, or a set of watched keys, beyond `--max-queued` is refused.
+//! * `DBSIZE` counts an expired key until a write or the sweeper comes across it.
+//! * `COMMAND INFO` tells no categories, tips or key specifications, `COMMAND DOCS` nothing.
+//! * A time-out of a blocking command is a decimal number; Redis takes hexadecimal ones as well. It
+//!   is kept to the millisecond; Redis looks ten times a second.
+//! * Clients that one command serves, and that have sent more requests, run these at the same time;
+//!   Redis runs the ones of the first client first.
+//! * The order of keys in `KEYS`, `SCAN` and `RANDOMKEY`, and how far one `SCAN` comes, are the
+//!   store's own; `INFO`, `CLIENT LIST`, `CONFIG GET`, `COMMAND`, `MEMORY USAGE` tell about this
+//!   server.
+//! * `LPOS … RANK -9223372036854775808` is an error, as in 7.2.
+//! * `CLIENT REPLY OFF` or `SKIP` inside `MULTI` silences all of `EXEC`'s reply.
+//! * Framing is stricter, see [`request`](crate::request).
 
 mod blocking;
 mod client;

@@ -10,11 +10,13 @@
 //! | main | accepts, hands connections out, waits for the signal to stop | `listener` |
 //! | `kvnode-io-<i>` | an epoll loop over many connections; commands run inline | `io_thread`, `connection` |
 //! | `lw-sweep` | removes expired keys; sleeps while there are none | latchwork |
+//! | `lw-dispatch` | tells blocked clients what no other thread could tell them | latchwork |
 //!
 //! From bytes to bytes: `request` (parser) → `commands` (one table, one function a command) →
-//! [`latchwork::rmw::Rmw`] (the store: atomic commands, per-key latches) → `reply`. Connections are
-//! limited by a [`latchwork::Semaphore`]: each holds a permit, which comes back however the
-//! connection ends.
+//! [`latchwork::rmw::Rmw`] (the store: atomic commands, per-key latches) → `reply`. Between `MULTI`
+//! and `EXEC` commands go into a `queue`; a client that waits for a list is `blocked`, and what it
+//! gets comes through its I/O thread's `inbox`. Connections are limited by a
+//! [`latchwork::Semaphore`]: each holds a permit, which comes back however the connection ends.
 
 mod blocked;
 mod clients;
@@ -45,6 +47,9 @@ use io_thread::IoThread;
 use listener::Listener;
 use options::{Action, Options};
 use server::Server;
+
+/// How many connections may wait to be accepted; the system's own limit may be lower.
+const BACKLOG: i32 = 4096;
 
 /// Descriptors beside the clients': listener, epoll sets, eventfds, the standard streams, one to
 /// refuse with.
@@ -86,6 +91,8 @@ fn serve(mut options: Options) -> Result<(), Box<dyn std::error::Error>> {
         let (bind, port) = (options.bind, options.port);
         format!("cannot listen on {bind} port {port}: {error}; --port 0 picks a free port")
     })?;
+    // Thousands may come at once, and a connection that finds no room is retried after a second.
+    rustix::net::listen(&socket, BACKLOG)?;
     let address = socket.local_addr()?;
     let server = Arc::new(Server::new(options, address)?);
 

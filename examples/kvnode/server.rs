@@ -5,9 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
+use latchwork::Semaphore;
 use latchwork::rmw::{MemStore, Rmw};
-use latchwork::sweeper::Sweeper;
-use latchwork::{LatchTable, Semaphore};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::clients::Clients;
@@ -21,8 +20,6 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) started: Instant,
     pub(crate) store: Rmw<MemStore>,
-    /// The store's, for what they can tell.
-    pub(crate) latches: LatchTable<Vec<u8>>,
     pub(crate) clients: Clients,
     /// A permit for each connection there may be.
     pub(crate) places: Semaphore,
@@ -38,15 +35,10 @@ impl Server {
         options: Options,
         address: SocketAddr,
     ) -> Result<Self, Box<dyn std::error::Error>> {
-        // One thread for all that has to be swept, and none while there is nothing.
-        let sweeper = Sweeper::new();
-        let latches = LatchTable::builder().sweeper(sweeper.clone()).build()?;
-        let store = Rmw::builder().sweeper(sweeper).latches(latches.clone());
         Ok(Self {
             address,
             started: Instant::now(),
-            store: store.build(),
-            latches,
+            store: Rmw::new(),
             clients: Clients::default(),
             places: Semaphore::new(options.max_clients)?,
             turned_away: AtomicU64::new(0),

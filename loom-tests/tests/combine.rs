@@ -257,3 +257,78 @@ fn inside_an_update_waiting_for_the_table_is_refused_whoever_runs_it() {
         assert_no_residue(&table);
     });
 }
+
+/// Catches a submitted operation that whoever does the line's work drops, or runs twice.
+#[test]
+fn a_submitted_operation_is_done_once_by_whoever_holds_the_latch() {
+    model(|| {
+        let (table, section) = (table(), Section::new());
+        let other = updater(&table, &section);
+        let inside = section.clone();
+        let ticket = table.submit("a", move || inside.enter()).unwrap();
+        ticket.wait().expect("it was done");
+        other.join().unwrap();
+        assert_eq!(section.entered(), 2);
+        assert_no_residue(&table);
+    });
+}
+
+/// Catches a submitted operation that is forgotten when its turn comes from a guard.
+#[test]
+fn a_submitted_operation_is_done_when_a_guard_is_dropped() {
+    model(|| {
+        let (table, section) = (table(), Section::new());
+        let holder = thread::spawn({
+            let (table, section) = (table.clone(), section.clone());
+            move || {
+                let _held = table.latch("a").unwrap();
+                section.enter();
+            }
+        });
+        let inside = section.clone();
+        let ticket = table.submit("a", move || inside.enter()).unwrap();
+        ticket.wait().expect("it was done");
+        holder.join().unwrap();
+        assert_eq!(section.entered(), 2);
+        assert_no_residue(&table);
+    });
+}
+
+/// Catches a submitted operation that is done although it was cancelled.
+#[test]
+fn a_cancelled_operation_is_not_done() {
+    model(|| {
+        let (table, section) = (table(), Section::new());
+        let held = table.latch("a").unwrap();
+        let inside = section.clone();
+        let ticket = table.submit("a", move || inside.enter()).unwrap();
+        let other = thread::spawn(move || ticket.cancel());
+        section.enter();
+        drop(held);
+        let done = if other.join().unwrap() { 1 } else { 2 };
+        assert_eq!(section.entered(), done);
+        assert_no_residue(&table);
+    });
+}
+
+/// Catches an operation that is handed over to who holds another key of the same word, and waits
+/// for it.
+#[test]
+fn who_holds_another_key_of_the_word_is_not_waited_for() {
+    model(|| {
+        let (table, section) = (table(), Section::new());
+        // With one shard, these bits choose the word.
+        let word = |key: &str| (table.hash_of(key) >> 24) % 8;
+        let keys = [
+            "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o",
+        ];
+        let neighbour = keys.into_iter().find(|key| word(key) == word("a"));
+        let neighbour = neighbour.expect("a key of the same word");
+        let held = table.latch("a").unwrap();
+        let other = updater(&table, &section);
+        drop(held);
+        let _held = table.latch(neighbour).unwrap();
+        other.join().unwrap();
+        assert_eq!(section.entered(), 1);
+    });
+}

@@ -7,7 +7,8 @@ use std::time::Duration;
 use latchwork::LatchTable;
 use latchwork::model::{Clock, model, thread};
 use latchwork::rmw::{
-    Command, CoordinatorError, CoordinatorOptions, Entry, Reply, Rmw, RmwCoordinator,
+    Command, CoordinatorError, CoordinatorOptions, Entry, ListEnd, ListOp, MemStore, Reply, Rmw,
+    RmwCoordinator,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -16,7 +17,9 @@ type Latches = LatchTable<Vec<u8>>;
 
 fn coordinated() -> (Rmw, Latches, Arc<RmwCoordinator>) {
     let latches = LatchTable::builder().shards(1).build().unwrap();
-    let rmw = Rmw::builder().latches(latches.clone()).build();
+    // Building it takes all the shards: each is a step of the model.
+    let store = MemStore::with_shards(16);
+    let rmw = Rmw::builder().store(store).latches(latches.clone()).build();
     let options = CoordinatorOptions::new().shards(1).timeout(SECOND);
     let coordinator = RmwCoordinator::start(&rmw, options);
     (rmw, latches, Arc::new(coordinator))
@@ -117,6 +120,69 @@ fn a_shutdown_tells_who_waits_for_a_latch() {
         assert!(left.len() <= 1);
         drop(held);
         assert_eq!(rmw.get("n").unwrap(), None);
+        assert_eq!((latches.held(), latches.waiters()), (0, 0));
+    });
+}
+
+fn push(key: &str) -> Command {
+    Command::list_op(key, ListOp::push(ListEnd::Back, ["x"]))
+}
+
+/// Catches a command that moves its element on, for a blocked call, beside another write of the
+/// destination.
+#[test]
+fn a_command_that_serves_a_blocked_move_has_the_latch_of_its_destination() {
+    model(|| {
+        let (rmw, _, coordinator) = coordinated();
+        let pending = rmw.blmove_with("a", "b", ListEnd::Front, ListEnd::Back, drop);
+        let other = thread::spawn(move || {
+            // Only tries: nobody serves.
+            coordinator.execute_timeout(0, push("a"), Duration::ZERO)
+        });
+        rmw.set("b", "string").unwrap();
+        let called = other.join().unwrap();
+        assert_eq!(pending.is_delivered(), called.is_ok());
+        // Moved before, and overwritten; or refused, and left where it was.
+        assert_eq!(rmw.get("b").unwrap(), Some("string".into()));
+        assert!(called.is_ok() || rmw.llen("a").unwrap() == 0);
+    });
+}
+
+/// The same for a command that is served by the shard's thread.
+#[test]
+fn a_queued_command_that_serves_a_blocked_move_has_the_latch_of_its_destination() {
+    model(|| {
+        let (rmw, latches, coordinator) = coordinated();
+        let pending = rmw.blmove_with("a", "b", ListEnd::Front, ListEnd::Back, drop);
+        drop(coordinator.submit(0, push("a")).unwrap());
+        let server = thread::spawn({
+            let coordinator = coordinator.clone();
+            move || coordinator.shard(0).unwrap().serve()
+        });
+        rmw.set("b", "string").unwrap();
+        let left = coordinator.shutdown();
+        server.join().unwrap();
+        assert_eq!(pending.is_delivered(), left.is_empty());
+        assert_eq!(rmw.get("b").unwrap(), Some("string".into()));
+        assert_eq!((latches.held(), latches.waiters()), (0, 0));
+    });
+}
+
+/// Catches a command that gets into a turn which is just ending, and is forgotten there.
+#[test]
+fn a_command_that_comes_at_the_end_of_a_turn_is_executed() {
+    model(|| {
+        let (_, latches, coordinator) = coordinated();
+        let first = coordinator.submit(0, Command::incr("n", 1)).unwrap();
+        let server = thread::spawn({
+            let coordinator = coordinator.clone();
+            move || coordinator.shard(0).unwrap().serve()
+        });
+        let second = coordinator.submit(0, Command::incr("n", 1)).unwrap();
+        assert_eq!(second.wait().unwrap(), Ok(Reply::Integer(2)));
+        assert_eq!(first.wait().unwrap(), Ok(Reply::Integer(1)));
+        coordinator.shutdown();
+        server.join().unwrap();
         assert_eq!((latches.held(), latches.waiters()), (0, 0));
     });
 }

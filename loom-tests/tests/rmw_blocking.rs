@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use latchwork::model::{Clock, model, thread};
-use latchwork::rmw::{ListEnd, Rmw};
+use latchwork::rmw::{ListEnd, MemStore, Rmw};
 use latchwork::{LatchTable, Pending};
 
 fn rmw() -> Rmw {
     let latches = LatchTable::builder().shards(1).build().unwrap();
-    Rmw::builder().latches(latches).build()
+    // Building it takes all the shards: each is a step of the model.
+    let store = MemStore::with_shards(16);
+    Rmw::builder().store(store).latches(latches).build()
 }
 
 /// Starts a thread of the model with a handle of its own.

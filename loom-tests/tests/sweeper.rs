@@ -7,6 +7,7 @@ use latchwork::Sweeper;
 use latchwork::model::loom::sync::atomic::{AtomicBool, Ordering};
 use latchwork::model::{Clock, model, thread};
 use latchwork::sweeper::Next;
+use latchwork::worker::ticket;
 use latchwork_loom_tests::Section;
 
 /// Catches a job that still runs when its handle has been dropped, and a drop that is not told of
@@ -75,5 +76,46 @@ fn who_arms_during_a_shutdown_is_refused_or_reported() {
         let (job, armed) = other.join().unwrap();
         assert_eq!(armed, leftovers.unfinished == ["job"]);
         assert!(!job.is_armed());
+    });
+}
+
+/// Catches a job that is armed while the thread goes to sleep, and is not seen.
+#[test]
+fn an_armed_job_wakes_the_thread_that_serves() {
+    model(|| {
+        let sweeper = Sweeper::new();
+        let (completer, ticket) = ticket();
+        let mut completer = Some(completer);
+        let job = sweeper.job("job", move || {
+            let completer = completer.take();
+            completer
+                .into_iter()
+                .for_each(|completer| completer.complete(Ok(())));
+            Next::Idle
+        });
+        let server = thread::spawn({
+            let sweeper = sweeper.clone();
+            move || sweeper.serve()
+        });
+        job.arm_at(Clock::now());
+        // Whether the thread came before or comes after: it runs what is due.
+        ticket.wait().unwrap();
+        sweeper.shutdown();
+        server.join().unwrap();
+    });
+}
+
+/// Catches a shutdown that does not learn of the thread's end.
+#[test]
+fn a_shutdown_waits_for_the_thread_that_serves_and_ends() {
+    model(|| {
+        let sweeper = Sweeper::new();
+        let server = thread::spawn({
+            let sweeper = sweeper.clone();
+            move || sweeper.serve()
+        });
+        sweeper.shutdown();
+        assert!(!sweeper.stats().running);
+        server.join().unwrap();
     });
 }

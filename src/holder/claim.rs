@@ -22,9 +22,12 @@
 
 #![allow(unsafe_code)]
 
+mod chunk;
 mod seen;
 
 pub(crate) use seen::{holders, owner};
+
+use chunk::{Chunk, Slot};
 
 use std::cell::Cell;
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
@@ -32,7 +35,7 @@ use std::ptr::{self, NonNull};
 
 use crate::sync::mutant;
 use crate::sync::thread;
-use crate::sync::unmodelled::{AtomicPtr, AtomicU64, Mutex, OnceLock, Ordering, fence};
+use crate::sync::unmodelled::{AtomicU64, Mutex, OnceLock, Ordering, fence};
 
 const SLOTS: usize = 64;
 const LIVE: u64 = 64;
@@ -67,122 +70,14 @@ pub(crate) struct Leak {
     pub(crate) thread: Option<String>,
 }
 
-#[repr(align(64))]
-struct Slot {
-    serial: AtomicU64,
-    core: AtomicPtr<()>,
-    first: AtomicU64,
-    second: AtomicU64,
-    acquired_at: AtomicPtr<Location<'static>>,
-    /// Coarse nanoseconds since boot; 0 where nobody asked for it.
-    since: AtomicU64,
-    kind: Cell<Option<&'static Kind>>,
-}
-
-impl Slot {
-    const fn new(index: usize) -> Self {
-        Self {
-            serial: AtomicU64::new(index as u64),
-            core: AtomicPtr::new(ptr::null_mut()),
-            first: AtomicU64::new(0),
-            second: AtomicU64::new(0),
-            acquired_at: AtomicPtr::new(ptr::null_mut()),
-            since: AtomicU64::new(0),
-            kind: Cell::new(None),
-        }
-    }
-
-    #[inline]
-    fn is_live(&self) -> bool {
-        self.serial.load(Ordering::Relaxed) & LIVE != 0
-    }
-
-    #[inline]
-    fn core(&self) -> Option<NonNull<()>> {
-        NonNull::new(self.core.load(Ordering::Relaxed))
-    }
-
-    #[inline]
-    fn held(&self) -> Held {
-        Held {
-            first: self.first.load(Ordering::Relaxed),
-            second: self.second.load(Ordering::Relaxed),
-        }
-    }
-}
-
-struct Chunk {
-    slots: [Slot; SLOTS],
-    /// Every slot below is live. The owner's.
-    low: Cell<usize>,
-    /// No slot from here on is live; above `low`, and at least `FEW`. The owner's.
-    high: Cell<usize>,
-    next: AtomicPtr<Chunk>,
-    /// The table that the chunk is of, set once.
-    table: Cell<Option<&'static Table>>,
-}
-
-impl Chunk {
-    fn new() -> Self {
-        Self {
-            slots: std::array::from_fn(Slot::new),
-            low: Cell::new(0),
-            high: Cell::new(FEW),
-            next: AtomicPtr::new(ptr::null_mut()),
-            table: Cell::new(None),
-        }
-    }
-
-    #[inline(always)]
-    fn slot_of(&self, serial: u64) -> &Slot {
-        &self.slots[serial as usize % SLOTS]
-    }
-
-    /// The serial of the lowest slot that may be free, if it is.
-    #[inline(always)]
-    fn vacancy(&self) -> Option<u64> {
-        let slot = &self.slots[self.low.get() % SLOTS];
-        let serial = slot.serial.load(Ordering::Relaxed);
-        (serial & LIVE == 0).then_some(serial)
-    }
-
-    /// Raises `low` to a free slot, and says its serial. It is only raised here, and lowered to slots
-    /// that were given out before, so this is where `high` is kept above it.
-    fn vacancy_above(&self) -> Option<u64> {
-        let low = self.low.get();
-        let free = self.slots[low..].iter().position(|slot| !slot.is_live())?;
-        self.low.set(low + free);
-        self.high.set(self.high.get().max(low + free + 1));
-        self.vacancy()
-    }
-
-    /// Frees a live slot.
-    #[inline]
-    fn vacate(&self, slot: &Slot, serial: u64) {
-        // Adding the bit to itself clears it and counts the claim.
-        slot.serial
-            .store(serial.wrapping_add(LIVE), Ordering::Relaxed);
-        let index = serial as usize % SLOTS;
-        if index < self.low.get() {
-            self.low.set(index);
-        }
-    }
-
-    /// The slots that may be live.
-    #[inline]
-    fn occupied(&self) -> &[Slot] {
-        let mut high = self.high.get();
-        let least = FEW.max(self.low.get() + 1);
-        while high > least && !self.slots[high - 1].is_live() {
-            high -= 1;
-            self.high.set(high);
-        }
-        &self.slots[..high]
-    }
-}
-
 struct Table {
     first: Chunk,
+    /// The newest chunk; `None` for the first. The owner's, as the two below.
+    last: Cell<Option<&'static Chunk>>,
+    /// Chunks that were full and are not any more.
+    roomy: Cell<Option<&'static Chunk>>,
+    /// Whether claims may stand in other chunks than the first.
+    spread: Cell<bool>,
     /// The thread that has the table; 0 while it is pooled. Never used twice.
     thread_id: AtomicU64,
     thread_name: Mutex<Option<String>>,
@@ -234,6 +129,9 @@ impl Table {
         let table = registry.free.pop().unwrap_or_else(|| {
             let table: &'static Self = Box::leak(Box::new(Self {
                 first: Chunk::new(),
+                last: Cell::new(None),
+                roomy: Cell::new(None),
+                spread: Cell::new(false),
                 thread_id: AtomicU64::new(0),
                 thread_name: Mutex::new(None),
             }));
@@ -258,23 +156,66 @@ impl Table {
     }
 
     /// A chunk with a free slot at its `low`, when the one that was tried first has none.
+    ///
+    /// Each step takes a full chunk off the list, or makes a new one: what a claim costs does not
+    /// depend on how many there are.
     #[cold]
     fn roomy_chunk() -> &'static Chunk {
         let table = Self::current();
-        let mut last = &table.first;
-        for chunk in table.chunks() {
+        let current = CHUNK.with(Cell::get).unwrap_or(&table.first);
+        let mut candidate = Some(current);
+        while let Some(chunk) = candidate {
             if chunk.vacancy_above().is_some() {
-                CHUNK.with(|first| first.set(Some(chunk)));
-                return chunk;
+                return table.use_next(chunk);
             }
-            last = chunk;
+            candidate = table.roomy.take();
+            if let Some(next) = candidate {
+                next.is_listed.set(false);
+                table.roomy.set(next.next_roomy.take());
+            }
         }
         let new: &Chunk = Box::leak(Box::new(Chunk::new()));
         new.table.set(Some(table));
+        let last = table.last.replace(Some(new)).unwrap_or(&table.first);
         last.next
             .store(ptr::from_ref(new).cast_mut(), Ordering::Release);
-        CHUNK.with(|first| first.set(Some(new)));
-        new
+        table.use_next(new)
+    }
+
+    fn use_next(&'static self, chunk: &'static Chunk) -> &'static Chunk {
+        CHUNK.with(|first| first.set(Some(chunk)));
+        if !ptr::eq(chunk, &self.first) {
+            self.spread.set(true);
+        }
+        chunk
+    }
+
+    /// Whether a claim that `picks` stands. If none stands outside the first chunk, it looks there
+    /// only from now on.
+    #[cold]
+    fn any_spread(&'static self, picks: impl Fn(&Slot) -> bool) -> bool {
+        let mut is_spread = false;
+        for chunk in self.chunks().skip(1) {
+            for slot in chunk.occupied().iter().filter(|slot| slot.is_live()) {
+                is_spread = true;
+                if picks(slot) {
+                    return true;
+                }
+            }
+        }
+        if !is_spread {
+            self.leave(CHUNK.with(|chunk| chunk.replace(Some(&self.first))));
+        }
+        false
+    }
+
+    /// No claim stands outside the first chunk, and the next one goes there instead of to
+    /// `current`.
+    fn leave(&self, current: Option<&'static Chunk>) {
+        self.spread.set(false);
+        if let Some(current) = current {
+            current.has_room_again();
+        }
     }
 
     /// The live slots and their serials.
@@ -321,8 +262,10 @@ impl Table {
 
 /// Runs when a thread that made claims ends, after its Rust thread-locals.
 fn reclaim_thread() {
-    if let Some(table) = CHUNK.with(Cell::take).and_then(|chunk| chunk.table.get()) {
+    let current = CHUNK.with(Cell::take);
+    if let Some(table) = current.and_then(|chunk| chunk.table.get()) {
         table.reclaim(|_, _| false);
+        table.leave(current);
         table.retire();
     }
 }
@@ -425,10 +368,10 @@ impl Seat {
 
 impl Claim {
     #[inline]
-    fn slot(&self) -> Option<(&Chunk, &Slot)> {
+    fn slot(&self) -> Option<(&'static Chunk, &'static Slot)> {
         // SAFETY: chunks are never freed. A claim is not `Send`, so unless its serial is gone this
         // is the thread that made it.
-        let chunk = unsafe { self.chunk.as_ref() };
+        let chunk: &'static Chunk = unsafe { self.chunk.as_ref() };
         let slot = chunk.slot_of(self.serial);
         let is_mine = slot.serial.load(Ordering::Relaxed) == self.serial
             || mutant::enabled("claim-ignores-its-serial")
@@ -505,12 +448,10 @@ pub(crate) fn holds(core: NonNull<()>) -> bool {
     let Some(table) = Table::registered() else {
         return false;
     };
-    let holds = |chunk: &Chunk| {
-        let mut slots = chunk.occupied().iter();
-        slots.any(|slot| slot.is_live() && slot.core() == Some(core))
-    };
-    holds(&table.first)
-        || (!table.first.next.load(Ordering::Relaxed).is_null() && table.chunks().any(holds))
+    let is_of_core = |slot: &Slot| slot.core() == Some(core);
+    let mut first = table.first.occupied().iter();
+    first.any(|slot| slot.is_live() && is_of_core(slot))
+        || (table.spread.get() && table.any_spread(is_of_core))
 }
 
 /// A thread, as the owner of something: it can be asked whether it has ended.

@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use crate::sync::time::{Instant, now};
 use crate::sync::{Arc, mutant};
-use crate::waiter::{Parker, Signal, Wakes};
+use crate::waiter::{Callback, Parker, Signal, Wakes};
 
 use super::core::{Contents, Core, Counters, Outcome};
 use super::hold::Hold;
 use super::operation::Operation;
+use super::submit::Submitted;
 use super::wait::Who;
 
 /// How many operations of others a holder runs at most.
@@ -30,6 +31,8 @@ const BUDGET: Duration = Duration::from_micros(100);
 enum Next {
     /// Another one, out of line.
     Run(Arc<Parker>, Operation),
+    /// The same, and no thread waits for it.
+    RunSubmitted(Callback<Outcome>, Submitted),
     /// One that is too late to be begun: look again.
     Again,
     /// Nothing: the latch has been let go.
@@ -49,25 +52,24 @@ struct Shift<'a> {
 
 impl Core {
     /// Gives a latch back after an operation of its holder, and does what others wait to do first.
+    /// Whom to wake, if anybody waited, is left to the caller.
     #[inline]
-    pub(super) fn finish(&self, hold: Hold, name: &[u8]) {
-        if !self.release_by_word(hold) {
-            self.combine(hold, name);
-        }
+    pub(super) fn finish(&self, hold: Hold, name: &[u8]) -> Option<Wakes<Outcome>> {
+        (!self.release_by_word(hold)).then(|| self.combine(hold, name))
     }
 
     #[cold]
-    fn combine(&self, hold: Hold, name: &[u8]) {
+    fn combine(&self, hold: Hold, name: &[u8]) -> Wakes<Outcome> {
         let mut shift = Shift::begin(&self.counters);
         if !self.serve_stack(hold, &mut shift) {
             self.serve_line(hold, &mut shift);
         }
-        shift.wakes.deliver();
         if shift.done > 0 {
             self.counters.combined.add(shift.done);
             let hottest = &self.shard(hold.id).hottest;
             hottest.lock().count(hold.id, name, shift.done);
         }
+        shift.wakes
     }
 
     /// Runs what was handed over, without the lock. `true`: that was all, and the latch has been
@@ -86,7 +88,7 @@ impl Core {
                     submission.served(&mut shift.wakes);
                 } else {
                     if let Some(operation) = submission.operation() {
-                        shift.run(operation);
+                        shift.run(|| operation.run());
                     }
                     submission.served(&mut shift.wakes);
                 }
@@ -106,8 +108,15 @@ impl Core {
                     if mutant::enabled("combine-tells-first") {
                         shift.wakes.signal(&parker, Signal::Served);
                     }
-                    shift.run(operation);
+                    shift.run(|| operation.run());
                     shift.wakes.signal(&parker, Signal::Served);
+                }
+                Next::RunSubmitted(callback, submitted) => {
+                    // It would have brought the latch; its captures go outside the lock.
+                    drop(callback);
+                    if !mutant::enabled("combine-drops-submitted") {
+                        shift.run(|| submitted.run());
+                    }
                 }
                 Next::Again => {}
                 Next::Done => return,
@@ -126,14 +135,20 @@ impl Core {
         let Contents {
             entries, waiting, ..
         } = &mut *contents;
-        if let Some(entry) = entries.get_mut(hold.id.bits())
+        if let Some(entry) = entries.get_mut(hold.id.spread())
             && let Some((key, oldest)) = entry.line.front(waiting)
             && goes_on
-            && matches!(oldest.who, Who::Operation(..))
+            && matches!(oldest.who, Who::Operation(..) | Who::Submitted(..))
             && let Some(request) = entry.line.remove(waiting, key)
-            && let Who::Operation(parker, operation) = request.who
         {
             shard.waiters.sub(1);
+            let (parker, operation) = match request.who {
+                Who::Operation(parker, operation) => (parker, operation),
+                Who::Submitted(callback, submitted) => {
+                    return Next::RunSubmitted(callback, submitted);
+                }
+                Who::Latch(_) => unreachable!("it was an operation a moment ago"),
+            };
             let is_late = request
                 .deadline
                 .is_some_and(|deadline| shift.time >= deadline);
@@ -167,8 +182,8 @@ impl<'a> Shift<'a> {
         self.done < BATCH && self.time.saturating_duration_since(self.begun) < BUDGET
     }
 
-    fn run(&mut self, operation: Operation) {
-        operation.run();
+    fn run(&mut self, operation: impl FnOnce()) {
+        operation();
         let before = std::mem::replace(&mut self.time, now());
         let took = self.time.saturating_duration_since(before);
         self.counters.services.record(took);

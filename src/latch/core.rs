@@ -53,7 +53,7 @@ pub(super) struct Entry {
 impl Hashed for Entry {
     #[inline]
     fn hash(&self) -> u64 {
-        self.id.bits()
+        self.id.spread()
     }
 }
 
@@ -72,7 +72,7 @@ pub(super) struct Shard {
     words: [Word; WORDS],
     pub(super) contents: Mutex<Contents>,
     pub(super) hottest: unmodelled::Mutex<Hottest>,
-    /// How many threads have handed over an operation and wait.
+    /// How many threads have handed over an operation that does not stand in line.
     pub(super) posted: Counter,
     /// How many latches the entries say are held.
     held: Gauge,
@@ -133,7 +133,7 @@ impl Contents {
     /// The entry that `hold` has, unless it has it no more.
     #[inline]
     pub(super) fn entry_of(&mut self, hold: Hold) -> Option<&mut Entry> {
-        self.entries.get_mut(hold.id.bits()).filter(|entry| {
+        self.entries.get_mut(hold.id.spread()).filter(|entry| {
             entry.holder == hold.number || mutant::enabled("latch-release-without-compare")
         })
     }
@@ -186,7 +186,7 @@ impl Shard {
 
     /// Forgets a key that nobody holds or wants.
     fn remove(&self, contents: &mut Contents, id: Id) {
-        contents.entries.remove(id.bits());
+        contents.entries.remove(id.spread());
         let crowd = &mut contents.crowds[Self::word_index(id)];
         *crowd -= 1;
         if *crowd == 0 {
@@ -264,7 +264,7 @@ impl Core {
             }
         }
         let number = contents.number();
-        match contents.entries.get_mut(id.bits()) {
+        match contents.entries.get_mut(id.spread()) {
             None => shard.insert(contents, id, number),
             Some(entry) => {
                 if entry.holder != 0 {
@@ -342,11 +342,11 @@ impl Core {
         wakes: &mut Wakes<Outcome>,
     ) {
         let id = submission.id();
-        if contents.entries.get_mut(id.bits()).is_none() {
+        if contents.entries.get_mut(id.spread()).is_none() {
             shard.insert(contents, id, 0);
         }
         let number = contents.number();
-        if let Some(entry) = contents.entries.get_mut(id.bits())
+        if let Some(entry) = contents.entries.get_mut(id.spread())
             && let Some(operation) = submission.operation()
         {
             let request = Request {
@@ -357,6 +357,7 @@ impl Core {
                 retries: false,
             };
             let key = entry.line.push(&mut contents.waiting, request);
+            shard.posted.sub(1);
             shard.waiters.add(1);
             submission.lined(key, number);
         }
@@ -416,7 +417,7 @@ impl Core {
         id: Id,
         wakes: &mut Wakes<Outcome>,
     ) {
-        let Some(entry) = contents.entries.get_mut(id.bits()) else {
+        let Some(entry) = contents.entries.get_mut(id.spread()) else {
             return;
         };
         entry.holder = 0;
@@ -440,7 +441,10 @@ impl Core {
         let Contents {
             entries, waiting, ..
         } = contents;
-        let Some(entry) = entries.get_mut(id.bits()).filter(|entry| entry.holder == 0) else {
+        let Some(entry) = entries
+            .get_mut(id.spread())
+            .filter(|entry| entry.holder == 0)
+        else {
             return;
         };
         let Some((key, oldest)) = entry.line.front(waiting) else {
@@ -476,7 +480,7 @@ impl Core {
             Who::Latch(Waiter::Thread(parker)) | Who::Operation(parker, _) => {
                 wakes.signal(&parker, Signal::Granted);
             }
-            Who::Latch(Waiter::Callback(callback)) => {
+            Who::Latch(Waiter::Callback(callback)) | Who::Submitted(callback, _) => {
                 self.counters
                     .waits
                     .record(now().saturating_duration_since(request.since));
@@ -494,7 +498,7 @@ impl Core {
         contents: &mut Contents,
         id: Id,
     ) -> bool {
-        let entry = contents.entries.get_mut(id.bits());
+        let entry = contents.entries.get_mut(id.spread());
         let Some(number) = entry
             .map(|entry| entry.holder)
             .filter(|&number| number != 0)
@@ -505,7 +509,7 @@ impl Core {
         if !owner.is_some_and(claim::Thread::has_ended) {
             return false;
         }
-        if let Some(entry) = contents.entries.get_mut(id.bits()) {
+        if let Some(entry) = contents.entries.get_mut(id.spread()) {
             entry.holder = 0;
         }
         shard.held.sub(1);

@@ -6,8 +6,9 @@ use std::panic::Location;
 use crate::holder::anchor::{Anchor, Borrowed};
 use crate::holder::bound::{Bound, OwnedBound};
 use crate::sync::mutant;
+use crate::waiter::Wakes;
 
-use super::core::Core;
+use super::core::{Core, Outcome};
 use super::hold::Hold;
 
 fn release(bound: &Bound<'_, Core>) {
@@ -56,23 +57,24 @@ impl<'a> Latch<'a> {
     }
 
     /// Releases the latch after an operation under it, and does what others wait to do first. `name`
-    /// is what to call the key in the statistics.
+    /// is what to call the key in the statistics. Whom to wake, if anybody, is left to the caller:
+    /// callbacks are called when this thread holds the latch no more.
     #[inline]
-    pub(super) fn finish(self, name: &[u8]) {
+    #[must_use]
+    pub(super) fn finish(self, name: &[u8]) -> Option<Wakes<Outcome>> {
+        let mut wakes = None;
         if mutant::enabled("combine-without-claim") {
-            let released = self.bound.release();
-            std::mem::forget(self);
-            return released
-                .into_iter()
-                .for_each(|(core, held)| core.finish(held.into(), name));
-        }
-        // The claim stands while the operations of others run: they may not wait for this table.
-        if let (Some(core), Some(held)) = (self.bound.core(), self.bound.held()) {
-            core.finish(held.into(), name);
+            if let Some((core, held)) = self.bound.release() {
+                wakes = core.finish(held.into(), name);
+            }
+        } else if let (Some(core), Some(held)) = (self.bound.core(), self.bound.held()) {
+            // The claim stands while the operations of others run: they may not wait for this table.
+            wakes = core.finish(held.into(), name);
             // What it held has been given back.
             let _ = self.bound.release();
         }
         std::mem::forget(self);
+        wakes
     }
 
     /// Unbinds the latch from this thread: the result can be sent to another, and is owned by none.
@@ -144,6 +146,16 @@ pub struct OwnedLatch {
 }
 
 impl OwnedLatch {
+    /// As [`Latch::finish`].
+    #[must_use]
+    pub(super) fn finish(self) -> Option<Wakes<Outcome>> {
+        let bound = self.bound.as_ref()?.bound();
+        let wakes = bound.core()?.finish(bound.held()?.into(), b"");
+        // What it held has been given back; dropping it finds nothing.
+        let _ = bound.release();
+        wakes
+    }
+
     /// Unbinds the latch from this thread, as [`Latch::detach`].
     pub fn detach(self) -> SendLatch {
         match &self.bound {

@@ -26,7 +26,7 @@ use crate::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use crate::sync::cell::UnsafeCell;
 use crate::sync::time::{Instant, now};
 use crate::sync::{hint, mutant};
-use crate::waiter::{Key, Parker, Signal, Wakes};
+use crate::waiter::{Key, OwnParker, Parker, Signal, Wakes};
 
 use super::core::{Core, Outcome, Shard};
 use super::hold::Hold;
@@ -44,7 +44,7 @@ pub(super) struct Submission {
     status: AtomicU32,
     id: Id,
     since: Instant,
-    parker: Arc<Parker>,
+    parker: OwnParker,
     inner: UnsafeCell<Inner>,
 }
 
@@ -64,7 +64,7 @@ pub(super) enum Status {
 }
 
 impl Submission {
-    pub(super) fn new(id: Id, since: Instant, parker: Arc<Parker>, operation: Operation) -> Self {
+    pub(super) fn new(id: Id, since: Instant, parker: OwnParker, operation: Operation) -> Self {
         Self {
             status: AtomicU32::new(WAITING),
             id,
@@ -211,7 +211,7 @@ impl Taken {
             Ordering::Acquire,
         );
         if told.is_err() && !mutant::enabled("submission-served-unsaid") {
-            let parker = submission.parker.clone();
+            let parker = Arc::clone(&submission.parker);
             wakes.signal(&parker, Signal::Served);
         }
     }
@@ -263,7 +263,10 @@ impl Core {
         }
         let outcome = self.await_news(place, &submission);
         in_line.end();
-        shard.posted.sub(1);
+        // Otherwise it was counted in line since.
+        if submission.place().is_none() {
+            shard.posted.sub(1);
+        }
         let waits = &self.counters.waits;
         waits.record(now().saturating_duration_since(since));
         outcome
@@ -276,7 +279,7 @@ impl Core {
             }
             hint::spin_loop();
         }
-        let parker = &*submission.parker;
+        let parker: &Parker = &submission.parker;
         let lined = if submission.status() == Status::Waiting && submission.sleeps() {
             loop {
                 let next_look = now().checked_add(self.sweep_every);

@@ -169,7 +169,9 @@ impl<K: ?Sized> LatchTable<K> {
         };
         let latch = self.guard(hold);
         let result = operation();
-        latch.finish(name);
+        if let Some(wakes) = latch.finish(name) {
+            wakes.deliver();
+        }
         Ok(result)
     }
 
@@ -201,7 +203,12 @@ impl<K: ?Sized> LatchTable<K> {
         deadline: Option<Instant>,
         operation: impl FnOnce() -> R + Send,
     ) -> Result<R, Refusal> {
-        let work = |hold| self.guard(hold).finish(name);
+        // This thread stands in line meanwhile.
+        let work = |hold| {
+            if let Some(wakes) = self.guard(hold).finish(name) {
+                wakes.deliver_by_dispatcher();
+            }
+        };
         let place = self.place(id, name);
         match self.core.wait_with(place, deadline, operation, work)? {
             Finished::Elsewhere(Ok(result)) => Ok(result),
@@ -210,8 +217,10 @@ impl<K: ?Sized> LatchTable<K> {
                 let latch = self.guard(hold);
                 let result = operation();
                 // Who has a deadline works for nobody else.
-                if deadline.is_none() {
-                    latch.finish(name);
+                if deadline.is_none()
+                    && let Some(wakes) = latch.finish(name)
+                {
+                    wakes.deliver();
                 }
                 Ok(result)
             }

@@ -7,6 +7,8 @@
 //! | for the latch | granted | a release that hands over, or itself, when it comes back to an offer |
 //! | with an operation | granted, and runs it itself | the same |
 //! | with an operation | served: it has been run | whoever holds the latch and [combines](super::combine) |
+//! | with a submitted operation | the latch, by a callback | a release that hands over |
+//! | the same | nothing: it has been run | whoever holds the latch and combines |
 //! | with a deadline | nothing: it leaves by itself | its thread |
 //!
 //! An operation that somebody has taken out of line runs or is about to: its deadline comes too
@@ -23,6 +25,7 @@ use super::core::{Contents, Core, Outcome, Shard};
 use super::error::{LatchError, LatchTimeoutError};
 use super::hold::Hold;
 use super::operation::{InLine, Operation};
+use super::submit::Submitted;
 use super::word::Id;
 
 /// Why a latch was not taken.
@@ -54,6 +57,8 @@ pub(super) enum Who {
     Latch(Waiter<Outcome>),
     /// For its operation to be done under the latch, by itself or by somebody else.
     Operation(Arc<Parker>, Operation),
+    /// The same without a thread that waits: the callback brings the latch to who runs it.
+    Submitted(Callback<Outcome>, Submitted),
 }
 
 pub(super) struct Request {
@@ -110,8 +115,8 @@ impl Core {
             } else {
                 parker.prepare();
                 let who = match operation {
-                    Some(operation) => Who::Operation(parker.clone(), operation),
-                    None => Who::Latch(Waiter::Thread(parker.clone())),
+                    Some(operation) => Who::Operation(Arc::clone(&parker), operation),
+                    None => Who::Latch(Waiter::Thread(Arc::clone(&parker))),
                 };
                 self.join(shard, contents, id, who, since, deadline)
                     .map_err(|_| Err(Refusal::Busy))
@@ -207,28 +212,43 @@ impl Core {
         id: Id,
         callback: Callback<Outcome>,
     ) -> Result<Key, (Callback<Outcome>, Outcome)> {
+        self.take_or_join(id, Who::Latch(Waiter::Callback(callback)))
+    }
+
+    /// The same for an operation, with the callback that brings it the latch.
+    pub(super) fn take_or_submit(
+        &self,
+        id: Id,
+        callback: Callback<Outcome>,
+        submitted: Submitted,
+    ) -> Result<Key, (Callback<Outcome>, Outcome)> {
+        self.take_or_join(id, Who::Submitted(callback, submitted))
+    }
+
+    fn take_or_join(&self, id: Id, who: Who) -> Result<Key, (Callback<Outcome>, Outcome)> {
         let shard = self.shard(id);
         let mut wakes = Wakes::new();
-        let outcome = {
+        let joined = {
             let contents = &mut *shard.contents.lock();
-            if let Some(hold) = self.take(shard, contents, id, &mut wakes) {
-                Err((callback, Ok(hold)))
-            } else {
-                let who = Who::Latch(Waiter::Callback(callback));
-                match self.join(shard, contents, id, who, now(), None) {
-                    Ok((key, _)) => Ok(key),
-                    Err(Who::Latch(Waiter::Callback(callback))) => {
-                        Err((callback, Err(LatchError::Busy)))
-                    }
-                    Err(_) => unreachable!("a callback was put in line"),
-                }
+            match self.take(shard, contents, id, &mut wakes) {
+                Some(hold) => Err((who, Ok(hold))),
+                None => self
+                    .join(shard, contents, id, who, now(), None)
+                    .map_err(|who| (who, Err(LatchError::Busy))),
             }
         };
         wakes.deliver();
-        if outcome.is_ok() {
-            shard.hottest.lock().count(id, b"", 1);
+        match joined {
+            Ok((key, _)) => {
+                shard.hottest.lock().count(id, b"", 1);
+                Ok(key)
+            }
+            Err((
+                Who::Latch(Waiter::Callback(callback)) | Who::Submitted(callback, _),
+                outcome,
+            )) => Err((callback, outcome)),
+            Err(_) => unreachable!("a callback was to be put in line"),
         }
-        outcome
     }
 
     /// Takes a registered request out of line, if it still stands there.
@@ -258,7 +278,7 @@ impl Core {
         let Contents {
             entries, waiting, ..
         } = contents;
-        let entry = entries.get_mut(id.bits());
+        let entry = entries.get_mut(id.spread());
         let Some(entry) = entry.filter(|entry| entry.line.len() < self.max_waiters) else {
             self.counters.busy.add(1);
             return Err(who);
@@ -286,7 +306,7 @@ impl Core {
         wakes: &mut Wakes<Outcome>,
     ) -> Option<Request> {
         contents.waiting.get_mut(key)?;
-        let entry = contents.entries.get_mut(id.bits())?;
+        let entry = contents.entries.get_mut(id.spread())?;
         let request = entry.line.remove(&mut contents.waiting, key)?;
         shard.waiters.sub(1);
         if !mutant::enabled("latch-timeout-swallows-offer") {

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | free | no key of this word is held | held, by the taker's step |
 //! | held, key | that key is held, nobody waits | free, by the holder's step |
-//! | | | held with mail, by who has put an operation on the stack |
+//! | | | held with mail, by who has put an operation on this key on the stack |
 //! | held with mail, key | the same, and there are operations on the stack | held, by the holder, who then takes the stack |
 //! | either of these | | crowded, under the lock, by who wants the latch itself |
 //! | crowded | the shard's entries say who holds and who waits | free, under the lock, when the last entry of this word goes |
@@ -52,6 +52,13 @@ impl Id {
     pub(super) fn bits(self) -> u64 {
         self.0
     }
+
+    /// The same for a hash table, which wants bits that differ at both ends. No two are equal.
+    #[inline]
+    pub(super) fn spread(self) -> u64 {
+        // An odd factor, 2^64 over the golden ratio: Knuth's multiplicative hashing.
+        (self.0 >> 20).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
 }
 
 /// One word, and the operations that were handed over to its holder.
@@ -67,7 +74,8 @@ pub(super) enum Post {
     Told,
     /// Nobody held the latch: now the caller does, under this number, and has the mail.
     Taken(u64),
-    /// The entries know who holds.
+    /// The entries know who holds, or have to be told: the word is another key's, whose holder may
+    /// keep it for long.
     Crowded,
 }
 
@@ -153,8 +161,8 @@ impl Word {
             .is_ok()
     }
 
-    /// Says that there is an operation on the stack. In any case a step that writes the word, see
-    /// above.
+    /// Says that there is an operation on the stack. A step that writes the word, see above, unless
+    /// the operation has to be put in line.
     pub(super) fn post(&self, id: Id) -> Post {
         let mut seen = self.state.load(Ordering::Relaxed);
         loop {
@@ -162,6 +170,9 @@ impl Word {
                 return Post::Crowded;
             }
             let count = seen.wrapping_add(ONE_HOLD) & COUNT;
+            if seen & HELD != 0 && Id::of(seen) != id && !mutant::enabled("word-post-to-anybody") {
+                return Post::Crowded;
+            }
             let (next, posted) = if seen & HELD != 0 {
                 (seen | MAIL, Post::Told)
             } else {
@@ -285,6 +296,17 @@ mod tests {
         assert!(word.release(id, number));
         assert!(word.collect(id, number).is_none());
         assert!(matches!(word.post(id), Post::Taken(next) if next != number));
+    }
+
+    #[test]
+    fn the_holder_of_another_key_is_handed_nothing() {
+        let (word, id) = (Word::new(), Id::of(9 << 30));
+        let Try::Taken(number) = word.take(id) else {
+            panic!("the latch is free");
+        };
+        assert!(matches!(word.post(Id::of(7 << 30)), Post::Crowded));
+        assert!(!word.has_mail());
+        assert!(word.release(id, number));
     }
 
     #[test]

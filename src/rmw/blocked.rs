@@ -473,12 +473,11 @@ impl Served {
         }
     }
 
-    /// Tells them that nothing was taken.
-    pub(super) fn fail(mut self, error: &RmwError) {
+    /// Nothing was taken for them: that is what they will be told.
+    pub(super) fn fail(&mut self, error: &RmwError) {
         for (_, outcome) in &mut self.0 {
             *outcome = Some(Err(error.clone()));
         }
-        self.tell();
     }
 }
 

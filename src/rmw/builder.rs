@@ -164,6 +164,7 @@ impl<S: Store> RmwBuilder<S> {
             armed: crate::sync::atomic::AtomicU64::new(u64::MAX),
             counters: Counters::default(),
             blocked: Some(Arc::new(Blocked::new())),
+            is_nesting: false.into(),
         });
         let swept = Arc::clone(&core);
         let sweep = sweeper.job("rmw: expired keys", move || swept.run_sweep());

@@ -18,11 +18,13 @@
 
 mod command;
 mod error;
+mod held;
 mod line;
 mod list_op;
 mod options;
 mod shard;
 mod stats;
+mod turn;
 
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -36,13 +38,15 @@ pub use shard::Shard;
 pub use stats::CoordinatorStats;
 
 use super::Rmw;
+use super::blocked::Served;
 use super::error::RmwError;
 use super::mem::MemStore;
 use super::store::Store;
-use crate::latch::{Latch, LatchTable};
+use crate::latch::{Latch, LatchTable, hashes_in_order};
 use crate::sync::time::{Instant, now};
 use crate::sync::{Arc, mutant};
 use crate::worker::{Panic, Ticket, TicketError};
+use held::{Held, needed};
 use line::Line;
 
 /// What a command returns, once it has been executed.
@@ -228,13 +232,20 @@ impl<S: Store> RmwCoordinator<S> {
         let line = self.line(shard)?;
         self.latches.check_reentry().map_err(RmwError::from)?;
         let hashes = command.hashes(&self.rmw);
-        if let Some(latches) = self.try_latches(&hashes) {
+        if let Some(held) = self.try_latches(&command, &hashes) {
             line.counters.fast.add(1);
-            let latches = latches.into_iter().flatten();
-            let latches = latches.filter(|_| !mutant::enabled("coordinator-inline-unprotected"));
-            let latches: [Option<Latch<'_>>; 2] = pair(latches);
-            let answer = Panic::catch(|| command.run(&self.rmw));
-            drop(latches);
+            let held = Some(held).filter(|_| !mutant::enabled("coordinator-inline-unprotected"));
+            let run = || {
+                let mut served = Served::default();
+                let answer = command.run_latched(&self.rmw, &mut served);
+                (answer, served)
+            };
+            let done = Panic::catch(run);
+            drop(held);
+            let answer = done.map(|(answer, served)| {
+                served.tell();
+                answer
+            });
             return line.result(answer.map_err(TicketError::from));
         }
         let deadline = deadline();
@@ -242,7 +253,7 @@ impl<S: Store> RmwCoordinator<S> {
             line.counters.timed_out.add(1);
             return Err(CoordinatorError::TimedOut);
         }
-        let ticket = Line::enqueue(line, command, hashes)?;
+        let ticket = Line::enqueue(line, command, &self.rmw)?;
         let answer = match deadline {
             None => Some(ticket.wait()),
             Some(deadline) => ticket.wait_or_cancel(deadline),
@@ -287,8 +298,7 @@ impl<S: Store> RmwCoordinator<S> {
         command: Command,
     ) -> Result<Ticket<Result<Reply, RmwError>>, CoordinatorError> {
         let line = self.line(shard)?;
-        let hashes = command.hashes(&self.rmw);
-        Line::enqueue(line, command, hashes)
+        Line::enqueue(line, command, &self.rmw)
     }
 
     /// Takes over latches that are waited for and whose owner's thread has ended without giving
@@ -350,15 +360,30 @@ impl<S: Store> RmwCoordinator<S> {
         Ok(line)
     }
 
-    /// The latches, if all are free.
-    fn try_latches(&self, hashes: &[Option<u64>; 2]) -> Option<[Option<Latch<'_>>; 2]> {
-        let mut latches = [None, None];
-        for (latch, hash) in latches.iter_mut().zip(hashes) {
-            if let Some(hash) = hash {
-                *latch = Some(self.latches.try_latch_hashed(*hash).ok()?);
+    /// The latches that a command on keys with these hashes needs, if all are free.
+    fn try_latches(&self, command: &Command, hashes: &[Option<u64>; 2]) -> Option<Held<Latch<'_>>> {
+        let mut held = Held::new();
+        for hash in hashes.iter().flatten() {
+            held.push(self.latches.try_latch_hashed(*hash).ok()?);
+        }
+        let blocked = self.rmw.core.blocked.as_deref();
+        let Some(blocked) = blocked.filter(|blocked| blocked.count() != 0) else {
+            return Some(held);
+        };
+        let keys = command.keys(&self.rmw);
+        let own = keys.iter().map(|key| key.hash).collect();
+        let mut taken: Vec<u64> = hashes_in_order(own).collect();
+        loop {
+            let mut missing = needed(Some(blocked), &keys);
+            missing.retain(|hash| !taken.contains(hash));
+            if missing.is_empty() {
+                return Some(held);
+            }
+            for hash in missing {
+                held.push(self.latches.try_latch_hashed(hash).ok()?);
+                taken.push(hash);
             }
         }
-        Some(latches)
     }
 }
 

@@ -77,7 +77,8 @@ impl<S: Store> Rmw<S> {
     /// # Errors
     /// [`Undeclared`](RmwError::Undeclared) if the closure used a key that `keys` does not name:
     /// to a command inside, such a key is missing. [`Reentrant`](RmwError::Reentrant) if the
-    /// calling thread is inside an update, and for writes to this `Rmw` itself in the closure;
+    /// calling thread is inside an update, and for writes to this `Rmw` itself in the closure
+    /// (of a transaction: to it, while an update or a transaction inside it runs);
     /// [`Busy`](RmwError::Busy). The closure's own error is the inner result.
     ///
     /// # Panics
@@ -105,10 +106,28 @@ impl<S: Store> Rmw<S> {
         operation: impl FnOnce(&Transaction) -> Result<R, E>,
         finally: impl FnOnce(),
     ) -> Result<Result<R, E>, RmwError> {
+        let _nested = self.nest()?;
+        let (latches, reached) = self.latch_reach(&in_order(named.to_vec()))?;
+        let latches = latches.filter(|_| !mutant::enabled("rmw-transaction-unprotected"));
+        let mut served = Served::default();
+        let result = self.transact_latched(named, &reached, operation, finally, &mut served);
+        drop(latches);
+        served.tell();
+        result
+    }
+
+    /// The same for a caller who holds the latches: of the keys, and of those that elements may go
+    /// on to from there. Whoever has been served is to be told when they are free.
+    pub(super) fn transact_latched<R, E>(
+        &self,
+        named: &[Key<'_>],
+        reached: &[OwnedKey],
+        operation: impl FnOnce(&Transaction) -> Result<R, E>,
+        finally: impl FnOnce(),
+        served: &mut Served,
+    ) -> Result<Result<R, E>, RmwError> {
         let core = &*self.core;
         let mut keys = in_order(named.to_vec());
-        let (latches, reached) = self.latch_reach(&keys)?;
-        let latches = latches.filter(|_| !mutant::enabled("rmw-transaction-unprotected"));
         let tx = self.transaction(&keys);
         let result = operation(&tx);
         let staged = &tx.core.store;
@@ -116,7 +135,6 @@ impl<S: Store> Rmw<S> {
             staged.finish()?;
             return Ok(result);
         }
-        let mut served = Served::default();
         if let Some(blocked) = &core.blocked
             && named.iter().any(|key| blocked.waits_for(*key))
         {
@@ -125,23 +143,20 @@ impl<S: Store> Rmw<S> {
             keys = in_order(keys);
             let reached: Vec<_> = reached.iter().map(OwnedKey::as_key).collect();
             staged.declare(&reached, self.records(&reached));
-            tx.serve(blocked, named, &mut served);
+            tx.serve(blocked, named, served);
         }
         let staged = staged.finish()?;
         if let Err(error) = self.publish(&keys, &staged) {
-            drop(latches);
             served.fail(&error);
             return Err(error);
         }
         finally();
-        drop(latches);
         let expired = tx.core.counters.expired.load(Ordering::Relaxed);
         core.counters.expired.fetch_add(expired, Ordering::Relaxed);
         let effects = staged.iter().flat_map(|key| &key.effects);
         if let Some(at) = effects.filter_map(OwnedEffect::deadline).min() {
             self.arm(at);
         }
-        served.tell();
         Ok(result)
     }
 
@@ -168,6 +183,7 @@ impl<S: Store> Rmw<S> {
                 armed: crate::sync::atomic::AtomicU64::new(u64::MAX),
                 counters: Counters::default(),
                 blocked: None,
+                is_nesting: false.into(),
             }),
             sweep: None,
             deadline: None,

@@ -12,7 +12,16 @@ use super::{Core, Rmw};
 use crate::latch::{Latch, LatchTable, LatchTimeoutError, Latches};
 use crate::sync::mutant;
 use crate::sync::time::Instant;
-use crate::sync::unmodelled::Ordering;
+use crate::sync::unmodelled::{AtomicBool, Ordering};
+
+/// An update inside a transaction, while it runs.
+pub(super) struct Nested<'a>(&'a AtomicBool);
+
+impl Drop for Nested<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
 
 /// What an update found.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,6 +72,30 @@ impl<S: Store> Rmw<S> {
         self.core.latches.as_ref().filter(|_| !self.is_latched)
     }
 
+    /// Begins an update inside a transaction; on any other handle the latches do it. Until it ends,
+    /// the transaction refuses other writes: they would be overwritten with what it has made of the
+    /// copy that it took before.
+    #[inline(always)]
+    pub(super) fn nest(&self) -> Result<Option<Nested<'_>>, RmwError> {
+        let core = &*self.core;
+        if core.latches.is_some() {
+            return Ok(None);
+        }
+        match core.is_nesting.swap(true, Ordering::Relaxed) {
+            true => Err(RmwError::Reentrant),
+            false => Ok(Some(Nested(&core.is_nesting))),
+        }
+    }
+
+    /// For a write that takes no latch: refuses it inside an update of its transaction.
+    #[inline(always)]
+    fn check_nesting(&self) -> Result<(), LatchTimeoutError> {
+        match self.core.is_nesting.load(Ordering::Relaxed) {
+            true => Err(LatchTimeoutError::Reentrant),
+            false => Ok(()),
+        }
+    }
+
     /// Runs `operation` under the key's latch, on this thread or on that of who holds it.
     #[inline(always)]
     fn under_latch<R: Send>(
@@ -71,7 +104,10 @@ impl<S: Store> Rmw<S> {
         operation: impl FnOnce() -> Result<R, RmwError> + Send,
     ) -> Result<R, RmwError> {
         match (self.latches(), self.deadline) {
-            (None, _) => operation(),
+            (None, _) => {
+                self.check_nesting()?;
+                operation()
+            }
             (Some(latches), None) => latches.update_hashed(key.hash, key.bytes, operation)?,
             (Some(latches), Some(deadline)) => {
                 latches.update_until(key.hash, key.bytes, || Some(deadline), operation)?
@@ -81,10 +117,11 @@ impl<S: Store> Rmw<S> {
 
     /// The latch of one key, for what takes longer; none in a transaction, which has it.
     pub(super) fn latch(&self, key: Key<'_>) -> Result<Option<Latch<'_>>, LatchTimeoutError> {
-        let latches = self.latches();
-        latches
-            .map(|table| table.latch_until(key.hash, key.bytes, || self.deadline))
-            .transpose()
+        let Some(latches) = self.latches() else {
+            return self.check_nesting().map(|()| None);
+        };
+        let latch = latches.latch_until(key.hash, key.bytes, || self.deadline);
+        latch.map(Some)
     }
 
     /// The latches of several keys; none in a transaction, which has them.
@@ -92,11 +129,11 @@ impl<S: Store> Rmw<S> {
         &self,
         keys: &[Key<'_>],
     ) -> Result<Option<Latches<'_>>, LatchTimeoutError> {
-        let hashes = || keys.iter().map(|key| key.hash).collect();
-        let latches = self.latches();
-        latches
-            .map(|table| table.latch_many_until(hashes(), self.deadline))
-            .transpose()
+        let Some(latches) = self.latches() else {
+            return self.check_nesting().map(|()| None);
+        };
+        let hashes = keys.iter().map(|key| key.hash).collect();
+        latches.latch_many_until(hashes, self.deadline).map(Some)
     }
 
     /// Runs one short command: `decide` sees the live record, and what it returns is applied.
@@ -173,7 +210,8 @@ impl<S: Store> Rmw<S> {
     ) -> Result<R, RmwError> {
         let core = &*self.core;
         let key = self.key(key.as_ref());
-        let done = if mutant::enabled("rmw-update-unprotected") {
+        let nested = self.nest()?;
+        let done = if nested.is_some() || mutant::enabled("rmw-update-unprotected") {
             core.change_copy(key, operation).map(Ok)
         } else {
             self.under_latch(key, || match core.is_awaited(key) {

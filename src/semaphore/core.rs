@@ -195,7 +195,7 @@ impl Core {
                 decided => return decided,
             }
             parker.prepare();
-            self.join(&mut queue, Waiter::Thread(parker.clone()), n, since)
+            self.join(&mut queue, Waiter::Thread(Arc::clone(&parker)), n, since)
         };
         // The first sleep ends when the request becomes due.
         let mut patience = (self.fairness == Fairness::Eventual).then(|| since + PATIENCE);

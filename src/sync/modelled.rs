@@ -222,6 +222,10 @@ pub(crate) mod futex {
             self.word.swap(value, order)
         }
 
+        pub(crate) fn fetch_add(&self, value: u32, order: Ordering) -> u32 {
+            self.word.fetch_add(value, order)
+        }
+
         pub(crate) fn compare_exchange(
             &self,
             current: u32,

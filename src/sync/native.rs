@@ -123,6 +123,11 @@ pub(crate) mod futex {
         }
 
         #[inline]
+        pub(crate) fn fetch_add(&self, value: u32, order: Ordering) -> u32 {
+            self.0.fetch_add(value, order)
+        }
+
+        #[inline]
         pub(crate) fn compare_exchange(
             &self,
             current: u32,

@@ -14,6 +14,10 @@
 //! with the `Acquire` in [`Parker::park`] and [`Parker::news`]: what the releaser did happens
 //! before what the waiter does next.
 
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::ops::Deref;
+
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::sync::futex::{Futex, Wait};
@@ -51,6 +55,39 @@ crate::sync::lazy_local! {
     static PARKER: Arc<Parker> = Arc::new(Parker::new())
 }
 
+crate::sync::local! {
+    /// Whether a wait of the calling thread is using its parker.
+    static IN_USE: Cell<bool> = Cell::new(false)
+}
+
+/// The calling thread's parker, for one wait.
+///
+/// A thread may run code of others while its own request stands in line: their operations. A wait in
+/// there gets another parker, so neither takes the other's news for its own, or wipes it out.
+#[derive(Debug)]
+pub(crate) struct OwnParker {
+    parker: Arc<Parker>,
+    is_spare: bool,
+    /// Given back by the thread that took it.
+    not_send: PhantomData<*const ()>,
+}
+
+impl Deref for OwnParker {
+    type Target = Arc<Parker>;
+
+    fn deref(&self) -> &Arc<Parker> {
+        &self.parker
+    }
+}
+
+impl Drop for OwnParker {
+    fn drop(&mut self) {
+        if !self.is_spare {
+            IN_USE.with(|in_use| in_use.set(false));
+        }
+    }
+}
+
 impl Parker {
     fn new() -> Self {
         Self {
@@ -58,12 +95,22 @@ impl Parker {
         }
     }
 
-    /// The calling thread's parker. A thread whose thread-locals are being destroyed gets a new
-    /// one.
-    pub(crate) fn current() -> Arc<Self> {
-        PARKER
-            .try_with(Arc::clone)
-            .unwrap_or_else(|_| Arc::new(Self::new()))
+    /// The calling thread's parker. Within another wait of the thread, and while its thread-locals
+    /// are being destroyed, a new one.
+    pub(crate) fn current() -> OwnParker {
+        let is_spare = IN_USE.with(|in_use| in_use.replace(true));
+        let parker = if is_spare {
+            Arc::new(Self::new())
+        } else {
+            PARKER
+                .try_with(Arc::clone)
+                .unwrap_or_else(|_| Arc::new(Self::new()))
+        };
+        OwnParker {
+            parker,
+            is_spare,
+            not_send: PhantomData,
+        }
     }
 
     /// Before the thread goes in line, or back to sleep after a retry. Under the line's lock.
@@ -137,5 +184,27 @@ impl Parker {
                 return Some(Signal::Granted);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_within_a_wait_neither_hears_the_other_s_news_nor_wipes_it_out() {
+        let outer = Parker::current();
+        outer.prepare();
+        outer.signal(Signal::Served);
+        {
+            let inner = Parker::current();
+            inner.prepare();
+            assert_eq!(inner.news(), None);
+            inner.signal(Signal::Granted);
+        }
+        assert_eq!(outer.news(), Some(Signal::Served));
+        let first = Arc::clone(&outer);
+        drop(outer);
+        assert!(Arc::ptr_eq(&Parker::current(), &first), "one a thread");
     }
 }

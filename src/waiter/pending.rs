@@ -2,14 +2,13 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
-use crate::os::event;
+use super::event::Event;
 use crate::sync::Arc;
-use crate::sync::atomic::{AtomicU32, Ordering, fence};
+use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::mutant;
-use crate::sync::unmodelled::OnceLock;
 
 /// A registered waiter: the request that `acquire_with` or `latch_with` has put in line.
 ///
@@ -93,12 +92,7 @@ impl Pending {
     ///
     /// When the process has no descriptor left.
     pub fn as_fd(&self) -> io::Result<BorrowedFd<'_>> {
-        if self.delivery.event.get().is_none() {
-            let _ = self.delivery.event.set(event::create()?);
-            self.delivery.announce();
-        }
-        let event = self.delivery.event.get().expect("set above");
-        Ok(event.as_fd())
+        self.delivery.event.as_fd(|| self.is_delivered())
     }
 }
 
@@ -130,14 +124,14 @@ const CANCELLED: u32 = 3;
 /// | `RUNNING` | `DONE` | whoever called it |
 pub(crate) struct Delivery {
     state: AtomicU32,
-    event: OnceLock<OwnedFd>,
+    event: Event,
 }
 
 impl Delivery {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             state: AtomicU32::new(WAITING),
-            event: OnceLock::new(),
+            event: Event::new(),
         })
     }
 
@@ -159,23 +153,11 @@ impl Delivery {
     /// After the callback has run.
     pub(crate) fn finish(&self) {
         self.state.store(DONE, Ordering::Release);
-        self.announce();
+        self.event.announce(|| self.is_done());
     }
 
     fn is_done(&self) -> bool {
         self.state.load(Ordering::Acquire) == DONE
-    }
-
-    /// `finish` stores the state and then looks for the descriptor, `as_fd` sets the descriptor and
-    /// then looks at the state; the fence between the two on each side makes one of them see the
-    /// other.
-    fn announce(&self) {
-        fence(Ordering::SeqCst);
-        if self.is_done()
-            && let Some(event) = self.event.get()
-        {
-            event::signal(event);
-        }
     }
 }
 

@@ -17,20 +17,19 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::Duration;
 
-use crate::os::event;
 use crate::sync::Arc;
-use crate::sync::atomic::{Ordering, fence};
+use crate::sync::atomic::Ordering;
 use crate::sync::futex::{Futex, Wait};
 use crate::sync::hint;
 use crate::sync::lock::Mutex;
 use crate::sync::mutant;
 use crate::sync::time::{Instant, now};
-use crate::sync::unmodelled::OnceLock;
 
+use super::event::Event;
 use super::panic::Panic;
 
 const WAITING: u32 = 0;
@@ -86,7 +85,7 @@ impl From<Panic> for TicketError {
 struct Slot<T> {
     word: Futex,
     result: Mutex<Option<Result<T, TicketError>>>,
-    event: OnceLock<OwnedFd>,
+    event: Event,
 }
 
 /// Makes the two ends of a result that is not there yet.
@@ -110,7 +109,7 @@ pub fn ticket<T>() -> (Completer<T>, Ticket<T>) {
     let slot = Arc::new(Slot {
         word: Futex::new(WAITING),
         result: Mutex::new(None),
-        event: OnceLock::new(),
+        event: Event::new(),
     });
     let completer = Completer {
         slot: Some(Arc::clone(&slot)),
@@ -149,19 +148,7 @@ impl<T> Slot<T> {
         if before & ASLEEP != 0 && !mutant::enabled("ticket-wakes-nobody") {
             self.word.wake_one();
         }
-        self.announce();
-    }
-
-    /// `finish` stores the word and then looks for the descriptor, `as_fd` sets the descriptor and
-    /// then looks at the word; the fence between the two on each side makes one of them see the
-    /// other.
-    fn announce(&self) {
-        fence(Ordering::SeqCst);
-        if self.is_done()
-            && let Some(event) = self.event.get()
-        {
-            event::signal(event);
-        }
+        self.event.announce(|| self.is_done());
     }
 
     /// Sleeps until the result is there. `false`: the deadline came first.
@@ -456,12 +443,7 @@ impl<T> Ticket<T> {
     /// # Errors
     /// When the process has no descriptor left.
     pub fn as_fd(&self) -> io::Result<BorrowedFd<'_>> {
-        if self.slot.event.get().is_none() {
-            let _ = self.slot.event.set(event::create()?);
-            self.slot.announce();
-        }
-        let event = self.slot.event.get().expect("set above");
-        Ok(event.as_fd())
+        self.slot.event.as_fd(|| self.is_done())
     }
 }
 

@@ -1,6 +1,9 @@
 //! Clients that wait for a list to get an element: what they get and when, and what they may not
 //! hold up.
 
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
@@ -12,14 +15,14 @@ use crate::requests::request;
 use crate::support::{Client, Redis, Server, encode};
 
 /// Waits until so many clients are blocked.
-fn until_blocked<S: std::io::Read + std::io::Write>(witness: &mut Client<S>, wanted: usize) {
+fn until_blocked<S: Read + Write>(witness: &mut Client<S>, wanted: usize) {
     let wanted = format!("blocked_clients:{wanted}\r\n");
     while !witness.ask("INFO clients").contains(&wanted) {
         std::thread::yield_now();
     }
 }
 
-fn send<S: std::io::Read + std::io::Write>(client: &mut Client<S>, line: &str) {
+fn send<S: Read + Write>(client: &mut Client<S>, line: &str) {
     client.send(&encode(&request(line)));
 }
 
@@ -54,10 +57,7 @@ COMMAND GETKEYS blmove a b LEFT LEFT 0|FLUSHALL";
 
 /// Runs the same scenario on both servers, and compares all replies: `steps` are a client's number
 /// and its request, `?` to read a reply, `!` to wait until so many are blocked.
-fn scenarios<S: std::io::Read + std::io::Write>(
-    mut connect: impl FnMut() -> Client<S>,
-    steps: &str,
-) -> Vec<String> {
+fn scenarios<S: Read + Write>(mut connect: impl FnMut() -> Client<S>, steps: &str) -> Vec<String> {
     let mut witness = connect();
     witness.ask("FLUSHALL");
     let mut clients: Vec<_> = (0..4).map(|_| connect()).collect();
@@ -121,6 +121,139 @@ fn waiters_are_served_as_by_redis() {
         let ours = scenarios(|| server.connect(), steps);
         let theirs = scenarios(|| redis.connect(), steps);
         assert_eq!(ours, theirs, "after {steps}");
+    }
+}
+
+/// One server, some clients of it, and one more that sees to it that all effects have come.
+struct Crew<S: Read> {
+    witness: Client<S>,
+    clients: Vec<Client<S>>,
+    ids: Vec<String>,
+}
+
+impl<S: Read + Write + AsFd> Crew<S> {
+    fn new(count: usize, mut connect: impl FnMut() -> Client<S>) -> Self {
+        let mut clients: Vec<_> = (0..count).map(|_| connect()).collect();
+        let id = |client: &mut Client<S>| {
+            let reply = client.ask("CLIENT ID");
+            reply.trim_start_matches(':').trim_end().to_owned()
+        };
+        let ids = clients.iter_mut().map(id).collect();
+        let witness = connect();
+        Self {
+            witness,
+            clients,
+            ids,
+        }
+    }
+
+    /// Sends a client's request, or the witness's, and collects what everybody gets.
+    fn step(&mut self, who: Option<usize>, line: &str) -> Vec<(usize, String)> {
+        let mut got = Vec::new();
+        let mut words: Vec<&str> = line.split(' ').collect();
+        if let ["CLIENT", "UNBLOCK", number, ..] = words[..] {
+            words[2] = &self.ids[number.parse::<usize>().expect("a client")];
+        }
+        match who {
+            Some(who) => self.clients[who].send(&encode(&words)),
+            None => {
+                let reply = self.witness.call(&words);
+                got.push((usize::MAX, reply.escape_ascii().to_string()));
+            }
+        }
+        // A round for the request, and one for what it has set off.
+        for _ in 0..2 {
+            assert_eq!(self.witness.ask("PING"), "+PONG\r\n");
+        }
+        for (number, client) in self.clients.iter_mut().enumerate() {
+            let arrived = client.arrived();
+            got.extend(
+                arrived
+                    .iter()
+                    .map(|reply| (number, reply.escape_ascii().to_string())),
+            );
+        }
+        got
+    }
+}
+
+#[test]
+fn random_waits_agree_with_redis() {
+    let Some(redis) = Redis::start("waits") else {
+        return;
+    };
+    let server = Server::start(&["--io-threads", "1"]);
+    let mut random = Random::new("random_waits_agree_with_redis");
+    let count = 5;
+    let mut ours = Crew::new(count, || server.connect());
+    let mut theirs = Crew::new(count, || redis.connect());
+    let mut pending = vec![0; count];
+    let mut history = Vec::new();
+    for _ in 0..4_000 {
+        let idle: Vec<usize> = (0..count).filter(|&who| pending[who] == 0).collect();
+        let (who, line) = if idle.is_empty() || random.below(3) == 0 {
+            (None, change(&mut random))
+        } else {
+            let line = match random.below(3) {
+                0 => change(&mut random),
+                _ => wait(&mut random),
+            };
+            (Some(idle[random.below(idle.len())]), line)
+        };
+        if let Some(who) = who {
+            pending[who] += 1;
+        }
+        history.push(format!("{who:?} {line}"));
+        let (ours, theirs) = (ours.step(who, &line), theirs.step(who, &line));
+        assert_eq!(
+            ours,
+            theirs,
+            "{:#?}",
+            &history[history.len().saturating_sub(40)..]
+        );
+        for (who, _) in ours {
+            if let Some(pending) = pending.get_mut(who) {
+                *pending -= 1;
+            }
+        }
+    }
+}
+
+fn wait(random: &mut Random) -> String {
+    let mut key = || ["q", "r", "s"][random.below(3)];
+    let (one, two, three) = (key(), key(), key());
+    let mut end = || ["LEFT", "RIGHT"][random.below(2)];
+    let (from, to) = (end(), end());
+    match random.below(6) {
+        0 => format!("BLPOP {one} 0"),
+        1 => format!("BRPOP {one} {two} {three} 0"),
+        2 | 3 => format!("BLMOVE {one} {two} {from} {to} 0"),
+        4 => format!("BRPOPLPUSH {one} {two} 0"),
+        _ => format!(
+            "BLMPOP 0 2 {one} {two} {from} COUNT {}",
+            1 + random.below(3)
+        ),
+    }
+}
+
+fn change(random: &mut Random) -> String {
+    let mut key = || ["q", "r", "s"][random.below(3)];
+    let (one, two) = (key(), key());
+    let element = random.below(100);
+    match random.below(20) {
+        0..=3 => format!("RPUSH {one} {element}"),
+        4..=6 => format!("LPUSH {one} {element} x y"),
+        7 => format!("LMOVE {one} {two} LEFT RIGHT"),
+        8 => format!("RPOPLPUSH {one} {two}"),
+        9 => format!("RENAME {one} {two}"),
+        10 => format!("SET {one} v"),
+        11 | 12 => format!("DEL {one}"),
+        13 => format!("LPOP {one}"),
+        14 => format!("RPUSHX {one} z"),
+        15 => format!("LINSERT {one} BEFORE x w"),
+        16 | 17 => format!("CLIENT UNBLOCK {} ERROR", random.below(5)),
+        18 => format!("LTRIM {one} 1 0"),
+        _ => "FLUSHALL".to_owned(),
     }
 }
 
@@ -239,6 +372,7 @@ fn a_blocked_client_that_floods_is_not_read_from() {
 fn producers_and_consumers_lose_and_repeat_nothing() {
     let server = &Server::start(&["--io-threads", "3"]);
     let jobs = 3_000;
+    let is_over = &AtomicBool::new(false);
     let got = std::thread::scope(|scope| {
         let producers = [0, 1, 2].map(|producer| {
             scope.spawn(move || {
@@ -273,6 +407,14 @@ fn producers_and_consumers_lose_and_repeat_nothing() {
                 }
             })
         });
+        // And now and then somebody is sent away empty-handed.
+        scope.spawn(move || {
+            let mut random = Random::new("producers_and_consumers_lose_and_repeat_nothing");
+            let mut client = server.connect();
+            while !is_over.load(Ordering::Relaxed) {
+                client.ask(&format!("CLIENT UNBLOCK {} ERROR", 1 + random.below(12)));
+            }
+        });
         let mut client = server.connect();
         for producer in producers {
             producer.join().expect("a producer");
@@ -282,7 +424,9 @@ fn producers_and_consumers_lose_and_repeat_nothing() {
             mover.join().expect("a mover");
         }
         client.ask("RPUSH low stop stop stop stop");
-        consumers.map(|consumer| consumer.join().expect("a consumer"))
+        let got = consumers.map(|consumer| consumer.join().expect("a consumer"));
+        is_over.store(true, Ordering::Relaxed);
+        got
     });
     let mut got = got.concat();
     got.sort_unstable();

@@ -5,6 +5,7 @@ mod blocking;
 mod commands;
 mod differential;
 mod hostile;
+mod hot_key;
 mod process;
 mod python;
 #[path = "../support/random.rs"]

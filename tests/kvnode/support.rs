@@ -289,6 +289,17 @@ impl<S: Read + AsFd> Client<S> {
     }
 }
 
+impl<S: Read + Write + AsFd> Client<S> {
+    /// The replies that have arrived.
+    pub(crate) fn arrived(&mut self) -> Vec<Vec<u8>> {
+        let mut replies = Vec::new();
+        while self.has_reply(Duration::ZERO) {
+            replies.push(self.reply());
+        }
+        replies
+    }
+}
+
 impl Client<UnixStream> {
     pub(crate) fn over_unix(socket: &Path) -> Self {
         let stream = UnixStream::connect(socket).expect("connect to redis-server");

@@ -198,10 +198,23 @@ fn info_keyspace(server: &Server, text: &mut String) {
     }
 }
 
-/// What the library tells of the latches and of the store.
+/// What the library tells of the latches and of the store. Times are in microseconds, and at most
+/// twice the exact ones.
 fn info_latchwork(server: &Server, text: &mut String) {
-    let latches = server.latches.stats();
     let store = server.store.stats();
+    for (name, count) in [
+        ("store_keys", store.keys),
+        ("store_keys_expiring", store.expiring),
+        ("store_keys_expired", store.expired),
+        ("store_sweeps", store.sweeps),
+        ("store_sweeps_skipped", store.sweep_skipped),
+        ("store_blocked", store.blocked),
+    ] {
+        line(text, format_args!("{name}:{count}"));
+    }
+    let Some(latches) = server.store.latch_stats() else {
+        return;
+    };
     for (name, count) in [
         ("latches_held", latches.held as u64),
         ("latch_waiters", latches.waiters as u64),
@@ -212,16 +225,19 @@ fn info_latchwork(server: &Server, text: &mut String) {
         ("latch_timeouts", latches.timeouts),
         ("latch_busy", latches.busy),
         ("latches_leaked", latches.leaked),
-        ("store_keys", store.keys),
-        ("store_keys_expiring", store.expiring),
-        ("store_keys_expired", store.expired),
-        ("store_sweeps", store.sweeps),
-        ("store_sweeps_skipped", store.sweep_skipped),
-        ("store_blocked", store.blocked),
     ] {
         line(text, format_args!("{name}:{count}"));
     }
-    for (number, key) in server.latches.hottest().iter().take(HOT_KEYS).enumerate() {
+    for (name, times) in [("wait", latches.waits), ("service", latches.services)] {
+        for (quantile, share) in [("p50", 0.5), ("p99", 0.99), ("p999", 0.999)] {
+            let micros = times.quantile(share).unwrap_or_default().as_nanos() as f64 / 1e3;
+            line(
+                text,
+                format_args!("latch_{name}_usec_{quantile}:{micros:.3}"),
+            );
+        }
+    }
+    for (number, key) in server.store.hottest().iter().take(HOT_KEYS).enumerate() {
         let (name, waits) = (key.name.escape_ascii(), key.waits);
         line(
             text,

@@ -3,10 +3,12 @@
 use super::list_op::ListOp;
 use super::{Answer, pair};
 use crate::latch::hashes_in_order;
+use crate::rmw::blocked::{OwnedKey, Served};
 use crate::rmw::options::GetExpiry;
+use crate::rmw::serve::infallible;
 use crate::rmw::store::Store;
 use crate::rmw::value::{Bytes, Value};
-use crate::rmw::{Inserted, ListEnd, Rmw};
+use crate::rmw::{Inserted, ListEnd, Rmw, Transaction};
 
 /// A read-modify-write command as a value, for an [`RmwCoordinator`](super::RmwCoordinator).
 ///
@@ -260,6 +262,25 @@ impl Command {
         }
     }
 
+    /// Its keys, as they were named.
+    pub(super) fn keys<S: Store>(&self, rmw: &Rmw<S>) -> Vec<OwnedKey> {
+        let second = match self {
+            Self::LMove { destination, .. } => Some(&**destination),
+            _ => None,
+        };
+        let names = [Some(self.key()), second].into_iter().flatten();
+        names.map(|name| rmw.key(name).into()).collect()
+    }
+
+    /// Whether it is done in a moment: others may be kept waiting for a number of such.
+    pub(super) fn is_short(&self) -> bool {
+        match self {
+            Self::ListOp { operation, .. } => operation.is_short(),
+            Self::LMove { .. } => false,
+            _ => true,
+        }
+    }
+
     /// The hashes of its keys, each once, in the order in which everybody takes latches.
     pub(super) fn hashes<S: Store>(&self, rmw: &Rmw<S>) -> [Option<u64>; 2] {
         let hash = rmw.key(self.key()).hash;
@@ -271,8 +292,25 @@ impl Command {
         }
     }
 
-    /// Executes it. The caller holds the latches, and `rmw` takes none.
-    pub(super) fn run<S: Store>(self, rmw: &Rmw<S>) -> Answer {
+    /// Executes it. The caller holds the latches that it [needs](super::held::needed), and `rmw`
+    /// takes none. Whoever was blocked and is `served` is to be told when they are free.
+    pub(super) fn run_latched<S: Store>(self, rmw: &Rmw<S>, served: &mut Served) -> Answer {
+        let blocked = match &rmw.core.blocked {
+            Some(blocked) if blocked.count() != 0 => blocked,
+            _ => return self.run(rmw),
+        };
+        let keys = self.keys(rmw);
+        let keys: Vec<_> = keys.iter().map(OwnedKey::as_key).collect();
+        if !keys.iter().any(|key| blocked.waits_for(*key)) {
+            return self.run(rmw);
+        }
+        let reached = blocked.reach(&keys);
+        let run = |tx: &Transaction| Ok(self.run(tx));
+        rmw.transact_latched(&keys, &reached, run, || (), served)?
+            .unwrap_or_else(infallible)
+    }
+
+    fn run<S: Store>(self, rmw: &Rmw<S>) -> Answer {
         match self {
             Self::Incr { key, by } => rmw.incr_by(key, by).map(Reply::Integer),
             Self::IncrFloat { key, by } => {

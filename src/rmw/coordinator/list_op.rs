@@ -6,6 +6,9 @@ use crate::rmw::store::Store;
 use crate::rmw::value::{Bytes, Value};
 use crate::rmw::{ListEnd, Rmw};
 
+/// As many elements are nothing to wait for.
+const SHORT: usize = 16;
+
 /// What [`Command::ListOp`](super::Command::ListOp) does to a list.
 ///
 /// ```
@@ -88,6 +91,18 @@ impl ListOp {
             end,
             values: values.into_iter().map(Into::into).collect(),
             if_present: false,
+        }
+    }
+
+    /// Whether it looks at the ends of its list only.
+    pub(super) fn is_short(&self) -> bool {
+        match self {
+            Self::Push { values, .. } => values.len() <= SHORT,
+            Self::Pop { .. } => true,
+            Self::PopMany { count, .. } => *count <= SHORT as u64,
+            Self::Set { .. } | Self::Insert { .. } | Self::Remove { .. } | Self::Trim { .. } => {
+                false
+            }
         }
     }
 

@@ -6,7 +6,8 @@ use super::super::value::Bytes;
 use super::Chunk;
 use crate::sync::unmodelled::Arc;
 
-/// The elements of a [`List`], from [`iter`](List::iter) or [`range`](List::range).
+/// The elements of a [`List`](super::List), from [`iter`](super::List::iter) or
+/// [`range`](super::List::range).
 ///
 /// ```
 /// use latchwork::rmw::List;

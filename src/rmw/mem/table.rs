@@ -286,7 +286,7 @@ impl Table {
         let Value::List(list) = &mut record.value else {
             unreachable!("the caller has checked the type")
         };
-        let is_shared = Arc::get_mut(list).is_none();
+        let is_shared = Arc::strong_count(list) > 1;
         if edit.cost(list, is_shared) > budget {
             return Left::Edit {
                 old: Arc::clone(list),
