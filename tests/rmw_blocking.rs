@@ -52,6 +52,21 @@ fn takes_what_is_there_from_the_first_list() {
 }
 
 #[test]
+fn who_waits_for_two_keys_gets_the_one_that_a_transaction_first_made_a_list() {
+    let rmw = Rmw::new();
+    let (_pending, receive) = pop_with(&rmw, &["a", "b"]);
+    rmw.update_many(&["a", "b"], |tx| {
+        tx.del(&["a"])?;
+        tx.rpush("b", ["x"])?;
+        tx.rpush("a", ["y"])
+    })
+    .unwrap()
+    .unwrap();
+    assert_eq!(got(&receive), Some((1, "x".into())));
+    assert_eq!(rmw.lpop("a"), Ok(Some("y".into())));
+}
+
+#[test]
 fn a_thread_sleeps_until_an_element_comes() {
     let rmw = Rmw::new();
     thread::scope(|scope| {

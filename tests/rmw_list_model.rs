@@ -3,6 +3,7 @@
 
 #[path = "support/logged.rs"]
 mod logged;
+mod support;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroI64;
@@ -14,6 +15,7 @@ use latchwork::rmw::{
     Bytes, Clock, ExpireWhen, Inserted, List, ListEnd, PosOptions, Record, Rmw, RmwError, Value,
 };
 use logged::{Logged, Replayed};
+use support::size;
 
 const KEYS: [&str; 4] = ["a", "b", "c", "a key too long to be inline, by far"];
 
@@ -450,7 +452,7 @@ fn random_list_commands_agree_with_plain_deques_and_their_effects_can_be_replaye
             ..Model::default()
         },
     };
-    for step in 0..40_000 {
+    for step in 0..size(40_000, 250_000) {
         if run.random.u32(0..20) == 0 {
             let by = run.random.u64(0..100);
             clock.advance(Duration::from_millis(by));

@@ -2,10 +2,15 @@
 //! have written answers too.
 #![cfg(not(latchwork_loom))]
 
-use std::collections::BTreeMap;
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use latchwork::rmw::{Clock, ExpireWhen, GetExpiry, MemStore, Rmw, RmwError, SetOptions, Ttl};
+use latchwork::rmw::{
+    Clock, ExpireWhen, GetExpiry, MemStore, Rmw, RmwError, ScanOptions, SetOptions, Ttl, ValueType,
+};
+use support::size;
 
 const LIMIT: usize = 6_000;
 
@@ -101,6 +106,45 @@ impl Model {
     }
 }
 
+/// What floating-point increments count in here: with few of them, 80-bit sums are exact.
+const PARTS: i128 = 64;
+
+/// A decimal number in [`PARTS`]; `Err(())` if it has other fractions or is very large.
+fn parts(text: &[u8]) -> Result<Option<i128>, ()> {
+    if text.windows(2).any(|pair| pair == b"0x") {
+        return Err(());
+    }
+    let (sign, digits) = match text {
+        [b'-', rest @ ..] => (-1, rest),
+        [b'+', rest @ ..] => (1, rest),
+        _ => (1, text),
+    };
+    let mut halves = digits.splitn(2, |&byte| byte == b'.');
+    let (whole, rest) = (halves.next().unwrap_or(b""), halves.next().unwrap_or(b""));
+    let all = [whole, rest].concat();
+    if all.is_empty() || !all.iter().all(u8::is_ascii_digit) {
+        return Ok(None);
+    }
+    if whole.len() > 13 || rest.len() > 12 {
+        return Err(());
+    }
+    let number: i128 = std::str::from_utf8(&all).unwrap().parse().unwrap();
+    let (scaled, unit) = (number * PARTS, 10_i128.pow(rest.len() as u32));
+    match scaled % unit {
+        0 => Ok(Some(sign * scaled / unit)),
+        _ => Err(()),
+    }
+}
+
+/// The decimal form of so many [`PARTS`], without trailing zeros.
+fn decimal(parts: i128) -> String {
+    let sign = if parts < 0 { "-" } else { "" };
+    let (whole, rest) = (parts.abs() / PARTS, parts.abs() % PARTS);
+    let text = format!("{sign}{whole}.{:06}", rest * 1_000_000 / PARTS);
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    text.to_owned()
+}
+
 fn too_long(len: usize) -> RmwError {
     RmwError::TooLong {
         len: len as u64,
@@ -113,7 +157,7 @@ fn bytes(value: Option<latchwork::rmw::Value>) -> Option<Vec<u8>> {
 }
 
 #[test]
-fn a_hundred_thousand_random_commands_agree_with_a_plain_map() {
+fn random_commands_agree_with_a_plain_map() {
     let seed = match std::env::var("LATCHWORK_SEED") {
         Ok(seed) => seed.parse().expect("LATCHWORK_SEED is a number"),
         Err(_) => std::time::SystemTime::now()
@@ -136,7 +180,7 @@ fn a_hundred_thousand_random_commands_agree_with_a_plain_map() {
     };
     let keys = ["a", "b", "c", "d", "a key too long to be inline, by far"];
 
-    for step in 0..100_000 {
+    for step in 0..size(100_000, 650_000) {
         if random.below(4) == 0 {
             let by = random.below(300);
             clock.advance(Duration::from_millis(by));
@@ -146,7 +190,7 @@ fn a_hundred_thousand_random_commands_agree_with_a_plain_map() {
         let key = random.pick(&keys);
         let other = random.pick(&keys);
         let text = random.text();
-        let command = random.below(24);
+        let command = random.below(27);
         let context = format!("seed {seed}, step {step}, command {command}, key {key}");
         match command {
             0 => {
@@ -427,6 +471,59 @@ fn a_hundred_thousand_random_commands_agree_with_a_plain_map() {
                 names.sort();
                 let expected: Vec<_> = model.keys.keys().map(|key| key.as_bytes()).collect();
                 assert_eq!(names, expected, "{context}");
+            }
+            23 | 24 => {
+                let old = match model.get(key) {
+                    None => Ok(Some(0)),
+                    Some(text) => parts(&text),
+                };
+                let by = i128::from(random.number() % 10_000);
+                let (by, text) = match random.below(10) {
+                    0 => (None, "1,5".to_owned()),
+                    1 => (Some(by * PARTS), format!("{by}e0")),
+                    _ => (Some(by), decimal(by)),
+                };
+                let expected = match (old, by) {
+                    (Err(()), _) => continue,
+                    (Ok(Some(old)), Some(by)) => Ok(decimal(old + by).into_bytes()),
+                    _ => Err(RmwError::NotAFloat),
+                };
+                let sum = rmw.incr_float(key, text).map(|sum| sum.to_vec());
+                assert_eq!(sum, expected, "{context}");
+                if let Ok(sum) = expected {
+                    let at = model.deadline(key);
+                    model.put(key, sum, at);
+                }
+            }
+            25 => {
+                let pattern = random.pick(&["*", "?", "[b-c]", "a*", "*far"]);
+                let matches = |key: &str| match pattern {
+                    "*" => true,
+                    "?" => key.len() == 1,
+                    "[b-c]" => key == "b" || key == "c",
+                    "a*" => key.starts_with('a'),
+                    _ => key.ends_with("far"),
+                };
+                let kind = random.pick(&[ValueType::String, ValueType::String, ValueType::List]);
+                let options = ScanOptions::new()
+                    .matching(pattern)
+                    .of_type(kind)
+                    .count(random.below(4) as usize);
+                let (mut found, mut cursor) = (BTreeSet::new(), 0);
+                loop {
+                    let page = rmw.scan(cursor, &options);
+                    found.extend(page.keys.iter().map(|key| key.to_vec()));
+                    cursor = page.cursor;
+                    if cursor == 0 {
+                        break;
+                    }
+                }
+                let expected = model
+                    .keys
+                    .keys()
+                    .filter(|key| matches(key) && kind == ValueType::String);
+                let expected: BTreeSet<_> = expected.map(|key| key.as_bytes().to_vec()).collect();
+                assert_eq!(found, expected, "{context}, {pattern}");
             }
             _ if random.below(50) == 0 => {
                 rmw.clear().unwrap();

@@ -7,15 +7,24 @@
 //!
 //! # Where it differs from Redis 7.0
 //!
+//! All other replies and effects are the same, byte for byte: `tests/kvnode/differential.rs` and
+//! `schedule.rs` compare them with a redis-server's.
+//!
 //! * A command about all keys (`FLUSHALL`, `DBSIZE`, `KEYS`, `SCAN`, `RANDOMKEY`) inside `MULTI`
-//!   splits the transaction: what is queued before it and after it are atomic each, not together.
-//! * `WATCH` compares versions. A missing key that came and went meanwhile is as it was; Redis
-//!   takes this for a change.
+//!   splits the transaction: what is queued before it and after it are atomic each, not together,
+//!   and serve blocked clients each.
+//! * `WATCH` compares versions. A missing key that came and went meanwhile is as it was, and
+//!   so is a key to which nothing was appended; Redis takes both for changes.
 //! * A transaction, or a set of watched keys, beyond `--max-queued` is refused.
 //! * `DBSIZE` counts an expired key until a write or the sweeper comes across it.
 //! * `COMMAND INFO` tells no categories, tips or key specifications, `COMMAND DOCS` nothing.
 //! * A time-out of a blocking command is a decimal number; Redis takes hexadecimal ones as well. It
 //!   is kept to the millisecond; Redis looks ten times a second.
+//! * Clients that one command serves, and that have sent more requests, run these at the same time;
+//!   Redis runs the ones of the first client first.
+//! * The order of keys in `KEYS`, `SCAN` and `RANDOMKEY`, and how far one `SCAN` comes, are the
+//!   store's own; `INFO`, `CLIENT LIST`, `CONFIG GET`, `COMMAND`, `MEMORY USAGE` tell about this
+//!   server.
 //! * `LPOS … RANK -9223372036854775808` is an error, as in 7.2.
 //! * `CLIENT REPLY OFF` or `SKIP` inside `MULTI` silences all of `EXEC`'s reply.
 //! * Framing is stricter, see [`request`](crate::request).

@@ -104,11 +104,17 @@ impl<S: Store> Rmw<S> {
 
 impl Transaction {
     /// Serves those who wait for the keys, and for what that makes possible in turn. The oldest of
-    /// each key goes first, in the order in which the keys were named.
+    /// each key goes first, in the order in which the keys became lists.
     pub(super) fn serve(&self, blocked: &Blocked, named: &[Key<'_>], served: &mut Served) {
-        let mut ready: VecDeque<OwnedKey> = VecDeque::new();
         let awaited = named.iter().filter(|key| blocked.waits_for(**key));
-        ready.extend(awaited.map(|key| OwnedKey::from(*key)));
+        let mut lists: Vec<_> = awaited
+            .filter_map(|key| Some((self.core.store.listed(*key)?, *key)))
+            .collect();
+        lists.sort_by_key(|(listed, _)| *listed);
+        let mut ready: VecDeque<OwnedKey> = lists
+            .into_iter()
+            .map(|(_, key)| OwnedKey::from(key))
+            .collect();
         while let Some(key) = ready.pop_front() {
             let key = key.as_key();
             while matches!(self.llen(key.bytes), Ok(1..)) {

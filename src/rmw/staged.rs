@@ -45,6 +45,8 @@ struct State {
     /// Ordered by hash and name.
     keys: Vec<StagedKey>,
     undeclared: bool,
+    /// How often a key was looked for so far.
+    steps: u64,
 }
 
 struct StagedKey {
@@ -58,6 +60,10 @@ struct StagedKey {
     applied: usize,
     /// Effects so far, those that a later one made void included.
     serial: u64,
+    /// When it was last looked for.
+    step: u64,
+    /// When it first had a list made or changed.
+    listed: Option<u64>,
 }
 
 /// An [`Effect`] that has outlived its command.
@@ -103,6 +109,15 @@ impl OwnedEffect {
         }
     }
 
+    /// Whether it leaves a list.
+    fn is_list(&self) -> bool {
+        match self {
+            OwnedEffect::Put(record) => matches!(record.value, Value::List(_)),
+            OwnedEffect::List(_) => true,
+            _ => false,
+        }
+    }
+
     /// Whether it leaves nothing of what the key held.
     fn is_absolute(&self) -> bool {
         matches!(self, OwnedEffect::Put(_) | OwnedEffect::Delete)
@@ -119,6 +134,8 @@ impl StagedKey {
             effects: Vec::new(),
             applied: 0,
             serial: 0,
+            step: 0,
+            listed: None,
         }
     }
 
@@ -140,6 +157,9 @@ impl StagedKey {
         let Some(effect) = OwnedEffect::new(effect) else {
             return;
         };
+        if effect.is_list() {
+            self.listed = self.listed.or(Some(self.step));
+        }
         if effect.is_absolute() {
             self.effects.clear();
             self.applied = 0;
@@ -196,7 +216,11 @@ impl State {
     fn find(&mut self, key: Key<'_>) -> Option<&mut StagedKey> {
         let order = |staged: &StagedKey| (staged.hash, &*staged.name).cmp(&(key.hash, key.bytes));
         match self.keys.binary_search_by(order) {
-            Ok(i) => Some(&mut self.keys[i]),
+            Ok(i) => {
+                self.steps += 1;
+                self.keys[i].step = self.steps;
+                Some(&mut self.keys[i])
+            }
             Err(_) => {
                 self.undeclared = true;
                 None
@@ -215,6 +239,7 @@ impl Staged {
                     .map(|(key, record)| StagedKey::new(*key, record))
                     .collect(),
                 undeclared: false,
+                steps: 0,
             }),
         }
     }
@@ -229,6 +254,11 @@ impl Staged {
         state
             .keys
             .sort_unstable_by(|a, b| (a.hash, &*a.name).cmp(&(b.hash, &*b.name)));
+    }
+
+    /// When the transaction first made or changed a list here: who comes first.
+    pub(super) fn listed(&self, key: Key<'_>) -> Option<u64> {
+        self.state.lock().find(key)?.listed
     }
 
     /// Whether only declared keys were used so far.

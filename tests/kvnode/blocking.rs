@@ -92,6 +92,7 @@ fn waiters_are_served_as_by_redis() {
         // One waiter on several keys, in the order of the keys.
         "0 BLPOP q r s 0|! 1|3 RPUSH s x|3 ?|0 ?|3 EXISTS q r s|3 ?",
         "0 BLPOP q r 0|! 1|3 MULTI|3 ?|3 RPUSH r x|3 ?|3 RPUSH q y|3 ?|3 EXEC|3 ?|0 ?|3 EXISTS q|3 ?|3 EXISTS r|3 ?",
+        "0 BLPOP q r 0|! 1|3 MULTI|3 ?|3 DEL q|3 ?|3 RPUSH r x|3 ?|3 RPUSH q y|3 ?|3 EXEC|3 ?|0 ?|3 EXISTS q|3 ?|3 EXISTS r|3 ?",
         // A list that comes and goes within a transaction serves nobody.
         "0 BLPOP q 0|! 1|3 MULTI|3 ?|3 RPUSH q x|3 ?|3 DEL q|3 ?|3 EXEC|3 ?|3 RPUSH q y|3 ?|0 ?",
         // Nor does a value of another type.

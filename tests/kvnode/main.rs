@@ -3,6 +3,7 @@
 
 mod blocking;
 mod commands;
+mod differential;
 mod hostile;
 mod hot_key;
 mod process;
@@ -11,6 +12,7 @@ mod python;
 mod random;
 mod redis;
 mod requests;
+mod schedule;
 mod support;
 mod tools;
 mod transactions;

@@ -38,7 +38,7 @@ pub(crate) fn compare<A: Read + Write, B: Read + Write>(
 }
 
 /// Equal, or two times that the requests' way through two processes explains.
-fn agree(request: &Request, ours: &[u8], theirs: &[u8]) -> bool {
+pub(crate) fn agree(request: &Request, ours: &[u8], theirs: &[u8]) -> bool {
     let number = |reply: &[u8]| {
         std::str::from_utf8(reply)
             .ok()?

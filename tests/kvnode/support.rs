@@ -50,6 +50,15 @@ pub(crate) fn is_installed(program: &str) -> bool {
     found
 }
 
+/// One number for an ordinary run, another for `LATCHWORK_STORM=full`.
+pub(crate) fn size(short: usize, full: usize) -> usize {
+    match std::env::var("LATCHWORK_STORM").as_deref() {
+        Ok("full") => full,
+        Ok("short") | Err(_) => short,
+        Ok(other) => panic!("LATCHWORK_STORM is `short` or `full`, not `{other}`"),
+    }
+}
+
 /// A running kvnode. Killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -83,15 +92,7 @@ impl Server {
     }
 
     pub(crate) fn connect(&self) -> Client<TcpStream> {
-        let stream = TcpStream::connect(self.address).expect("connect");
-        stream.set_nodelay(true).expect("TCP_NODELAY");
-        stream
-            .set_read_timeout(Some(PATIENCE))
-            .expect("SO_RCVTIMEO");
-        stream
-            .set_write_timeout(Some(PATIENCE))
-            .expect("SO_SNDTIMEO");
-        Client::new(stream)
+        Client::over_tcp(self.address)
     }
 
     pub(crate) fn port(&self) -> String {
@@ -128,7 +129,7 @@ impl Drop for Server {
 #[derive(Debug)]
 pub(crate) struct Redis {
     child: Child,
-    socket: PathBuf,
+    pub(crate) socket: PathBuf,
 }
 
 impl Redis {
@@ -172,11 +173,7 @@ impl Redis {
     }
 
     pub(crate) fn connect(&self) -> Client<UnixStream> {
-        let stream = UnixStream::connect(&self.socket).expect("connect to redis-server");
-        stream
-            .set_read_timeout(Some(PATIENCE))
-            .expect("SO_RCVTIMEO");
-        Client::new(stream)
+        Client::over_unix(&self.socket)
     }
 }
 
@@ -280,22 +277,52 @@ impl<S: Read + Write> Client<S> {
     }
 }
 
+impl<S: Read + AsFd> Client<S> {
+    /// Whether a reply has begun to arrive, or does within `patience`.
+    pub(crate) fn has_reply(&self, patience: Duration) -> bool {
+        let patience = Timespec {
+            tv_sec: patience.as_secs() as i64,
+            tv_nsec: patience.subsec_nanos().into(),
+        };
+        let mut watched = [PollFd::new(self.stream.get_ref(), PollFlags::IN)];
+        !self.stream.buffer().is_empty() || poll(&mut watched, Some(&patience)).expect("poll") > 0
+    }
+}
+
 impl<S: Read + Write + AsFd> Client<S> {
     /// The replies that have arrived.
     pub(crate) fn arrived(&mut self) -> Vec<Vec<u8>> {
         let mut replies = Vec::new();
-        loop {
-            let stream = PollFd::new(self.stream.get_ref(), PollFlags::IN);
-            let now = Some(&Timespec::default());
-            if self.stream.buffer().is_empty() && poll(&mut [stream], now).expect("poll") == 0 {
-                return replies;
-            }
+        while self.has_reply(Duration::ZERO) {
             replies.push(self.reply());
         }
+        replies
+    }
+}
+
+impl Client<UnixStream> {
+    pub(crate) fn over_unix(socket: &Path) -> Self {
+        let stream = UnixStream::connect(socket).expect("connect to redis-server");
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("SO_RCVTIMEO");
+        Client::new(stream)
     }
 }
 
 impl Client<TcpStream> {
+    pub(crate) fn over_tcp(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).expect("connect");
+        stream.set_nodelay(true).expect("TCP_NODELAY");
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("SO_RCVTIMEO");
+        stream
+            .set_write_timeout(Some(PATIENCE))
+            .expect("SO_SNDTIMEO");
+        Client::new(stream)
+    }
+
     /// Tells the server that nothing more will come.
     pub(crate) fn end(&self) {
         self.stream

@@ -1,5 +1,7 @@
 //! Random numbers for tests that can be repeated: SplitMix64, the seed printed and settable.
 
+#![allow(dead_code)] // Each test program uses a part.
+
 /// A generator of random numbers.
 #[derive(Debug)]
 pub(crate) struct Random(u64);
@@ -16,6 +18,16 @@ impl Random {
         };
         println!("{test}: LATCHWORK_SEED={seed}");
         Self(seed)
+    }
+
+    /// The generator that `LATCHWORK_SEED=seed` makes.
+    pub(crate) fn seeded(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// What to seed another one with for the same numbers from here on.
+    pub(crate) fn seed(&self) -> u64 {
+        self.0
     }
 
     pub(crate) fn next(&mut self) -> u64 {

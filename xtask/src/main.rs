@@ -33,7 +33,7 @@ USAGE: cargo xtask <COMMAND>
   loom [NAME] [--deep] [--mutants]      the loom models; --deep: preemption bound 3 instead of 2;
                                         --mutants: also that every seeded bug is caught
   downstream                            a user's own model over our types, with and without its bug
-  storm [NAME] [--full]                 the storm tests in release; --full: as long as they run by themselves
+  storm [NAME] [--full]                 the storm tests in release; --full: long ones, and the comparisons
   bench [NAME] [--quick] […]            a comparison with the peers; without a NAME: their names
   fuzz [TARGET] [--seconds N]           fuzz a target (60 s unless told); without a TARGET: their names
   tsan | asan [NAME]                    the storm tests under a sanitizer (nightly), and its seeded bug

@@ -150,7 +150,7 @@ pub(crate) fn run(
             .env("LATCHWORK_STORM", "short")
             .env_remove("LATCHWORK_MUTANT")
     };
-    storm::run_all(&binaries, LIMIT, set_up)?;
+    storm::run_all(&binaries, LIMIT, |binary| set_up(binary.program()))?;
 
     for caught in sanitizer.must_catch {
         if chosen.iter().any(|test| *test == caught.test) {

@@ -1,7 +1,8 @@
 //! `cargo xtask storm`: the random, many-threaded integration tests, optimised.
 //!
 //! They are `tests/*_storm.rs`; the environment variable `LATCHWORK_STORM` (`short` or `full`)
-//! tells them how long to go on.
+//! tells them how long to go on. `--full` adds the random comparisons with plain models and with
+//! redis-server, which run by themselves, short, with the ordinary tests.
 
 use std::time::Duration;
 
@@ -14,6 +15,14 @@ use crate::workspace::{LIBRARY, TestBinary, Workspace};
 const SHORT_LIMIT: Duration = Duration::from_secs(300);
 const FULL_LIMIT: Duration = Duration::from_secs(2 * 3600);
 
+/// Random comparisons that are long with `--full`: the program, and its modules if not all.
+const COMPARISONS: [(&str, &[&str]); 4] = [
+    ("kvnode", &["differential::", "schedule::"]),
+    ("rmw_blocking_model", &[]),
+    ("rmw_list_model", &[]),
+    ("rmw_model", &[]),
+];
+
 /// The names of the storm tests.
 pub(crate) fn names(workspace: &Workspace) -> Result<Vec<String>> {
     let mut names = workspace.targets("test")?;
@@ -22,7 +31,10 @@ pub(crate) fn names(workspace: &Workspace) -> Result<Vec<String>> {
 }
 
 pub(crate) fn run(workspace: &Workspace, name: Option<&str>, full: bool) -> Result<Outcome> {
-    let all = names(workspace)?;
+    let mut all = names(workspace)?;
+    if full {
+        all.extend(COMPARISONS.map(|(name, _)| name.to_owned()));
+    }
     if all.is_empty() {
         return skipped("there is no tests/*_storm.rs yet");
     }
@@ -37,6 +49,13 @@ pub(crate) fn run(workspace: &Workspace, name: Option<&str>, full: bool) -> Resu
             all.join(", ")
         )));
     }
+    if chosen.iter().any(|test| test == "kvnode") {
+        // The tests of the example drive the built program.
+        Program::cargo()
+            .words("build --release --all-features --example kvnode")
+            .args(["-p", LIBRARY])
+            .run()?;
+    }
     let build = Program::cargo()
         .words("test --release --all-features")
         .args(["-p", LIBRARY]);
@@ -50,7 +69,10 @@ pub(crate) fn run(workspace: &Workspace, name: Option<&str>, full: bool) -> Resu
     } else {
         ("short", SHORT_LIMIT)
     };
-    run_all(&binaries, limit, |program| {
+    run_all(&binaries, limit, |binary| {
+        let part = COMPARISONS.iter().find(|(name, _)| *name == binary.name);
+        let modules = part.map_or(&[][..], |(_, modules)| modules);
+        let program = binary.program().args(modules);
         program.env("LATCHWORK_STORM", length)
     })
 }
@@ -59,11 +81,11 @@ pub(crate) fn run(workspace: &Workspace, name: Option<&str>, full: bool) -> Resu
 pub(crate) fn run_all(
     binaries: &[TestBinary],
     limit: Duration,
-    set_up: impl Fn(Program) -> Program,
+    set_up: impl Fn(&TestBinary) -> Program,
 ) -> Result<Outcome> {
     let mut failures = Vec::new();
     for binary in binaries {
-        match set_up(binary.program()).run_bounded(limit) {
+        match set_up(binary).run_bounded(limit) {
             Ok(end) => {
                 let result = end
                     .stdout
