@@ -189,14 +189,19 @@ impl State {
         self.is_open(turn)
     }
 
-    /// Sends a turn back for its latches. `false`: it has no commands any more, or is gone.
-    pub(super) fn begin_again(&mut self, turn: Key) -> bool {
-        let Some(turn) = self.turns.get_mut(turn) else {
+    /// Sends a turn back for its latches. `false`: it is over, for it has no commands any more.
+    pub(super) fn begin_again(&mut self, key: Key) -> bool {
+        let Some(turn) = self.turns.get_mut(key) else {
             return false;
         };
+        if turn.commands.is_empty() {
+            // Its latches have been given back.
+            drop(self.remove(key));
+            return false;
+        }
         turn.hashes = needed(None, &turn.keys);
         (turn.asked, turn.is_served) = (0, false);
-        !turn.commands.is_empty()
+        true
     }
 
     /// Counts commands that have been served.
