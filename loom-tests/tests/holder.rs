@@ -227,6 +227,7 @@ fn a_sweep_and_the_end_of_a_thread_take_a_latch_over_once() {
             move || {
                 let held = table.latch("key").unwrap();
                 section.enter();
+                thread::yield_now();
                 std::mem::forget(held);
             }
         });

@@ -219,6 +219,7 @@ fn a_sweep_spares_the_living() {
             move |table| pass(table, "a", &section)
         });
         let sweeper = spawn(&table, LatchTable::sweep);
+        thread::yield_now();
         section.enter();
         drop(held);
         waiter.join().unwrap();
