@@ -39,6 +39,11 @@ const SLEEPING: u32 = 1;
 const SERVED: u32 = 2;
 const LINED: u32 = 3;
 
+/// How often a thread looks for the news before it sleeps: some two microseconds, a few short
+/// operations' time. With more threads than processors, who looks for longer keeps the processor
+/// from a holder that has lost its own.
+const LOOKS: usize = 80;
+
 /// An operation that its thread has handed over.
 pub(super) struct Submission {
     status: AtomicU32,
@@ -273,7 +278,7 @@ impl Core {
     }
 
     fn await_news(&self, place: Place<'_>, submission: &Submission) -> Result<Ended, Refusal> {
-        for () in hint::spins(true) {
+        for () in hint::spins(true).take(LOOKS) {
             if submission.status() != Status::Waiting {
                 break;
             }
