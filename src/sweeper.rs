@@ -8,7 +8,7 @@
 //! looks for the earliest deadline in the queue and notes, under the lock, that it sleeps until
 //! then. Two put a deadline into the queue: who arms a job, and who has run one that is due again
 //! or was armed meanwhile, on whichever thread. If the thread sleeps and not to an earlier time,
-//! they ring the bell under that lock, see [`Bell`].
+//! they ring the bell under that lock, see `Bell`.
 
 mod job;
 mod schedule;

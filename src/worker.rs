@@ -12,7 +12,7 @@
 //!
 //! Why no message is forgotten: the thread reads the bell's number, and then looks at the line under
 //! the lock and notes there that it sleeps. Who adds a message while it does, or shuts down, rings
-//! the bell under that lock, see [`Bell`]. Under the same lock a message is added only while the mailbox
+//! the bell under that lock, see `Bell`. Under the same lock a message is added only while the mailbox
 //! is open, and the thread ends only when it is closed and the line is empty.
 
 mod builder;
