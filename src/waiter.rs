@@ -45,8 +45,8 @@ pub use ticket::{Completer, Ticket, TicketError, ticket};
 
 use std::time::Duration;
 
-use crate::sync::Arc;
 use crate::sync::mutant;
+use crate::sync::unmodelled::Arc;
 
 /// How long the oldest waiter lets newcomers pass it where the order is eventually fair:
 /// parking_lot's half millisecond, enough to run hot for a while, too short for anybody to notice.

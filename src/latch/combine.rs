@@ -11,8 +11,9 @@
 
 use std::time::Duration;
 
+use crate::sync::mutant;
 use crate::sync::time::{Instant, now};
-use crate::sync::{Arc, mutant};
+use crate::sync::unmodelled::Arc;
 use crate::waiter::{Callback, Parker, Signal, Wakes};
 
 use super::core::{Contents, Core, Counters, Outcome};

@@ -21,10 +21,10 @@
 
 use std::ptr;
 
-use crate::sync::Arc;
 use crate::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use crate::sync::cell::UnsafeCell;
 use crate::sync::time::{Instant, now};
+use crate::sync::unmodelled::Arc;
 use crate::sync::{hint, mutant};
 use crate::waiter::{Key, OwnParker, Parker, Signal, Wakes};
 

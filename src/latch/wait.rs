@@ -16,9 +16,9 @@
 
 use std::ptr::NonNull;
 
-use crate::sync::Arc;
 use crate::sync::mutant;
 use crate::sync::time::{Instant, now};
+use crate::sync::unmodelled::Arc;
 use crate::waiter::{Callback, Key, Parker, Signal, Waiter, Wakes};
 
 use super::core::{Contents, Core, Outcome, Shard};

@@ -23,10 +23,10 @@
 use crate::holder::bound::Claimed;
 use crate::holder::claim::Held;
 use crate::holder::{OnLeak, anchor};
-use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::lock::{Mutex, MutexGuard};
 use crate::sync::time::{Instant, now};
+use crate::sync::unmodelled::Arc;
 use crate::sync::{hint, mutant, unmodelled};
 use crate::waiter::{
     Callback, Counter, Gauge, Key, Line, PATIENCE, Parker, Recorder, Signal, Slab, Waiter, Wakes,

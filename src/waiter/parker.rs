@@ -18,12 +18,12 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Deref;
 
-use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::sync::futex::{Futex, Wait};
 use crate::sync::hint;
 use crate::sync::mutant;
 use crate::sync::time::Instant;
+use crate::sync::unmodelled::Arc;
 
 const AWAKE: u32 = 0;
 const ASLEEP: u32 = 1;
@@ -51,6 +51,8 @@ pub(crate) struct Parker {
     word: Futex,
 }
 
+// Counted by std in the model too: what a failed model leaves in its thread-locals is dropped
+// outside of it.
 crate::sync::lazy_local! {
     static PARKER: Arc<Parker> = Arc::new(Parker::new())
 }
