@@ -3,6 +3,9 @@
 //! The eight faults of the coordinator that this one was designed after each have a test that is
 //! named after them, `fault_1_…` to `fault_8_…`.
 
+#[macro_use]
+#[path = "support/forward.rs"]
+mod forward;
 #[path = "support/faulty.rs"]
 mod faulty;
 

@@ -1,6 +1,10 @@
 //! What each command does, refuses and leaves alone. Redis 7.0.15 is the oracle.
 #![cfg(not(latchwork_loom))]
 
+#[macro_use]
+#[path = "support/forward.rs"]
+mod forward;
+
 use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe, catch_unwind};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -916,17 +920,7 @@ fn address_space() -> u64 {
 }
 
 impl Store for Watched {
-    fn hash_with(&mut self, hasher: KeyHasher) {
-        self.store.hash_with(hasher);
-    }
-
-    fn view<R>(&self, key: Key<'_>, look: impl FnOnce(Option<&Record>) -> R) -> R {
-        self.store.view(key, look)
-    }
-
-    fn view_many(&self, keys: &[Key<'_>], look: impl FnMut(usize, Option<&Record>)) {
-        self.store.view_many(keys, look);
-    }
+    forward_to!(store);
 
     fn change<'e, R>(
         &self,
@@ -951,40 +945,12 @@ impl Store for Watched {
         self.store.change_many(keys, decide)
     }
 
-    fn load<R>(&self, key: Key<'_>, look: impl FnOnce(Option<&Record>, Seen) -> R) -> R {
-        self.store.load(key, look)
-    }
-
     fn publish(&self, key: Key<'_>, effect: Effect<'_>, seen: Seen) -> Result<(), StoreError> {
         self.store.publish(key, effect, seen)
     }
 
     fn clear(&self) -> Result<(), StoreError> {
         self.store.clear()
-    }
-
-    fn len(&self) -> u64 {
-        self.store.len()
-    }
-
-    fn expiring(&self) -> u64 {
-        self.store.expiring()
-    }
-
-    fn scan(&self, cursor: u64, count: usize, visit: impl FnMut(&Bytes, &Record)) -> u64 {
-        self.store.scan(cursor, count, visit)
-    }
-
-    fn visit_expired(&self, now: u64, visit: impl FnMut(u64)) {
-        self.store.visit_expired(now, visit);
-    }
-
-    fn remove_expired(&self, hash: u64, now: u64) -> u64 {
-        self.store.remove_expired(hash, now)
-    }
-
-    fn next_deadline(&self) -> Option<u64> {
-        self.store.next_deadline()
     }
 }
 

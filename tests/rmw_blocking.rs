@@ -1,6 +1,10 @@
 //! Blocking pops and moves as their users see them.
 #![cfg(not(latchwork_loom))]
 
+#[macro_use]
+#[path = "support/forward.rs"]
+mod forward;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -9,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use latchwork::Pending;
 use latchwork::rmw::{
-    Bytes, Clock, Effect, Key, KeyHasher, List, ListEnd, MemStore, Record, Rmw, RmwError, Seen,
-    Store, StoreError,
+    Bytes, Clock, Effect, Key, List, ListEnd, MemStore, Record, Rmw, RmwError, Seen, Store,
+    StoreError,
 };
 
 const LONG: Duration = Duration::from_secs(60);
@@ -373,17 +377,7 @@ struct Failing {
 }
 
 impl Store for Failing {
-    fn hash_with(&mut self, hasher: KeyHasher) {
-        self.store.hash_with(hasher);
-    }
-
-    fn view<R>(&self, key: Key<'_>, look: impl FnOnce(Option<&Record>) -> R) -> R {
-        self.store.view(key, look)
-    }
-
-    fn view_many(&self, keys: &[Key<'_>], look: impl FnMut(usize, Option<&Record>)) {
-        self.store.view_many(keys, look);
-    }
+    forward_to!(store);
 
     fn change<'e, R>(
         &self,
@@ -406,40 +400,12 @@ impl Store for Failing {
         }
     }
 
-    fn load<R>(&self, key: Key<'_>, look: impl FnOnce(Option<&Record>, Seen) -> R) -> R {
-        self.store.load(key, look)
-    }
-
     fn publish(&self, key: Key<'_>, effect: Effect<'_>, seen: Seen) -> Result<(), StoreError> {
         self.store.publish(key, effect, seen)
     }
 
     fn clear(&self) -> Result<(), StoreError> {
         self.store.clear()
-    }
-
-    fn len(&self) -> u64 {
-        self.store.len()
-    }
-
-    fn expiring(&self) -> u64 {
-        self.store.expiring()
-    }
-
-    fn scan(&self, cursor: u64, count: usize, visit: impl FnMut(&Bytes, &Record)) -> u64 {
-        self.store.scan(cursor, count, visit)
-    }
-
-    fn visit_expired(&self, now: u64, visit: impl FnMut(u64)) {
-        self.store.visit_expired(now, visit);
-    }
-
-    fn remove_expired(&self, hash: u64, now: u64) -> u64 {
-        self.store.remove_expired(hash, now)
-    }
-
-    fn next_deadline(&self) -> Option<u64> {
-        self.store.next_deadline()
     }
 }
 

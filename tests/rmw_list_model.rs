@@ -1,6 +1,10 @@
 //! Random list commands against plain deques, and their effects against a replay of them.
 #![cfg(not(latchwork_loom))]
 
+#[macro_use]
+#[path = "support/forward.rs"]
+mod forward;
+
 #[path = "support/logged.rs"]
 mod logged;
 mod support;

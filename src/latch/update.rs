@@ -26,7 +26,8 @@ impl<K: ?Sized> LatchTable<K> {
     ///
     /// So `operation` may run on another thread: it must not depend on whose it is (thread-locals,
     /// guards that are not `Send`), must not wait, and should be short. Inside it every waiting call
-    /// on this table is [`Reentrant`](LatchError::Reentrant). For anything else, take the latch.
+    /// on this table is [`Reentrant`](LatchError::Reentrant), and so may be one on another table that
+    /// the thread which runs it holds. For anything else, take the latch.
     ///
     /// ```
     /// use latchwork::LatchTable;

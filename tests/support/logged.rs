@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use latchwork::rmw::{Bytes, Effect, Key, KeyHasher, MemStore, Record, Seen, Store, StoreError};
+use latchwork::rmw::{Effect, Key, MemStore, Record, Seen, Store, StoreError};
 
 #[derive(Default)]
 pub(crate) struct Logged {
@@ -24,17 +24,7 @@ impl Logged {
 }
 
 impl Store for Logged {
-    fn hash_with(&mut self, hasher: KeyHasher) {
-        self.store.hash_with(hasher);
-    }
-
-    fn view<R>(&self, key: Key<'_>, look: impl FnOnce(Option<&Record>) -> R) -> R {
-        self.store.view(key, look)
-    }
-
-    fn view_many(&self, keys: &[Key<'_>], look: impl FnMut(usize, Option<&Record>)) {
-        self.store.view_many(keys, look);
-    }
+    forward_to!(store);
 
     fn change<'e, R>(
         &self,
@@ -60,10 +50,6 @@ impl Store for Logged {
         })
     }
 
-    fn load<R>(&self, key: Key<'_>, look: impl FnOnce(Option<&Record>, Seen) -> R) -> R {
-        self.store.load(key, look)
-    }
-
     fn publish(&self, key: Key<'_>, effect: Effect<'_>, seen: Seen) -> Result<(), StoreError> {
         self.log(key, &effect);
         self.store.publish(key, effect, seen)
@@ -72,29 +58,5 @@ impl Store for Logged {
     fn clear(&self) -> Result<(), StoreError> {
         self.replayed.lock().unwrap().clear();
         self.store.clear()
-    }
-
-    fn len(&self) -> u64 {
-        self.store.len()
-    }
-
-    fn expiring(&self) -> u64 {
-        self.store.expiring()
-    }
-
-    fn scan(&self, cursor: u64, count: usize, visit: impl FnMut(&Bytes, &Record)) -> u64 {
-        self.store.scan(cursor, count, visit)
-    }
-
-    fn visit_expired(&self, now: u64, visit: impl FnMut(u64)) {
-        self.store.visit_expired(now, visit);
-    }
-
-    fn remove_expired(&self, hash: u64, now: u64) -> u64 {
-        self.store.remove_expired(hash, now)
-    }
-
-    fn next_deadline(&self) -> Option<u64> {
-        self.store.next_deadline()
     }
 }
