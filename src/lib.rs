@@ -7,6 +7,7 @@
 //! | module | holds | reach for it when |
 //! |---|---|---|
 //! | [`semaphore`] | [`Semaphore`] | so much of something may go on at once |
+//! | [`semaphore::shared`] | [`SharedSemaphore`] | the same among processes, and one of them may be killed |
 //! | [`latch`] | [`LatchTable`] | one at a time for each key |
 //! | [`rmw`] | [`Rmw`] | values are counted, appended to, replaced by key |
 //! | [`holder`] | [`holder::scope`] | threads of a pool must not keep what a job leaked |
@@ -56,6 +57,8 @@ pub use latch::LatchTable;
 pub use rmw::Rmw;
 #[cfg(feature = "semaphore")]
 pub use semaphore::Semaphore;
+#[cfg(feature = "shared")]
+pub use semaphore::shared::SharedSemaphore;
 #[cfg(feature = "latch")]
 pub use sweeper::Sweeper;
 #[cfg(any(feature = "semaphore", feature = "latch"))]

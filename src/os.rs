@@ -4,5 +4,7 @@ pub(crate) mod clock;
 pub(crate) mod event;
 #[cfg(not(latchwork_loom))]
 pub(crate) mod futex;
+#[cfg(feature = "shared")]
+pub(crate) mod shared;
 #[cfg(not(latchwork_loom))]
 pub(crate) mod thread_exit;

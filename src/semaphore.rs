@@ -17,6 +17,8 @@ mod builder;
 mod core;
 mod error;
 mod permit;
+#[cfg(feature = "shared")]
+pub mod shared;
 mod state;
 
 pub use builder::{BuildError, Builder, InvalidPermits};

@@ -33,6 +33,8 @@ pub(crate) use world::*;
 /// schedules and find nothing.
 pub(crate) mod unmodelled {
     pub(crate) use parking_lot::Mutex;
-    pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering, fence};
+    pub(crate) use std::sync::atomic::{
+        AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence,
+    };
     pub(crate) use std::sync::{Arc, OnceLock};
 }

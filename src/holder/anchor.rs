@@ -24,8 +24,8 @@ use std::ptr::NonNull;
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::lock::Mutex;
-use crate::sync::mutant;
 use crate::sync::track::Track;
+use crate::sync::{mutant, unmodelled};
 
 crate::sync::global! {
     static LIFETIME: Mutex<()> = Mutex::new(())
@@ -33,14 +33,23 @@ crate::sync::global! {
 
 /// What an [`Anchor`] holds.
 pub(crate) trait Core: Send + Sync + 'static {
-    /// Whether no claim stands on the core. Asked only when no handle is left, under `LIFETIME`.
-    fn is_idle(&self) -> bool;
+    /// Whether no claim stands on the core, which claims know as `at`. Asked only when no handle is
+    /// left, under `LIFETIME`.
+    fn is_idle(&self, at: NonNull<()>) -> bool;
 }
 
 struct Inner<C> {
     handles: AtomicUsize,
+    /// Leaked claims that are off their list, and not given back yet.
+    returning: unmodelled::AtomicU64,
     core: C,
     _leak_check: Track<()>,
+}
+
+impl<C: Core> Inner<C> {
+    fn is_idle(&self) -> bool {
+        self.returning.load(Ordering::Relaxed) == 0 && self.core.is_idle(NonNull::from(self).cast())
+    }
 }
 
 /// A handle on a shared core.
@@ -55,6 +64,7 @@ impl<C: Core> Anchor<C> {
     pub(crate) fn new(core: C) -> Self {
         let inner = Box::new(Inner {
             handles: AtomicUsize::new(1),
+            returning: unmodelled::AtomicU64::new(0),
             core,
             _leak_check: Track::new(()),
         });
@@ -174,12 +184,24 @@ impl<C: Core> Drop for Anchor<C> {
             Ordering::AcqRel
         };
         let was_last = inner.handles.fetch_sub(1, order) == 1;
-        let is_free = was_last && inner.core.is_idle();
+        let is_free = was_last && inner.is_idle();
         drop(lifetime);
         if is_free {
             free(self.0);
         }
     }
+}
+
+/// Before a leaked claim is taken off its list: until [`reclaim`] it keeps the core without it.
+///
+/// # Safety
+///
+/// As [`reclaim`], which follows.
+pub(crate) unsafe fn announce_reclaim<C: Core>(core: NonNull<()>) {
+    // SAFETY: the claim keeps the core.
+    let inner = unsafe { core.cast::<Inner<C>>().as_ref() };
+    // Relaxed: it is read under `LIFETIME` by who can free, and the claim stands until this is done.
+    inner.returning.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Lets `give_back` return a leaked claim, and frees the core if it was the last thing that kept
@@ -200,9 +222,10 @@ pub(crate) unsafe fn reclaim<C: Core, R>(
     // SAFETY: the claim kept the core until `give_back`; from there to the end of the lock nobody
     // else can free it.
     let inner = unsafe { anchor.0.as_ref() };
+    inner.returning.fetch_sub(1, Ordering::Relaxed);
     // Acquire, as in `drop`: who frees sees what every handle did.
     let is_free = inner.handles.load(Ordering::Acquire) == 0
-        && inner.core.is_idle()
+        && inner.is_idle()
         && !mutant::enabled("anchor-reclaim-frees-nothing");
     drop(lifetime);
     if is_free {

@@ -48,6 +48,7 @@ pub(crate) struct Bound<'a, C: Claimed> {
 
 impl<'a, C: Claimed> Bound<'a, C> {
     const KIND: &'static Kind = &Kind {
+        announce: anchor::announce_reclaim::<C>,
         reclaim: reclaim::<C>,
     };
 

@@ -55,6 +55,12 @@ pub(crate) struct Held {
 
 /// How a kind of claim is given back when its guard was leaked.
 pub(crate) struct Kind {
+    /// Called before that, while the claim still stands on its list.
+    ///
+    /// # Safety
+    ///
+    /// As `reclaim`, which follows.
+    pub(crate) announce: unsafe fn(core: NonNull<()>),
     /// Called on the thread that leaked, once, with the pointer and the words of the claim.
     ///
     /// # Safety
@@ -243,6 +249,8 @@ impl Table {
                 acquired_at: unsafe { &*slot.acquired_at.load(Ordering::Relaxed) },
                 thread: self.thread_name.lock().clone(),
             };
+            // SAFETY: the slot is live, so the claim is not released.
+            unsafe { (kind.announce)(core) };
             if !mutant::enabled("claim-stays-after-reclaim") {
                 chunk.vacate(slot, serial);
             }

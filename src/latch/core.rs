@@ -102,7 +102,7 @@ pub(super) struct Core {
 }
 
 impl anchor::Core for Core {
-    fn is_idle(&self) -> bool {
+    fn is_idle(&self, _at: NonNull<()>) -> bool {
         self.shards.iter().all(|shard| {
             !shard.words.iter().any(Word::is_held) && shard.contents.lock().entries.is_empty()
         })

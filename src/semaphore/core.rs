@@ -31,6 +31,7 @@ use crate::sync::{hint, mutant, unmodelled};
 use crate::waiter::{
     Callback, Counter, Gauge, Key, Line, PATIENCE, Parker, Recorder, Signal, Slab, Waiter, Wakes,
 };
+use std::ptr::NonNull;
 
 use super::state::{CLOSED, DUE, State, TOLD, WAITERS};
 use super::{AcquireError, Fairness};
@@ -91,7 +92,7 @@ pub(super) struct Core {
 }
 
 impl anchor::Core for Core {
-    fn is_idle(&self) -> bool {
+    fn is_idle(&self, _at: NonNull<()>) -> bool {
         let available = self.state.read(Ordering::Relaxed).available();
         available == self.max.load(Ordering::Relaxed) as i64
     }

@@ -10,6 +10,13 @@ pub(crate) mod atomic {
     pub(crate) use loom::sync::atomic::{
         AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
     };
+
+    /// Between a `SeqCst` step that writes one word and a `SeqCst` load of another: loom takes these
+    /// for `AcqRel`, and needs the fence to see the order that they promise.
+    #[cfg(feature = "shared")]
+    pub(crate) fn model_fence() {
+        fence(Ordering::SeqCst);
+    }
 }
 
 pub(crate) mod cell {
@@ -137,6 +144,12 @@ pub(crate) mod time {
         Instant(Duration::from_nanos(NOW.load(Ordering::SeqCst)))
     }
 
+    /// Milliseconds on a clock that everybody shares.
+    #[cfg(feature = "shared")]
+    pub(crate) fn monotonic_millis() -> u64 {
+        NOW.load(Ordering::SeqCst) / 1_000_000
+    }
+
     /// Milliseconds since the start of the model.
     pub(crate) fn unix_millis() -> u64 {
         NOW.load(Ordering::SeqCst) / 1_000_000
@@ -170,7 +183,7 @@ pub(crate) mod futex {
 
     #[derive(Debug)]
     struct Gate {
-        lock: loom::sync::Mutex<()>,
+        lock: Arc<loom::sync::Mutex<()>>,
         condvar: loom::sync::Condvar,
     }
 
@@ -204,7 +217,7 @@ pub(crate) mod futex {
             Self {
                 word: AtomicU32::new(value),
                 gate: Arc::new(Gate {
-                    lock: loom::sync::Mutex::new(()),
+                    lock: Arc::new(loom::sync::Mutex::new(())),
                     condvar: loom::sync::Condvar::new(),
                 }),
             }
@@ -284,6 +297,122 @@ pub(crate) mod futex {
                 .unwrap_or_else(PoisonError::into_inner);
             self.gate.condvar.notify_all();
         }
+    }
+
+    #[cfg(feature = "shared")]
+    pub(crate) use super::shared_futex::{SharedFutex, wait_any};
+
+    /// For the words that processes share: who sleeps on several words is found by each of them,
+    /// under one lock for all, as a look at the words and going to sleep are one step of the kernel's.
+    #[cfg(feature = "shared")]
+    pub(super) mod shared_sleep {
+        use super::{Arc, Gate, Instant, Mutex, PoisonError, SLEEPERS, Wait, now};
+
+        loom::lazy_static! {
+            static ref LOCK: Arc<loom::sync::Mutex<()>> = Arc::new(loom::sync::Mutex::new(()));
+            static ref WATCHERS: Mutex<Vec<(Vec<usize>, Arc<Gate>)>> = Mutex::new(Vec::new());
+        }
+
+        /// Sleeps if `is_unchanged`, until a wake on one of `words` or `deadline`.
+        pub(in super::super) fn sleep(
+            words: Vec<usize>,
+            is_unchanged: impl FnOnce() -> bool,
+            deadline: Option<Instant>,
+        ) -> Wait {
+            let late = || deadline.is_some_and(|deadline| now() >= deadline);
+            let held = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+            if !is_unchanged() {
+                return Wait::Woken;
+            }
+            let gate = Arc::new(Gate {
+                lock: LOCK.clone(),
+                condvar: loom::sync::Condvar::new(),
+            });
+            // As in `Futex::wait`: known as a sleeper before the look at the clock.
+            let sleepers = || SLEEPERS.lock().unwrap_or_else(PoisonError::into_inner);
+            let watchers = || WATCHERS.lock().unwrap_or_else(PoisonError::into_inner);
+            sleepers().push(gate.clone());
+            watchers().push((words, gate.clone()));
+            if !late() {
+                drop(gate.condvar.wait(held));
+            }
+            sleepers().retain(|other| !Arc::ptr_eq(other, &gate));
+            watchers().retain(|(_, other)| !Arc::ptr_eq(other, &gate));
+            if late() { Wait::TimedOut } else { Wait::Woken }
+        }
+
+        /// Wakes up to `count` who sleep on `word`, the longest asleep first.
+        pub(in super::super) fn wake(word: usize, count: u32) {
+            let _held = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut watchers = WATCHERS.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut woken = Vec::new();
+            watchers.retain(|(words, gate)| {
+                let is_woken = words.contains(&word) && woken.len() < count as usize;
+                if is_woken {
+                    woken.push(gate.clone());
+                }
+                !is_woken
+            });
+            drop(watchers);
+            for gate in woken {
+                gate.condvar.notify_all();
+            }
+        }
+    }
+}
+
+#[cfg(feature = "shared")]
+mod shared_futex {
+    use super::atomic::{AtomicU32, Ordering};
+    use super::futex::{Wait, shared_sleep};
+    use super::time::Instant;
+
+    /// A 32-bit word that threads of several processes can sleep on.
+    #[derive(Debug)]
+    pub(crate) struct SharedFutex(AtomicU32);
+
+    impl SharedFutex {
+        pub(crate) fn new(value: u32) -> Self {
+            Self(AtomicU32::new(value))
+        }
+
+        pub(crate) fn load(&self) -> u32 {
+            self.0.load(Ordering::SeqCst)
+        }
+
+        pub(crate) fn fetch_or(&self, bits: u32) -> u32 {
+            self.0.fetch_or(bits, Ordering::SeqCst)
+        }
+
+        pub(crate) fn fetch_add(&self, value: u32) -> u32 {
+            self.0.fetch_add(value, Ordering::SeqCst)
+        }
+
+        pub(crate) fn compare_exchange(&self, current: u32, new: u32) -> Result<u32, u32> {
+            self.0
+                .compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst)
+        }
+
+        pub(crate) fn wake(&self, count: u32) {
+            shared_sleep::wake(self.address(), count);
+        }
+
+        fn address(&self) -> usize {
+            std::ptr::from_ref(self).addr()
+        }
+    }
+
+    /// Sleeps while every word is what is expected of it, until a wake on one or `deadline`.
+    pub(crate) fn wait_any(words: &[(&SharedFutex, u32)], deadline: Option<Instant>) -> Wait {
+        shared_sleep::sleep(
+            words.iter().map(|(word, _)| word.address()).collect(),
+            || {
+                words
+                    .iter()
+                    .all(|(word, expected)| word.load() == *expected)
+            },
+            deadline,
+        )
     }
 }
 

@@ -6,6 +6,12 @@ pub(crate) mod atomic {
     pub(crate) use std::sync::atomic::{
         AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
     };
+
+    /// Between a `SeqCst` step that writes one word and a `SeqCst` load of another: natively those
+    /// two are ordered already.
+    #[cfg(feature = "shared")]
+    #[inline(always)]
+    pub(crate) fn model_fence() {}
 }
 
 pub(crate) mod lock {
@@ -75,6 +81,12 @@ pub(crate) mod time {
     /// The present.
     pub(crate) fn now() -> Instant {
         Instant::now()
+    }
+
+    /// Milliseconds on a clock that all processes of the machine share.
+    #[cfg(feature = "shared")]
+    pub(crate) fn monotonic_millis() -> u64 {
+        crate::os::shared::futex::monotonic_nanos() / 1_000_000
     }
 
     /// Milliseconds since the Unix epoch.
@@ -166,6 +178,9 @@ pub(crate) mod futex {
             atomic_wait::wake_all(&self.0);
         }
     }
+
+    #[cfg(feature = "shared")]
+    pub(crate) use crate::os::shared::futex::{SharedFutex, wait_any};
 }
 
 pub(crate) mod thread {

@@ -1,0 +1,549 @@
+//! A semaphore that processes share, whose permits survive nobody.
+//!
+//! A [`SharedSemaphore`] is a mapped file. Processes that open it share its permits, and what one of
+//! them holds comes back when it ends, also by SIGKILL, an abort or `exec`: the kernel marks the dead
+//! process, and whoever needs a permit next takes its back. No daemon, and without contention no
+//! system call.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `control` | the words |
+//! | `core` | the steps on them: the fast way in and out |
+//! | `attempt` | the slow way: looking closely, and waiting |
+//! | `requests` | requests that wait without a thread |
+//! | `permit`, `lease` | the guards |
+//! | `builder`, `error`, `stats` | how it is opened, what it answers, what can be asked |
+//!
+//! What comes back when a process dies, and when:
+//!
+//! | | its permits are free |
+//! |---|---|
+//! | SIGKILL, abort, exit, a crash | at once; with [`strict`](Builder::strict), when the kernel has taken it down |
+//! | a core dump | when the dump has been written |
+//! | `exec` that succeeds | at once: the new program has no part in it |
+//! | `fork` | not at all: they are the parent's; in the child guards do nothing and acquiring is refused until it opens the semaphore itself |
+//! | SIGSTOP, a debugger | not at all: it still holds them; a [lease](SharedLease) ends nevertheless |
+
+mod attempt;
+mod builder;
+pub(crate) mod control;
+mod core;
+mod error;
+mod lease;
+mod permit;
+mod requests;
+mod stats;
+
+pub use builder::Builder;
+pub use error::{AcquireError, AcquireTimeoutError, LeaseLost, TryAcquireError};
+pub use lease::SharedLease;
+pub use permit::{SharedOwnedPermit, SharedPermit, SharedSendPermit};
+pub use stats::{SharedHolder, SharedStats, SharedWaiter};
+
+pub use crate::os::shared::error::OpenError;
+
+use std::fmt;
+use std::os::fd::BorrowedFd;
+use std::panic::Location;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::holder::OnLeak;
+use crate::holder::anchor::Anchor;
+use crate::os::shared::word::Value;
+use crate::os::shared::{Attachment, file};
+use crate::sync::time::{Instant, now};
+use crate::sync::unmodelled::Arc;
+use crate::waiter::{Callback, Delivery, Pending, dispatcher};
+
+use self::attempt::Refusal;
+use self::control::{Cell, Control};
+use self::core::{Claim, Core};
+use super::builder::InvalidPermits;
+
+/// A counting semaphore that processes share, with leak-proof permits.
+///
+/// For bounding what goes on at once on a machine: compilers of a build, workers of several servers,
+/// downloads of a user. A handle: clones share one attachment to the file.
+///
+/// ```
+/// # let path = std::env::temp_dir().join(format!("latchwork-shared-{}", std::process::id()));
+/// use latchwork::SharedSemaphore;
+///
+/// let jobs = SharedSemaphore::open(&path, 2)?; // in each of the processes
+/// let job = jobs.acquire()?;
+/// assert_eq!((jobs.current(), jobs.available()), (1, 1));
+/// drop(job); // or SIGKILL
+/// # SharedSemaphore::remove(&path)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Trust
+///
+/// The file is its owner's alone. Processes of that user can take permits, and can also write
+/// garbage into it: then no promise is left but that nothing of this process is touched, no thread
+/// spins, and what can be told is told: [`Detached`](AcquireError::Detached), or permits that are
+/// taken back from owners that do not exist. [`remove`](Self::remove) and opening anew helps. One who
+/// cuts the file short has every process that looks at it killed by SIGBUS.
+///
+/// # Fairness
+///
+/// Newcomers may take a free permit past those who wait until one of these has waited for 2 ms; then
+/// they queue behind it. Among those who wait there is no order. One request at a time collects
+/// several permits.
+#[derive(Clone)]
+pub struct SharedSemaphore {
+    core: Anchor<Core>,
+    path: Arc<Path>,
+}
+
+impl SharedSemaphore {
+    /// Opens the semaphore at a path, and makes it with `permits` permits if there is none.
+    ///
+    /// A name without a slash stands for a file in `$XDG_RUNTIME_DIR/latchwork`, or
+    /// `/dev/shm/latchwork-UID` where that is not set.
+    ///
+    /// # Errors
+    ///
+    /// As [`Builder::open`]; [`OpenError::is_mismatch`] if it was made for another number.
+    ///
+    /// # Blocking
+    ///
+    /// As [`Builder::open`].
+    pub fn open(name: impl AsRef<Path>, permits: u32) -> Result<Self, OpenError> {
+        Self::builder(name).permits(permits).open()
+    }
+
+    /// Starts to open one, with one permit unless told otherwise.
+    pub fn builder(name: impl AsRef<Path>) -> Builder {
+        Builder::new(name.as_ref())
+    }
+
+    /// Removes the file, and says whether there was one. Who has it open goes on with what it has;
+    /// who opens that name next makes a new one.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses to.
+    pub fn remove(name: impl AsRef<Path>) -> Result<bool, OpenError> {
+        file::remove(&file::resolve(name.as_ref())?)
+    }
+
+    pub(crate) fn with_attachment(
+        attached: Attachment<Control, Cell>,
+        path: &Path,
+        tracks_holders: bool,
+        on_leak: Option<OnLeak>,
+    ) -> Self {
+        let name: Arc<str> = path.to_string_lossy().into();
+        Self {
+            core: Anchor::new(Core::new(attached, tracks_holders, name, on_leak)),
+            path: path.into(),
+        }
+    }
+
+    /// Waits for a permit.
+    ///
+    /// # Errors
+    ///
+    /// [`AcquireError::Closed`], [`AcquireError::Detached`].
+    ///
+    /// # Blocking
+    ///
+    /// For as long as it takes.
+    #[inline]
+    #[track_caller]
+    pub fn acquire(&self) -> Result<SharedPermit<'_>, AcquireError> {
+        match self.try_now() {
+            Some(permit) => Ok(permit),
+            None => self.acquire_many(1),
+        }
+    }
+
+    /// Takes a permit if there is one, also from a process that has died, and if taking it is not
+    /// unfair to those who wait.
+    ///
+    /// # Errors
+    ///
+    /// [`TryAcquireError::WouldBlock`], [`TryAcquireError::Closed`], [`TryAcquireError::Detached`].
+    #[inline]
+    #[track_caller]
+    pub fn try_acquire(&self) -> Result<SharedPermit<'_>, TryAcquireError> {
+        match self.try_now() {
+            Some(permit) => Ok(permit),
+            None => self.try_acquire_many(1),
+        }
+    }
+
+    /// Waits for a permit, but not longer than `timeout`. A zero timeout tries once.
+    ///
+    /// # Errors
+    ///
+    /// [`AcquireTimeoutError::TimedOut`]: nothing was taken, and nothing will be.
+    /// [`AcquireTimeoutError::Closed`], [`AcquireTimeoutError::Detached`].
+    ///
+    /// # Blocking
+    ///
+    /// Up to `timeout`.
+    #[inline]
+    #[track_caller]
+    pub fn acquire_timeout(
+        &self,
+        timeout: Duration,
+    ) -> Result<SharedPermit<'_>, AcquireTimeoutError> {
+        match self.try_now() {
+            Some(permit) => Ok(permit),
+            None => self.acquire_many_timeout(1, timeout),
+        }
+    }
+
+    /// Waits for a permit, but not past `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire_timeout`](Self::acquire_timeout).
+    ///
+    /// # Blocking
+    ///
+    /// Until `deadline`.
+    #[inline]
+    #[track_caller]
+    pub fn acquire_deadline(
+        &self,
+        deadline: Instant,
+    ) -> Result<SharedPermit<'_>, AcquireTimeoutError> {
+        match self.try_now() {
+            Some(permit) => Ok(permit),
+            None => self.acquire_many_deadline(1, deadline),
+        }
+    }
+
+    /// Waits for `n` permits, which come as one guard.
+    ///
+    /// # Errors
+    ///
+    /// [`AcquireError::TooMany`] above the file's ceiling, which no [`set_max`](Self::set_max) can
+    /// reach; otherwise as [`acquire`](Self::acquire).
+    ///
+    /// # Blocking
+    ///
+    /// For as long as it takes; while `n` is above [`max`](Self::max), until that is raised.
+    #[track_caller]
+    pub fn acquire_many(&self, n: u32) -> Result<SharedPermit<'_>, AcquireError> {
+        let wanted = self.check(n)?;
+        Ok(self.permit(self.core.wait(wanted, None)?))
+    }
+
+    /// Takes `n` permits if they are there, as [`try_acquire`](Self::try_acquire).
+    ///
+    /// # Errors
+    ///
+    /// As [`try_acquire`](Self::try_acquire), and [`TryAcquireError::TooMany`].
+    #[track_caller]
+    pub fn try_acquire_many(&self, n: u32) -> Result<SharedPermit<'_>, TryAcquireError> {
+        let wanted = self.check(n)?;
+        Ok(self.permit(self.core.try_take_closely(wanted)?))
+    }
+
+    /// Waits for `n` permits, but not longer than `timeout`. A zero timeout tries once.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire_timeout`](Self::acquire_timeout), and [`AcquireTimeoutError::TooMany`].
+    ///
+    /// # Blocking
+    ///
+    /// Up to `timeout`.
+    #[track_caller]
+    pub fn acquire_many_timeout(
+        &self,
+        n: u32,
+        timeout: Duration,
+    ) -> Result<SharedPermit<'_>, AcquireTimeoutError> {
+        let wanted = self.check(n)?;
+        // A timeout beyond the end of time is none.
+        Ok(self.permit(self.core.wait(wanted, now().checked_add(timeout))?))
+    }
+
+    /// Waits for `n` permits, but not past `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire_many_timeout`](Self::acquire_many_timeout).
+    ///
+    /// # Blocking
+    ///
+    /// Until `deadline`.
+    #[track_caller]
+    pub fn acquire_many_deadline(
+        &self,
+        n: u32,
+        deadline: Instant,
+    ) -> Result<SharedPermit<'_>, AcquireTimeoutError> {
+        let wanted = self.check(n)?;
+        Ok(self.permit(self.core.wait(wanted, Some(deadline))?))
+    }
+
+    /// Asks for a permit without waiting for it: `f` is called with it once it is there, on a thread
+    /// of the library's. Dropping the [`Pending`] cancels.
+    ///
+    /// ```
+    /// # let path = std::env::temp_dir().join(format!("latchwork-with-{}", std::process::id()));
+    /// use latchwork::SharedSemaphore;
+    /// use std::sync::mpsc;
+    ///
+    /// let jobs = SharedSemaphore::open(&path, 1)?;
+    /// let held = jobs.acquire()?;
+    /// let (send, receive) = mpsc::channel();
+    /// let pending = jobs.acquire_with(move |permit| send.send(permit).unwrap());
+    /// drop(held); // here, or in any other process
+    /// assert_eq!(receive.recv()??.count(), 1);
+    /// # drop(pending);
+    /// # SharedSemaphore::remove(&path)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `f` gets them, as [`acquire`](Self::acquire).
+    ///
+    /// # Panics
+    ///
+    /// When the system refuses the one thread that runs callbacks.
+    pub fn acquire_with(
+        &self,
+        f: impl FnOnce(Result<SharedSendPermit, AcquireError>) + Send + 'static,
+    ) -> Pending {
+        self.acquire_many_with(1, f)
+    }
+
+    /// Asks for `n` permits, as [`acquire_with`](Self::acquire_with).
+    ///
+    /// # Errors
+    ///
+    /// `f` gets them, as [`acquire_many`](Self::acquire_many).
+    ///
+    /// # Panics
+    ///
+    /// As [`acquire_with`](Self::acquire_with).
+    pub fn acquire_many_with(
+        &self,
+        n: u32,
+        f: impl FnOnce(Result<SharedSendPermit, AcquireError>) + Send + 'static,
+    ) -> Pending {
+        dispatcher::start().expect("a thread for callbacks could not be started");
+        let delivery = Delivery::new();
+        let handle = self.core.clone();
+        let wanted = self.check(n);
+        let callback = Callback {
+            run: Box::new(move |outcome: requests::Outcome, is_wanted| {
+                let permit = match (wanted, outcome) {
+                    (Ok(_), Ok(claims)) => Ok(SharedSendPermit::new(handle, claims)),
+                    (Err(error), _) => Err(error),
+                    (_, Err(refusal)) => Err(refusal.into()),
+                };
+                if is_wanted {
+                    f(permit);
+                }
+            }),
+            delivery: delivery.clone(),
+        };
+        let Ok(wanted) = wanted else {
+            callback.deliver(Err(Refusal::NotNow));
+            return Pending::delivered(delivery);
+        };
+        match self.core.try_take_closely(wanted) {
+            Err(Refusal::NotNow) => {}
+            outcome => {
+                callback.deliver(outcome);
+                return Pending::delivered(delivery);
+            }
+        }
+        let number = requests::register(&self.core, wanted, callback);
+        let core = self.core.clone();
+        Pending::new(delivery, move || requests::cancel(&core, number))
+    }
+
+    /// Waits for a permit that is taken back after `ttl`, unless it is renewed: a [`SharedLease`]. From
+    /// 1 ms to 49 days; others count as the nearest of these.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire).
+    ///
+    /// # Blocking
+    ///
+    /// For as long as it takes.
+    pub fn acquire_leased(&self, ttl: Duration) -> Result<SharedLease, AcquireError> {
+        Ok(self.lease(self.core.wait_for_one(None)?, ttl))
+    }
+
+    /// Takes a leased permit if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_acquire`](Self::try_acquire).
+    pub fn try_acquire_leased(&self, ttl: Duration) -> Result<SharedLease, TryAcquireError> {
+        let claim = match self.core.try_take() {
+            Some(claim) => claim,
+            None => self.core.try_take_one_closely()?,
+        };
+        Ok(self.lease(claim, ttl))
+    }
+
+    /// Waits for a leased permit, but not longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire_timeout`](Self::acquire_timeout).
+    ///
+    /// # Blocking
+    ///
+    /// Up to `timeout`.
+    pub fn acquire_leased_timeout(
+        &self,
+        ttl: Duration,
+        timeout: Duration,
+    ) -> Result<SharedLease, AcquireTimeoutError> {
+        let claim = self.core.wait_for_one(Some(now().checked_add(timeout)))?;
+        Ok(self.lease(claim, ttl))
+    }
+
+    /// Runs `f` while holding a permit that it only borrows: it cannot be leaked.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire), and then `f` is not run.
+    #[track_caller]
+    pub fn with_permit<R>(
+        &self,
+        f: impl FnOnce(&SharedPermit<'_>) -> R,
+    ) -> Result<R, AcquireError> {
+        let permit = self.acquire()?;
+        Ok(f(&permit))
+    }
+
+    /// Sets the number of permits, for all processes. Running ones stay: after a cut, new ones wait
+    /// until enough have come back.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidPermits`] for 0 and for more than the file has room for.
+    pub fn set_max(&self, permits: u32) -> Result<(), InvalidPermits> {
+        InvalidPermits::check(permits.into(), self.ceiling().into())?;
+        self.core.set_max(permits);
+        Ok(())
+    }
+
+    /// How many permits there are, taken or not.
+    pub fn max(&self) -> u32 {
+        self.core.target() as u32
+    }
+
+    /// The most that [`set_max`](Self::set_max) can make of them.
+    pub fn ceiling(&self) -> u32 {
+        self.core.area().cells.len() as u32
+    }
+
+    /// How many permits are taken, by all processes. What a dead one had does not count.
+    ///
+    /// Looks at each of them, and not all at one moment.
+    pub fn current(&self) -> u32 {
+        self.core.held().count() as u32
+    }
+
+    /// How many permits could be taken.
+    pub fn available(&self) -> u32 {
+        self.max().saturating_sub(self.current())
+    }
+
+    /// How many requests wait, in all processes.
+    pub fn waiters(&self) -> u32 {
+        self.core.waiting().map(|(_, requests)| requests).sum()
+    }
+
+    /// Refuses everybody who waits, and everybody who asks from now on, in all processes and for
+    /// good. Permits that run finish.
+    pub fn close(&self) {
+        self.core.close();
+    }
+
+    /// Whether [`close`](Self::close) has been called, by whichever process.
+    pub fn is_closed(&self) -> bool {
+        self.core.is_closed()
+    }
+
+    /// Whether it is [strict](Builder::strict).
+    pub fn is_strict(&self) -> bool {
+        self.core.is_strict
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The descriptor whose lock on the file says that this process lives.
+    ///
+    /// With [`strict`](Builder::strict), permits come back when the last descriptor of it has been closed: hand
+    /// a command a duplicate that it inherits, and they last until both have ended. Dropping the
+    /// permits gives them back all the same.
+    pub fn lifeline_fd(&self) -> BorrowedFd<'_> {
+        self.core.attached.lock_fd()
+    }
+
+    fn check(&self, n: u32) -> Result<usize, AcquireError> {
+        match n > self.ceiling() {
+            true => Err(AcquireError::TooMany),
+            false => Ok(n as usize),
+        }
+    }
+
+    #[inline]
+    #[track_caller]
+    fn try_now(&self) -> Option<SharedPermit<'_>> {
+        SharedPermit::take_now(self.core.borrow(), Location::caller())
+    }
+
+    #[track_caller]
+    fn permit(&self, claims: Vec<Claim>) -> SharedPermit<'_> {
+        SharedPermit::many(self.core.borrow(), claims, Location::caller())
+    }
+
+    fn lease(&self, claim: Claim, ttl: Duration) -> SharedLease {
+        SharedLease::new(self.core.clone(), claim, ttl)
+    }
+}
+
+impl Core {
+    /// Waits for one permit, perhaps until a time; `Some(None)` is the end of all time.
+    fn wait_for_one(&self, deadline: Option<Option<Instant>>) -> Result<Claim, Refusal> {
+        match self.try_take() {
+            Some(claim) => Ok(claim),
+            None => Ok(only(self.wait(1, deadline.flatten())?)),
+        }
+    }
+
+    fn try_take_one_closely(&self) -> Result<Claim, Refusal> {
+        Ok(only(self.try_take_closely(1)?))
+    }
+}
+
+fn only(claims: Vec<Claim>) -> Claim {
+    claims.into_iter().next().unwrap_or(Claim {
+        cell: 0,
+        value: Value::FREE,
+    })
+}
+
+impl fmt::Debug for SharedSemaphore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedSemaphore")
+            .field("path", &self.path)
+            .field("max", &self.max())
+            .field("current", &self.current())
+            .field("waiters", &self.waiters())
+            .field("closed", &self.is_closed())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,139 @@
+//! Leases: permits with a deadline, which anybody takes back after it.
+//!
+//! The deadline stands beside the permit's word. Whoever looks closely for a permit takes back what
+//! is over, by the same step as a dead owner's, so no thread has to watch the clock, and the lease of
+//! a process that is stopped ends too. A renewal gives the permit another sequence number, so that it
+//! and the taking back are steps on one word: one of them fails.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::holder::anchor::Anchor;
+use crate::os::shared::word::Value;
+use crate::sync::atomic::Ordering;
+use crate::sync::time::{Instant, monotonic_millis, now};
+
+use super::control::{LONGEST_LEASE_MILLIS, LeaseWord};
+use super::core::{Claim, Core};
+use super::error::LeaseLost;
+
+/// A permit of a [`SharedSemaphore`](super::SharedSemaphore) until a deadline, with a fencing token.
+///
+/// For work that may hang, in processes that may be stopped: after the deadline the permit is
+/// somebody else's, whatever has become of this process. The holder may not have noticed, so what the
+/// permit guards is told the [`token`](Self::token) with each request, and refuses one that is smaller
+/// than one it has seen (Kleppmann, "How to do distributed locking", 2016).
+///
+/// Bound to no thread. Dropping it gives the permit back, if it is still this lease's.
+///
+/// ```
+/// # let path = std::env::temp_dir().join(format!("latchwork-lease-{}", std::process::id()));
+/// use latchwork::SharedSemaphore;
+/// use std::time::Duration;
+///
+/// let slots = SharedSemaphore::open(&path, 1)?;
+/// let mut stuck = slots.acquire_leased(Duration::from_millis(5))?;
+/// let next = slots.acquire_leased(Duration::from_secs(60))?; // after 5 ms
+/// assert!(next.token() > stuck.token());
+/// assert!(stuck.renew(Duration::from_secs(60)).is_err());
+/// drop(stuck); // changes nothing
+/// assert!(next.is_live());
+/// # SharedSemaphore::remove(&path)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a lease is given back when it is dropped"]
+pub struct SharedLease {
+    core: Anchor<Core>,
+    claim: Claim,
+    token: u64,
+    expires_at: Instant,
+}
+
+/// A time from now, in the machine's milliseconds and this process's clock.
+fn deadline(ttl: Duration) -> (u64, Instant) {
+    let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+    let millis = millis.saturating_add(u64::from(!ttl.subsec_nanos().is_multiple_of(1_000_000)));
+    let millis = millis.clamp(1, LONGEST_LEASE_MILLIS);
+    let at = now().checked_add(Duration::from_millis(millis));
+    // The clock's milliseconds are rounded down: one more, and nobody takes it back too early.
+    let end = monotonic_millis().wrapping_add(millis + 1);
+    (end, at.unwrap_or_else(now))
+}
+
+impl SharedLease {
+    /// A permit that has just been taken becomes a lease.
+    pub(super) fn new(core: Anchor<Core>, claim: Claim, ttl: Duration) -> Self {
+        let token = core.control().tokens.fetch_add(1, Ordering::SeqCst) + 1;
+        let expires_at = write(&core, claim.cell, claim.value, ttl);
+        Self {
+            core,
+            claim,
+            token,
+            expires_at,
+        }
+    }
+
+    /// The fencing token: larger than that of every lease granted before.
+    pub fn token(&self) -> u64 {
+        self.token
+    }
+
+    /// When the lease is over, unless it is renewed.
+    pub fn expires_at(&self) -> Instant {
+        self.expires_at
+    }
+
+    /// Whether the permit is this lease's still. It may not be the moment after: what it guards has
+    /// to look at the [`token`](Self::token).
+    pub fn is_live(&self) -> bool {
+        let cells = self.core.area().cells;
+        now() < self.expires_at
+            && !self.core.attached.is_inherited()
+            && cells[self.claim.cell]
+                .word
+                .read()
+                .is_same_claim(self.claim.value)
+    }
+
+    /// Has the lease last for `ttl` from now. The token stays.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseLost`] if it was over: the permit may be somebody else's.
+    pub fn renew(&mut self, ttl: Duration) -> Result<(), LeaseLost> {
+        if self.core.attached.is_inherited() || now() >= self.expires_at {
+            return Err(LeaseLost);
+        }
+        let value = self.core.new_claim();
+        let Some(value) = self.core.exchange(self.claim, value) else {
+            return Err(LeaseLost);
+        };
+        self.claim.value = value;
+        self.expires_at = write(&self.core, self.claim.cell, value, ttl);
+        Ok(())
+    }
+}
+
+fn write(core: &Core, cell: usize, value: Value, ttl: Duration) -> Instant {
+    let (millis, at) = deadline(ttl);
+    let lease = LeaseWord::new(value, millis);
+    core.area().cells[cell]
+        .lease
+        .store(lease.0, Ordering::SeqCst);
+    at
+}
+
+impl Drop for SharedLease {
+    fn drop(&mut self) {
+        self.core.give_back(self.claim);
+    }
+}
+
+impl fmt::Debug for SharedLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedLease")
+            .field("token", &self.token)
+            .field("is_live", &self.is_live())
+            .finish_non_exhaustive()
+    }
+}
