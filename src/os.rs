@@ -4,5 +4,6 @@ pub(crate) mod clock;
 pub(crate) mod event;
 #[cfg(not(latchwork_loom))]
 pub(crate) mod futex;
+pub(crate) mod home;
 #[cfg(not(latchwork_loom))]
 pub(crate) mod thread_exit;
