@@ -6,5 +6,6 @@ pub(crate) mod event;
 pub(crate) mod futex;
 #[cfg(feature = "shared")]
 pub(crate) mod shared;
+pub(crate) mod home;
 #[cfg(not(latchwork_loom))]
 pub(crate) mod thread_exit;

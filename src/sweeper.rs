@@ -23,6 +23,7 @@ use std::time::Duration;
 pub use job::Job;
 pub use stats::{Leftovers, SweeperStats};
 
+use crate::os::home::Home;
 use crate::sync::atomic::Ordering;
 use crate::sync::lock::Mutex;
 use crate::sync::thread::{self, JoinHandle};
@@ -104,8 +105,8 @@ struct Core {
     bell: Bell,
     /// Rings when a cancelled job is gone, and when the thread has run its last.
     gone: Bell,
-    /// The process that started the thread; 0 before.
-    process: unmodelled::AtomicU64,
+    /// Where the thread is.
+    home: Home,
     counters: Counters,
 }
 
@@ -133,7 +134,7 @@ impl Sweeper {
             state: Mutex::new(State::default()),
             bell: Bell::new(),
             gone: Bell::new(),
-            process: unmodelled::AtomicU64::new(0),
+            home: Home::new(),
             counters: Counters::default(),
         });
         Self {
@@ -316,8 +317,7 @@ impl Core {
         }
         state.running = true;
         self.gauge(state);
-        let process = u64::from(std::process::id());
-        self.process.store(process, Ordering::Relaxed);
+        self.home.settle();
         true
     }
 
@@ -465,8 +465,7 @@ impl Core {
     /// Whether this process is a fork of the one that started the thread. There is no thread then,
     /// and it may have left the lock taken.
     fn is_forked(&self) -> bool {
-        let process = self.process.load(Ordering::Relaxed);
-        process != 0 && process != u64::from(std::process::id())
+        self.home.is_elsewhere()
     }
 
     fn address(&self) -> usize {

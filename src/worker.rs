@@ -30,10 +30,10 @@ pub use error::SubmitError;
 pub use stats::WorkerStats;
 
 use crate::holder;
-use crate::sync::atomic::Ordering;
+use crate::os::home::Home;
 use crate::sync::lock::{Mutex, MutexGuard};
 use crate::sync::thread::{self, JoinHandle};
-use crate::sync::{Arc, hint, mutant, unmodelled};
+use crate::sync::{Arc, hint, mutant};
 use crate::waiter::{Bell, Key, Line, Slab, contain};
 use stats::Counters;
 
@@ -86,8 +86,8 @@ struct Core<M, R> {
     bell: Bell,
     /// Rings when the thread has handled its last message.
     gone: Bell,
-    /// The process that the thread is in; 0 before there is one.
-    process: unmodelled::AtomicU64,
+    /// Where the thread is.
+    home: Home,
     counters: Counters,
 }
 
@@ -146,7 +146,7 @@ impl<M: Send + 'static, R: Send + 'static> Worker<M, R> {
                 state: Mutex::new(state),
                 bell: Bell::new(),
                 gone: Bell::new(),
-                process: unmodelled::AtomicU64::new(0),
+                home: Home::new(),
                 counters: Counters::new(),
             }),
         }
@@ -352,8 +352,7 @@ impl<M: Send + 'static, R: Send + 'static> Core<M, R> {
         }
         state.attended = true;
         self.counters.set_running(true);
-        let process = u64::from(std::process::id());
-        self.process.store(process, Ordering::Relaxed);
+        self.home.settle();
         true
     }
 
@@ -483,8 +482,7 @@ impl<M: Send + 'static, R: Send + 'static> Core<M, R> {
     /// Whether this process is a fork of the one that the thread is in. There is no thread then,
     /// and it may have left the lock taken.
     fn is_forked(&self) -> bool {
-        let process = self.process.load(Ordering::Relaxed);
-        process != 0 && process != u64::from(std::process::id())
+        self.home.is_elsewhere()
     }
 
     fn address(&self) -> usize {

@@ -7,7 +7,7 @@
 //! `*map.entry(key.clone()).or_insert(0) += 1` on a `DashMap<Vec<u8>, i64>`.
 //!
 //! *Hot*: several threads update one key, with work inside (`hot`). *Many*: they update random
-//! keys of many (`many`).
+//! keys of many (`many`). Unjudged: how late a blocked pop times out (`overshoot`).
 //!
 //! *Get*: a million keys of sixteen bytes with values of 64. Two threads get random keys and
 //! read the whole value; a third replaces values of random keys, as fast as it can. The
@@ -17,6 +17,7 @@
 
 mod hot;
 mod many;
+mod overshoot;
 
 use std::collections::hash_map;
 use std::convert::Infallible;
@@ -64,7 +65,8 @@ pub(crate) fn run(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
     let measured = get(bench, rounds / 3, hash_map::RandomState::new())?;
     let ratio = Ratio::of(&measured, |runs| mean_of(runs, |run| run.get));
     bench.report.detail(OWN_HASHER, &ratio.into())?;
-    Ok(())
+
+    overshoot::run(bench)
 }
 
 fn one_key<H: BuildHasher + Clone>(

@@ -332,3 +332,21 @@ fn who_holds_another_key_of_the_word_is_not_waited_for() {
         assert_eq!(section.entered(), 1);
     });
 }
+
+/// Catches an update that was handed over and takes the latch from an owner whose thread lives. The
+/// clock moves once: so its thread looks for a dead owner at the first period's end.
+#[test]
+fn an_update_that_was_handed_over_spares_a_living_owner() {
+    model(|| {
+        let table = LatchTable::builder().shards(1).sweep_every(AGES);
+        let (table, section) = (table.build().unwrap(), Section::new());
+        let held = table.latch("a").unwrap();
+        let other = updater(&table, &section);
+        Clock::advance(AGES);
+        section.enter();
+        drop(held);
+        other.join().unwrap();
+        assert_eq!(section.entered(), 2);
+        assert_no_residue(&table);
+    });
+}

@@ -186,3 +186,27 @@ fn a_command_that_comes_at_the_end_of_a_turn_is_executed() {
         assert_eq!((latches.held(), latches.waiters()), (0, 0));
     });
 }
+
+/// Catches a command that gets into a turn whose commands ran out with its thread's budget, and is
+/// forgotten there.
+#[test]
+fn a_command_that_comes_after_a_spent_turn_is_executed() {
+    model(|| {
+        let (_, latches, coordinator) = coordinated();
+        let first = coordinator.submit(0, Command::incr("n", 1)).unwrap();
+        let caller = thread::spawn({
+            let coordinator = coordinator.clone();
+            move || {
+                // The budget, if the turn has begun.
+                Clock::advance(SECOND);
+                let second = coordinator.submit(0, Command::incr("n", 1)).unwrap();
+                assert_eq!(second.wait().unwrap(), Ok(Reply::Integer(2)));
+                coordinator.shutdown();
+            }
+        });
+        coordinator.shard(0).unwrap().serve();
+        caller.join().unwrap();
+        assert_eq!(first.wait().unwrap(), Ok(Reply::Integer(1)));
+        assert_eq!((latches.held(), latches.waiters()), (0, 0));
+    });
+}

@@ -450,6 +450,16 @@ fn set(word: &AtomicU64, value: u64) {
     }
 }
 
+/// Registers the calling thread, if that has not been done: what may panic in its first claim. For
+/// who makes the claim where a panic does harm.
+///
+/// # Panics
+///
+/// As [`thread::on_exit`].
+pub(crate) fn register() {
+    Table::current();
+}
+
 /// Whether the calling thread has a claim on `core`.
 #[inline]
 pub(crate) fn holds(core: NonNull<()>) -> bool {

@@ -28,7 +28,7 @@ use crate::sync::unmodelled::Arc;
 use crate::sync::{hint, mutant};
 use crate::waiter::{Key, OwnParker, Parker, Signal, Wakes};
 
-use super::core::{Core, Outcome, Shard};
+use super::core::{Contents, Core, Outcome, Shard};
 use super::hold::Hold;
 use super::operation::{InLine, Operation};
 use super::wait::{Ended, Place, Refusal};
@@ -264,7 +264,7 @@ impl Core {
         match shard.word(id).post(id) {
             Post::Told => {}
             Post::Taken(number) => work(Hold { id, number }),
-            Post::Crowded => self.line_up_all(shard, id, || ()),
+            Post::Crowded => self.line_up_all(shard, id, |_, _| ()),
         }
         let outcome = self.await_news(place, &submission);
         in_line.end();
@@ -292,8 +292,14 @@ impl Core {
                     Some(Signal::Served) => return Ok(Ended::Served),
                     Some(_) => break submission.place(),
                     None => {
-                        let shard = self.shard(place.id);
-                        let lined = self.line_up_all(shard, place.id, || submission.place());
+                        let Place { at, id, .. } = place;
+                        let shard = self.shard(id);
+                        let lined = self.line_up_all(shard, id, |contents, wakes| {
+                            if self.take_over(at, shard, contents, id) {
+                                self.offer(shard, contents, id, None, wakes);
+                            }
+                            submission.place()
+                        });
                         if lined.is_some() {
                             break lined;
                         }
@@ -310,15 +316,20 @@ impl Core {
         self.wait_in_line(place, key, Hold { id, number }, parker, None, true)
     }
 
-    /// Puts what was handed over in line, and has a look there, under the lock.
-    fn line_up_all<R>(&self, shard: &Shard, id: Id, look: impl FnOnce() -> R) -> R {
+    /// Puts what was handed over in line, and goes on to `then` under the same lock.
+    fn line_up_all<R>(
+        &self,
+        shard: &Shard,
+        id: Id,
+        then: impl FnOnce(&mut Contents, &mut Wakes<Outcome>) -> R,
+    ) -> R {
         let mut wakes = Wakes::new();
-        let seen = {
+        let result = {
             let contents = &mut *shard.contents.lock();
             self.crowd(shard, contents, id, &mut wakes);
-            look()
+            then(contents, &mut wakes)
         };
         wakes.deliver_by_dispatcher();
-        seen
+        result
     }
 }

@@ -5,6 +5,7 @@ use std::hash::Hash;
 use std::panic::resume_unwind;
 use std::time::Duration;
 
+use crate::holder::claim;
 use crate::sync::time::{Instant, now};
 
 #[cfg(feature = "rmw")]
@@ -215,6 +216,9 @@ impl<K: ?Sized> LatchTable<K> {
         deadline: Option<Instant>,
         operation: impl FnOnce() -> R + Send,
     ) -> Result<R, Refusal> {
+        // It may panic: here, and not while this thread stands in line (where it may get the latch
+        // for the operations of others, and a panic is an abort) or has just been granted a latch.
+        claim::register();
         // This thread stands in line meanwhile.
         let work = |hold| {
             if let Some(wakes) = self.guard(hold).finish(name) {
