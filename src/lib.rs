@@ -42,7 +42,7 @@ mod os;
 pub mod rmw;
 #[cfg(feature = "semaphore")]
 pub mod semaphore;
-#[cfg(feature = "latch")]
+#[cfg(any(feature = "semaphore", feature = "latch"))]
 pub mod sweeper;
 mod sync;
 #[cfg(any(feature = "semaphore", feature = "latch"))]
@@ -56,7 +56,7 @@ pub use latch::LatchTable;
 pub use rmw::Rmw;
 #[cfg(feature = "semaphore")]
 pub use semaphore::Semaphore;
-#[cfg(feature = "latch")]
+#[cfg(any(feature = "semaphore", feature = "latch"))]
 pub use sweeper::Sweeper;
 #[cfg(any(feature = "semaphore", feature = "latch"))]
 pub use waiter::{Pending, WaitHistogram};

@@ -32,6 +32,7 @@ use crate::waiter::{
     Callback, Counter, Gauge, Key, Line, PATIENCE, Parker, Recorder, Signal, Slab, Waiter, Wakes,
 };
 
+use super::lease::Leases;
 use super::state::{CLOSED, DUE, State, TOLD, WAITERS};
 use super::{AcquireError, Fairness};
 
@@ -88,6 +89,7 @@ pub(super) struct Core {
     pub(super) name: unmodelled::Arc<str>,
     pub(super) on_leak: Option<OnLeak>,
     pub(super) counters: Counters,
+    pub(super) leases: Leases,
 }
 
 impl anchor::Core for Core {
@@ -104,14 +106,8 @@ unsafe impl Claimed for Core {
     type Told = Outcome;
 
     fn take_back(&self, held: Held) -> Option<Wakes<Outcome>> {
-        let mut wakes = Wakes::new();
         self.counters.leaked.add(held.first);
-        if mutant::enabled("semaphore-leak-wakes-nobody") {
-            self.state.put(held.first, Ordering::Release);
-        } else {
-            self.feed(&mut self.queue.lock(), held.first, None, &mut wakes);
-        }
-        Some(wakes)
+        Some(self.put_back(held.first))
     }
 
     fn amount(held: Held) -> u64 {
@@ -131,6 +127,7 @@ impl Core {
         tracks_holders: bool,
         name: unmodelled::Arc<str>,
         on_leak: Option<OnLeak>,
+        leases: Leases,
     ) -> Self {
         Self {
             state: State::new(permits),
@@ -153,6 +150,7 @@ impl Core {
                 hand_offs: Counter::new(),
                 leaked: Counter::new(),
             },
+            leases,
         }
     }
 
@@ -363,6 +361,17 @@ impl Core {
         {
             self.serve_waiters();
         }
+    }
+
+    /// Gives back `n` permits that their holder did not, and leaves the wake-ups to the caller.
+    pub(super) fn put_back(&self, n: u64) -> Wakes<Outcome> {
+        let mut wakes = Wakes::new();
+        if mutant::enabled("semaphore-leak-wakes-nobody") {
+            self.state.put(n, Ordering::Release);
+        } else {
+            self.feed(&mut self.queue.lock(), n, None, &mut wakes);
+        }
+        wakes
     }
 
     #[cold]
