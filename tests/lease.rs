@@ -422,6 +422,22 @@ fn the_last_lease_that_expires_takes_the_semaphores_own_sweeper_with_it() {
 }
 
 #[test]
+fn the_end_of_a_thread_can_free_a_semaphore_with_a_sweeper_of_its_own() {
+    let (alive, freed) = mpsc::channel::<()>();
+    let semaphore = Semaphore::builder("gone")
+        .permits(2)
+        .on_leak(move |_| drop(alive.clone()))
+        .build()
+        .unwrap();
+    let leaky = move || {
+        forget(semaphore.acquire().unwrap());
+        drop(semaphore.acquire_leased(HOUR).unwrap());
+    };
+    thread::spawn(leaky).join().unwrap();
+    assert!(freed.recv().is_err());
+}
+
+#[test]
 fn leases_and_guards_share_the_permits() {
     let (semaphore, sweeper) = semaphore(2);
     let guard = semaphore.acquire().unwrap();

@@ -7,7 +7,8 @@
 //!
 //! One job of the sweeper is armed for the earliest deadline and, when it has run, for the next.
 //! Arming for a new lease and disarming after the last happen under the table's lock: a lease that
-//! is granted while the last one ends is not disarmed with that.
+//! is granted while the last one ends is not disarmed with that. (Who ends the last one between a
+//! sweep's look for the next deadline and its return has the job come by once more, for nothing.)
 //!
 //! | who | holds |
 //! |---|---|
@@ -143,6 +144,12 @@ impl Leases {
             core.give(permits, 0);
             return Err(AcquireError::NoSweeper);
         }
+        if mutant::enabled("lease-counts-in-two-steps") {
+            let last = ledger.last;
+            drop(ledger);
+            ledger = kept.table.ledger.lock();
+            ledger.last = last;
+        }
         let token = ledger.insert(record);
         leases.live.add(1);
         drop(ledger);
@@ -236,16 +243,19 @@ impl Table {
         if is_last && !disarms_late {
             record.core.leases.disarm();
         }
-        drop(ledger);
+        let held = Some(ledger).filter(|_| mutant::enabled("lease-frees-under-the-lock"));
         if is_last && disarms_late {
             record.core.leases.disarm();
         }
-        if now < record.expires_at {
+        let is_in_time = now < record.expires_at;
+        if is_in_time {
             record.core.give(record.permits, 0);
-            return Ok(());
+            drop(record);
+        } else {
+            record.expire(token);
         }
-        record.expire(token);
-        Err(LeaseLost)
+        drop(held);
+        if is_in_time { Ok(()) } else { Err(LeaseLost) }
     }
 
     /// The sweeper's job.
@@ -257,6 +267,7 @@ impl Table {
         for (token, record) in due {
             record.expire(token);
         }
+        let next = next.filter(|_| !mutant::enabled("lease-sweep-forgets-the-next"));
         next.map_or(Next::Idle, Next::At)
     }
 }
