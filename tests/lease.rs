@@ -230,7 +230,8 @@ fn a_renewal_can_bring_the_deadline_forward() {
     assert!(!lease.is_live() && other.is_live());
     other.renew(Duration::ZERO).unwrap();
     assert_eq!(other.renew(HOUR), Err(LeaseLost));
-    assert_eq!(semaphore.available(), 2);
+    // The sweeper's own thread may be at it.
+    drop(semaphore.acquire_many(2).unwrap());
 }
 
 #[test]
