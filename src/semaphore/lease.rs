@@ -2,8 +2,8 @@
 //!
 //! A guard's permits come back when it is dropped or its thread ends. A [`Lease`] is owned by no
 //! thread but by its deadline: at that, the sweeper takes its permits back, whatever has become of
-//! the holder. The holder may be late and not know, so each lease has a fencing token, by which what
-//! the permits protect can refuse it. `table` has the leases, and says why each ends once.
+//! the holder. The holder may be late and not know, so each lease has a fencing token, by which
+//! what the permits protect can refuse it. `table` has the leases, and says why each ends once.
 
 mod table;
 
@@ -35,9 +35,9 @@ pub(super) type OnExpire = Arc<dyn Fn(ExpiredLease) + Send + Sync>;
 ///
 /// # Fencing
 ///
-/// A holder that looks at [`is_live`](Self::is_live) and then acts may be stopped in between, by the
-/// scheduler, a page fault, a debugger, for longer than the lease lives. Only what it acts on can
-/// refuse it: pass the [`token`](Self::token) along with each request, and have the receiver
+/// A holder that looks at [`is_live`](Self::is_live) and then acts may be stopped in between, by
+/// the scheduler, a page fault, a debugger, for longer than the lease lives. Only what it acts on
+/// can refuse it: pass the [`token`](Self::token) along with each request, and have the receiver
 /// remember the highest it has seen and refuse lower ones.
 ///
 /// ```
@@ -259,9 +259,9 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// [`AcquireError::Closed`]; [`AcquireError::NoSweeper`] if no thread would take the permit back:
-    /// the system refuses one, the builder's [`sweeper`](super::Builder::sweeper) has been shut down,
-    /// or this process is a fork of the one where that runs.
+    /// [`AcquireError::Closed`]; [`AcquireError::NoSweeper`] if no thread would take the permit
+    /// back: the system refuses one, the builder's [`sweeper`](super::Builder::sweeper) has been
+    /// shut down, or this process is a fork of the one where that runs.
     ///
     /// # Blocking
     ///
