@@ -43,7 +43,7 @@ mod os;
 pub mod rmw;
 #[cfg(feature = "semaphore")]
 pub mod semaphore;
-#[cfg(feature = "latch")]
+#[cfg(any(feature = "semaphore", feature = "latch"))]
 pub mod sweeper;
 mod sync;
 #[cfg(any(feature = "semaphore", feature = "latch"))]
@@ -59,7 +59,7 @@ pub use rmw::Rmw;
 pub use semaphore::Semaphore;
 #[cfg(feature = "shared")]
 pub use semaphore::shared::SharedSemaphore;
-#[cfg(feature = "latch")]
+#[cfg(any(feature = "semaphore", feature = "latch"))]
 pub use sweeper::Sweeper;
 #[cfg(any(feature = "semaphore", feature = "latch"))]
 pub use waiter::{Pending, WaitHistogram};

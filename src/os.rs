@@ -4,8 +4,8 @@ pub(crate) mod clock;
 pub(crate) mod event;
 #[cfg(not(latchwork_loom))]
 pub(crate) mod futex;
+pub(crate) mod home;
 #[cfg(feature = "shared")]
 pub(crate) mod shared;
-pub(crate) mod home;
 #[cfg(not(latchwork_loom))]
 pub(crate) mod thread_exit;

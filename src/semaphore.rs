@@ -11,11 +11,13 @@
 //! | `state` | the word: permits and flags |
 //! | `core` | the line, and who gets the next permit |
 //! | `permit` | the guards |
+//! | `lease` | permits with a deadline, and who takes them back |
 //! | `error` | the errors, one for each kind of call |
 
 mod builder;
 mod core;
 mod error;
+mod lease;
 mod permit;
 #[cfg(feature = "shared")]
 pub mod shared;
@@ -23,6 +25,7 @@ mod state;
 
 pub use builder::{BuildError, Builder, InvalidPermits};
 pub use error::{AcquireError, AcquireTimeoutError, TryAcquireError};
+pub use lease::{ExpiredLease, Lease, LeaseLost};
 pub use permit::{OwnedPermit, Permit, SendPermit};
 
 use std::fmt;
@@ -414,8 +417,9 @@ impl Semaphore {
     /// Who holds permits, if the builder was asked to [`track_holders`](Builder::track_holders);
     /// else nobody is listed.
     ///
-    /// Guards bound to a thread are listed; [detached](Permit::detach) ones belong to no one. Not
-    /// one moment's picture: holders come and go while it is drawn.
+    /// Guards bound to a thread are listed, and [leases](Self::acquire_leased);
+    /// [detached](Permit::detach) guards belong to no one. Not one moment's picture: holders come
+    /// and go while it is drawn.
     pub fn holders(&self) -> Vec<Holder> {
         if !self.core.tracks_holders {
             return Vec::new();
@@ -428,7 +432,9 @@ impl Semaphore {
                 permits: seen.held.first,
                 acquired_at: seen.acquired_at,
                 held_for: Duration::from_nanos(now.saturating_sub(seen.since)),
+                lease: None,
             })
+            .chain(self.core.leases.holders())
             .collect()
     }
 
@@ -444,6 +450,8 @@ impl Semaphore {
             timeouts: counters.timeouts.get(),
             hand_offs: counters.hand_offs.get(),
             leaked: counters.leaked.get(),
+            leases: self.core.leases.live() as usize,
+            expired: self.core.leases.expired(),
         }
     }
 
@@ -490,6 +498,8 @@ pub struct Holder {
     pub acquired_at: &'static Location<'static>,
     /// For how long, to within the kernel's tick (up to 10 ms).
     pub held_for: Duration,
+    /// The token of the lease; `None` for a guard. A lease is no thread's.
+    pub lease: Option<u64>,
 }
 
 /// What a [`Semaphore`] has done and how it stands.
@@ -512,4 +522,8 @@ pub struct Stats {
     pub hand_offs: u64,
     /// How many permits came back from guards that were leaked.
     pub leaked: u64,
+    /// How many leases there are.
+    pub leases: usize,
+    /// How many leases expired before their holders gave them back.
+    pub expired: u64,
 }

@@ -155,7 +155,17 @@ impl Sweeper {
     /// assert_eq!(sweeper.stats().jobs, 1);
     /// # drop(job);
     /// ```
-    pub fn job(&self, name: &str, work: impl FnMut() -> Next + Send + 'static) -> Job {
+    pub fn job(&self, name: &str, mut work: impl FnMut() -> Next + Send + 'static) -> Job {
+        self.timed_job(name, move |_| work())
+    }
+
+    /// Adds a job that is told the time which its run goes by: what [`run_due`](Self::run_due) was
+    /// called with, and the present on the thread.
+    pub(crate) fn timed_job(
+        &self,
+        name: &str,
+        work: impl FnMut(Instant) -> Next + Send + 'static,
+    ) -> Job {
         let mut state = self.owner.core.state.lock();
         let id = state.schedule.add(name, Box::new(work));
         self.owner.core.gauge(&state);
@@ -366,7 +376,7 @@ impl Core {
         self.gauge(&state);
         drop(state);
         RUNNING.with(|running| running.set(Some((self.address(), id))));
-        let outcome = catch_unwind(AssertUnwindSafe(&mut work));
+        let outcome = catch_unwind(AssertUnwindSafe(|| work(now)));
         RUNNING.with(|running| running.set(None));
         self.counters.runs.fetch_add(1, Ordering::Relaxed);
         let again = match outcome {

@@ -4,9 +4,9 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use latchwork::Semaphore;
 use latchwork::model::{Clock, chaos, model, thread};
 use latchwork::semaphore::{AcquireError, AcquireTimeoutError, Fairness, TryAcquireError};
+use latchwork::{Semaphore, Sweeper};
 use latchwork_loom_tests::Section;
 
 /// Longer than newcomers may pass the oldest waiter.
@@ -565,5 +565,145 @@ fn a_callback_that_was_granted_and_not_begun_is_cancelled() {
         drop(second.lock().unwrap().take());
         assert!(!called.load(Relaxed), "called after it was cancelled");
         assert_whole(&semaphore, 1);
+    });
+}
+
+/// A semaphore of one permit, and the sweeper that its leases expire by.
+fn leased() -> (Semaphore, Sweeper) {
+    let sweeper = Sweeper::new();
+    let semaphore = Semaphore::builder("model")
+        .max_permits(2)
+        .sweeper(sweeper.clone())
+        .build()
+        .unwrap();
+    (semaphore, sweeper)
+}
+
+/// Starts a thread that sweeps as if `after` had passed.
+fn sweep(sweeper: &Sweeper, after: Duration) -> thread::JoinHandle<usize> {
+    let sweeper = sweeper.clone();
+    thread::spawn(move || sweeper.run_due(Clock::now() + after))
+}
+
+/// Catches a permit that its late holder gives back once more, and one that nobody gives back.
+#[test]
+fn a_lease_that_expires_while_it_is_dropped_comes_back_once() {
+    model(|| {
+        let (semaphore, sweeper) = leased();
+        let lease = semaphore.acquire_leased(MOMENT).unwrap();
+        let expires = sweep(&sweeper, MOMENT);
+        let outcome = lease.release();
+        expires.join().unwrap();
+        assert_eq!(semaphore.stats().expired, u64::from(outcome.is_err()));
+        assert_eq!(semaphore.stats().leases, 0);
+        assert_whole(&semaphore, 1);
+    });
+}
+
+/// Catches a renewal that says yes to a lease whose permit has been taken back.
+#[test]
+fn a_lease_that_expires_while_it_is_renewed_stays_or_is_lost() {
+    model(|| {
+        let (semaphore, sweeper) = leased();
+        let lease = semaphore.acquire_leased(MOMENT).unwrap();
+        let expires = sweep(&sweeper, MOMENT);
+        let is_renewed = lease.renew(2 * MOMENT).is_ok();
+        expires.join().unwrap();
+        assert_eq!(semaphore.available(), u64::from(!is_renewed));
+        assert_eq!(lease.is_live(), is_renewed);
+        // Not forgotten by the one who moved it either.
+        sweeper.run_due(Clock::now() + 2 * MOMENT);
+        assert!(!lease.is_live());
+        drop(lease);
+        assert_whole(&semaphore, 1);
+    });
+}
+
+/// Catches a lease that is granted while the last one ends, and is disarmed with that.
+#[test]
+fn a_lease_that_is_granted_while_the_last_one_ends_expires() {
+    model(|| {
+        let (semaphore, sweeper) = leased();
+        semaphore.set_max(2).unwrap();
+        let last = semaphore.acquire_leased(MOMENT).unwrap();
+        let ends = thread::spawn(move || drop(last));
+        let lease = semaphore.acquire_leased(2 * MOMENT).unwrap();
+        ends.join().unwrap();
+        sweeper.run_due(Clock::now() + 2 * MOMENT);
+        assert!(!lease.is_live(), "nobody came by");
+        assert_whole(&semaphore, 2);
+    });
+}
+
+/// Catches a lease that is granted while the sweeper is at another, and is not armed.
+#[test]
+fn a_lease_that_is_granted_during_a_sweep_expires() {
+    model(|| {
+        let (semaphore, sweeper) = leased();
+        semaphore.set_max(2).unwrap();
+        std::mem::forget(semaphore.acquire_leased(MOMENT).unwrap());
+        let expires = sweep(&sweeper, MOMENT);
+        let lease = semaphore.acquire_leased(2 * MOMENT).unwrap();
+        expires.join().unwrap();
+        assert!(lease.is_live());
+        sweeper.run_due(Clock::now() + 2 * MOMENT);
+        assert!(!lease.is_live(), "nobody came by");
+        assert_whole(&semaphore, 2);
+    });
+}
+
+/// Catches an expiry that leaves who waits asleep beside the permit, and one that keeps the
+/// semaphore of a forgotten lease for ever.
+#[test]
+fn a_forgotten_lease_serves_the_next_in_line_and_keeps_nothing() {
+    model(|| {
+        let (semaphore, sweeper) = leased();
+        let lease = semaphore.acquire_leased(MOMENT).unwrap();
+        let token = lease.token();
+        std::mem::forget(lease);
+        let expires = sweep(&sweeper, MOMENT);
+        let next = semaphore.acquire_leased(2 * MOMENT).unwrap();
+        assert!(next.token() > token);
+        std::mem::forget(next);
+        expires.join().unwrap();
+        drop(semaphore);
+        sweeper.run_due(Clock::now() + 2 * MOMENT);
+        assert_eq!(sweeper.stats().jobs, 0);
+    });
+}
+
+/// Catches two tables of leases where two threads come first, and tokens that are granted twice.
+#[test]
+fn the_first_leases_of_two_threads_have_one_order() {
+    model(|| {
+        let (semaphore, sweeper) = leased();
+        semaphore.set_max(2).unwrap();
+        let other = spawn(&semaphore, |semaphore| {
+            let lease = semaphore.acquire_leased(MOMENT).unwrap();
+            lease.token()
+        });
+        let lease = semaphore.acquire_leased(MOMENT).unwrap();
+        let token = lease.token();
+        drop(lease);
+        let mut tokens = [token, other.join().unwrap()];
+        tokens.sort_unstable();
+        assert_eq!(tokens, [1, 2]);
+        assert_eq!(sweeper.stats().jobs, 1);
+        assert_whole(&semaphore, 2);
+    });
+}
+
+/// Catches a handle that is dropped beside the sweep which ends the last lease: the semaphore is
+/// freed twice, too early or never, or the two wait for each other.
+#[test]
+fn the_last_handle_goes_while_the_last_lease_expires() {
+    model(|| {
+        let (semaphore, sweeper) = leased();
+        let lease = semaphore.acquire_leased(MOMENT).unwrap();
+        let expires = sweep(&sweeper, MOMENT);
+        drop(semaphore);
+        drop(lease);
+        expires.join().unwrap();
+        assert_eq!(sweeper.stats().jobs, 0);
     });
 }

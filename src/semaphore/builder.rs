@@ -4,10 +4,12 @@ use std::fmt;
 
 use crate::holder::anchor::Anchor;
 use crate::holder::{LeakReport, OnLeak};
+use crate::sweeper::Sweeper;
 use crate::sync::unmodelled::Arc;
 use crate::waiter::dispatcher;
 
 use super::core::Core;
+use super::lease::{ExpiredLease, Leases, OnExpire};
 use super::state::MOST_PERMITS;
 use super::{Fairness, Semaphore};
 
@@ -37,6 +39,8 @@ pub struct Builder {
     fairness: Fairness,
     tracks_holders: bool,
     on_leak: Option<OnLeak>,
+    sweeper: Option<Sweeper>,
+    on_expire: Option<OnExpire>,
 }
 
 impl Builder {
@@ -48,6 +52,8 @@ impl Builder {
             fairness: Fairness::default(),
             tracks_holders: false,
             on_leak: None,
+            sweeper: None,
+            on_expire: None,
         }
     }
 
@@ -83,17 +89,34 @@ impl Builder {
         self
     }
 
+    /// Who takes permits back when their [`Lease`](super::Lease) expires. Default: a sweeper of its
+    /// own, whose thread starts with the first lease.
+    ///
+    /// Do not shut it down while there are leases: they would no longer expire, and no further ones
+    /// are granted.
+    pub fn sweeper(mut self, sweeper: Sweeper) -> Self {
+        self.sweeper = Some(sweeper);
+        self
+    }
+
+    /// Tells `handler` of each lease that expired before its holder gave it back. It runs on the
+    /// library's thread `lw-dispatch`, and a panic in it is caught.
+    pub fn on_expire(mut self, handler: impl Fn(ExpiredLease) + Send + Sync + 'static) -> Self {
+        self.on_expire = Some(Arc::new(handler));
+        self
+    }
+
     /// Makes the semaphore.
     ///
     /// # Errors
     ///
     /// [`BuildError::Permits`] if the permits are none, or more than the ceiling, or the ceiling
-    /// more than 2^48 - 1. [`BuildError::Thread`] if an `on_leak` handler was given and the system
-    /// refuses the thread that would run it.
+    /// more than 2^48 - 1. [`BuildError::Thread`] if an `on_leak` or `on_expire` handler was given
+    /// and the system refuses the thread that would run it.
     pub fn build(self) -> Result<Semaphore, BuildError> {
         InvalidPermits::check(self.max_permits, MOST_PERMITS)?;
         InvalidPermits::check(self.permits, self.max_permits)?;
-        if self.on_leak.is_some() {
+        if self.on_leak.is_some() || self.on_expire.is_some() {
             dispatcher::start().map_err(BuildError::Thread)?;
         }
         Ok(Semaphore {
@@ -104,6 +127,7 @@ impl Builder {
                 self.tracks_holders,
                 self.name.into(),
                 self.on_leak,
+                Leases::new(self.sweeper, self.on_expire),
             )),
         })
     }
@@ -171,9 +195,9 @@ impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Permits(error) => error.fmt(f),
-            Self::Thread(_) => {
-                f.write_str("the thread that runs `on_leak` handlers could not be started")
-            }
+            Self::Thread(_) => f.write_str(
+                "the thread that runs `on_leak` and `on_expire` handlers could not be started",
+            ),
         }
     }
 }

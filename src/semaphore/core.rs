@@ -33,6 +33,7 @@ use crate::waiter::{
 };
 use std::ptr::NonNull;
 
+use super::lease::Leases;
 use super::state::{CLOSED, DUE, State, TOLD, WAITERS};
 use super::{AcquireError, Fairness};
 
@@ -89,6 +90,7 @@ pub(super) struct Core {
     pub(super) name: unmodelled::Arc<str>,
     pub(super) on_leak: Option<OnLeak>,
     pub(super) counters: Counters,
+    pub(super) leases: Leases,
 }
 
 impl anchor::Core for Core {
@@ -105,14 +107,8 @@ unsafe impl Claimed for Core {
     type Told = Outcome;
 
     fn take_back(&self, held: Held) -> Option<Wakes<Outcome>> {
-        let mut wakes = Wakes::new();
         self.counters.leaked.add(held.first);
-        if mutant::enabled("semaphore-leak-wakes-nobody") {
-            self.state.put(held.first, Ordering::Release);
-        } else {
-            self.feed(&mut self.queue.lock(), held.first, None, &mut wakes);
-        }
-        Some(wakes)
+        Some(self.put_back(held.first))
     }
 
     fn amount(held: Held) -> u64 {
@@ -132,6 +128,7 @@ impl Core {
         tracks_holders: bool,
         name: unmodelled::Arc<str>,
         on_leak: Option<OnLeak>,
+        leases: Leases,
     ) -> Self {
         Self {
             state: State::new(permits),
@@ -154,6 +151,7 @@ impl Core {
                 hand_offs: Counter::new(),
                 leaked: Counter::new(),
             },
+            leases,
         }
     }
 
@@ -364,6 +362,17 @@ impl Core {
         {
             self.serve_waiters();
         }
+    }
+
+    /// Gives back `n` permits that their holder did not, and leaves the wake-ups to the caller.
+    pub(super) fn put_back(&self, n: u64) -> Wakes<Outcome> {
+        let mut wakes = Wakes::new();
+        if mutant::enabled("semaphore-leak-wakes-nobody") {
+            self.state.put(n, Ordering::Release);
+        } else {
+            self.feed(&mut self.queue.lock(), n, None, &mut wakes);
+        }
+        wakes
     }
 
     #[cold]

@@ -10,6 +10,8 @@ pub enum AcquireError {
     Closed,
     /// More permits than the builder's `max_permits`, which no `set_max` can reach.
     TooMany,
+    /// Of leases only: no thread would take the lease back at its deadline.
+    NoSweeper,
 }
 
 /// Why [`try_acquire`](super::Semaphore::try_acquire) gave no permit.
@@ -22,6 +24,8 @@ pub enum TryAcquireError {
     Closed,
     /// More permits than the builder's `max_permits`, which no `set_max` can reach.
     TooMany,
+    /// Of leases only: no thread would take the lease back at its deadline.
+    NoSweeper,
 }
 
 /// Why [`acquire_timeout`](super::Semaphore::acquire_timeout) gave no permit. None was taken, and
@@ -35,6 +39,8 @@ pub enum AcquireTimeoutError {
     Closed,
     /// More permits than the builder's `max_permits`, which no `set_max` can reach.
     TooMany,
+    /// Of leases only: no thread would take the lease back at its deadline.
+    NoSweeper,
 }
 
 const CLOSED: &str = "the semaphore is closed";
@@ -42,11 +48,15 @@ const CLOSED: &str = "the semaphore is closed";
 const TOO_MANY: &str = "more permits were asked for than the semaphore can ever have: \
      ask for fewer, or raise `max_permits` in its builder";
 
+const NO_SWEEPER: &str = "no thread would take the lease back at its deadline: \
+     the system refuses to start one, or the sweeper has been shut down";
+
 impl fmt::Display for AcquireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Closed => f.write_str(CLOSED),
             Self::TooMany => f.write_str(TOO_MANY),
+            Self::NoSweeper => f.write_str(NO_SWEEPER),
         }
     }
 }
@@ -57,6 +67,7 @@ impl fmt::Display for TryAcquireError {
             Self::WouldBlock => f.write_str("no permit is free"),
             Self::Closed => f.write_str(CLOSED),
             Self::TooMany => f.write_str(TOO_MANY),
+            Self::NoSweeper => f.write_str(NO_SWEEPER),
         }
     }
 }
@@ -67,6 +78,7 @@ impl fmt::Display for AcquireTimeoutError {
             Self::TimedOut => f.write_str("no permit came free in time"),
             Self::Closed => f.write_str(CLOSED),
             Self::TooMany => f.write_str(TOO_MANY),
+            Self::NoSweeper => f.write_str(NO_SWEEPER),
         }
     }
 }
@@ -80,6 +92,7 @@ impl From<AcquireError> for TryAcquireError {
         match error {
             AcquireError::Closed => Self::Closed,
             AcquireError::TooMany => Self::TooMany,
+            AcquireError::NoSweeper => Self::NoSweeper,
         }
     }
 }
@@ -89,6 +102,7 @@ impl From<AcquireError> for AcquireTimeoutError {
         match error {
             AcquireError::Closed => Self::Closed,
             AcquireError::TooMany => Self::TooMany,
+            AcquireError::NoSweeper => Self::NoSweeper,
         }
     }
 }

@@ -189,6 +189,11 @@ impl<'a> Permit<'a> {
         }
     }
 
+    /// Takes the permits out of the guard, and says how many they are: the caller owns them now.
+    pub(super) fn take_out(self) -> u64 {
+        self.bound.release().map_or(0, |(_, held)| held.first)
+    }
+
     /// Unbinds the permits from this thread: the result can be sent to another, and is owned by
     /// none.
     ///
@@ -321,6 +326,11 @@ impl SendPermit {
             core: None,
             permits: 0,
         }
+    }
+
+    /// Takes the permits out of the guard, and says how many they are: the caller owns them now.
+    pub(super) fn take_out(mut self) -> u64 {
+        std::mem::take(&mut self.permits)
     }
 
     /// How many permits this holds.

@@ -35,7 +35,7 @@ mod requests;
 mod stats;
 
 pub use builder::Builder;
-pub use error::{AcquireError, AcquireTimeoutError, LeaseLost, TryAcquireError};
+pub use error::{AcquireError, AcquireTimeoutError, TryAcquireError};
 pub use lease::SharedLease;
 pub use permit::{SharedOwnedPermit, SharedPermit, SharedSendPermit};
 pub use stats::{SharedHolder, SharedStats, SharedWaiter};

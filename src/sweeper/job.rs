@@ -95,6 +95,18 @@ impl Job {
         !thread::STARTS_ITS_OWN || self.core().state.lock().running
     }
 
+    /// Makes sure that a thread attends to the job once it is armed; in a model, whoever steps it.
+    /// `false` if none will: the system refuses one, the sweeper was shut down, or this process is a
+    /// fork of the one that had it.
+    pub(crate) fn attend(&self) -> bool {
+        let core = self.core();
+        if core.is_forked() {
+            return false;
+        }
+        let mut state = core.state.lock();
+        !state.stopped && Core::start(core, &mut state).is_ok()
+    }
+
     fn core(&self) -> &Arc<Core> {
         &self.sweeper.owner.core
     }

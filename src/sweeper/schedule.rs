@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::sync::mutant;
 use crate::sync::time::Instant;
 
-/// A job's closure.
-pub(super) type Work = Box<dyn FnMut() -> super::Next + Send>;
+/// A job's closure, which is told the time that its run goes by.
+pub(super) type Work = Box<dyn FnMut(Instant) -> super::Next + Send>;
 
 /// Names a job; ascending in the order in which jobs were made.
 pub(super) type JobId = u64;

@@ -49,11 +49,6 @@ pub enum AcquireTimeoutError {
     Detached,
 }
 
-/// The lease was over, or the semaphore has lost it: its permit is not this process's any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LeaseLost;
-
 impl From<Refusal> for AcquireError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
@@ -136,13 +131,6 @@ impl fmt::Display for AcquireTimeoutError {
     }
 }
 
-impl fmt::Display for LeaseLost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the lease is over")
-    }
-}
-
 impl std::error::Error for AcquireError {}
 impl std::error::Error for TryAcquireError {}
 impl std::error::Error for AcquireTimeoutError {}
-impl std::error::Error for LeaseLost {}

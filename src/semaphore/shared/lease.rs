@@ -12,10 +12,11 @@ use crate::holder::anchor::Anchor;
 use crate::os::shared::word::Value;
 use crate::sync::atomic::Ordering;
 use crate::sync::time::{Instant, monotonic_millis, now};
+use crate::sync::unmodelled::Mutex;
 
 use super::control::{LONGEST_LEASE_MILLIS, LeaseWord};
 use super::core::{Claim, Core};
-use super::error::LeaseLost;
+use crate::semaphore::LeaseLost;
 
 /// A permit of a [`SharedSemaphore`](super::SharedSemaphore) until a deadline, with a fencing token.
 ///
@@ -32,7 +33,7 @@ use super::error::LeaseLost;
 /// use std::time::Duration;
 ///
 /// let slots = SharedSemaphore::open(&path, 1)?;
-/// let mut stuck = slots.acquire_leased(Duration::from_millis(5))?;
+/// let stuck = slots.acquire_leased(Duration::from_millis(5))?;
 /// let next = slots.acquire_leased(Duration::from_secs(60))?; // after 5 ms
 /// assert!(next.token() > stuck.token());
 /// assert!(stuck.renew(Duration::from_secs(60)).is_err());
@@ -44,8 +45,13 @@ use super::error::LeaseLost;
 #[must_use = "a lease is given back when it is dropped"]
 pub struct SharedLease {
     core: Anchor<Core>,
-    claim: Claim,
     token: u64,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// `None`: given back.
+    claim: Option<Claim>,
     expires_at: Instant,
 }
 
@@ -67,9 +73,11 @@ impl SharedLease {
         let expires_at = write(&core, claim.cell, claim.value, ttl);
         Self {
             core,
-            claim,
             token,
-            expires_at,
+            state: Mutex::new(State {
+                claim: Some(claim),
+                expires_at,
+            }),
         }
     }
 
@@ -80,19 +88,23 @@ impl SharedLease {
 
     /// When the lease is over, unless it is renewed.
     pub fn expires_at(&self) -> Instant {
-        self.expires_at
+        self.state.lock().expires_at
+    }
+
+    /// How long that is from now; zero once it is over.
+    pub fn remaining(&self) -> Duration {
+        self.expires_at().saturating_duration_since(now())
     }
 
     /// Whether the permit is this lease's still. It may not be the moment after: what it guards has
     /// to look at the [`token`](Self::token).
     pub fn is_live(&self) -> bool {
+        let state = self.state.lock();
         let cells = self.core.area().cells;
-        now() < self.expires_at
+        let is_there = |claim: Claim| cells[claim.cell].word.read().is_same_claim(claim.value);
+        now() < state.expires_at
             && !self.core.attached.is_inherited()
-            && cells[self.claim.cell]
-                .word
-                .read()
-                .is_same_claim(self.claim.value)
+            && state.claim.is_some_and(is_there)
     }
 
     /// Has the lease last for `ttl` from now. The token stays.
@@ -100,17 +112,35 @@ impl SharedLease {
     /// # Errors
     ///
     /// [`LeaseLost`] if it was over: the permit may be somebody else's.
-    pub fn renew(&mut self, ttl: Duration) -> Result<(), LeaseLost> {
-        if self.core.attached.is_inherited() || now() >= self.expires_at {
+    pub fn renew(&self, ttl: Duration) -> Result<(), LeaseLost> {
+        let mut state = self.state.lock();
+        let claim = state.claim.ok_or(LeaseLost)?;
+        if self.core.attached.is_inherited() || now() >= state.expires_at {
             return Err(LeaseLost);
         }
-        let value = self.core.new_claim();
-        let Some(value) = self.core.exchange(self.claim, value) else {
-            return Err(LeaseLost);
-        };
-        self.claim.value = value;
-        self.expires_at = write(&self.core, self.claim.cell, value, ttl);
+        let next = self.core.new_claim();
+        let value = self.core.exchange(claim, next).ok_or(LeaseLost)?;
+        state.claim = Some(Claim { value, ..claim });
+        state.expires_at = write(&self.core, claim.cell, value, ttl);
         Ok(())
+    }
+
+    /// Gives the permit back, and says whether it was this lease's until now.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseLost`] if it was over: the permit may be somebody else's.
+    pub fn release(self) -> Result<(), LeaseLost> {
+        let was_live = now() < self.expires_at();
+        match self.give_back() && was_live {
+            true => Ok(()),
+            false => Err(LeaseLost),
+        }
+    }
+
+    fn give_back(&self) -> bool {
+        let claim = self.state.lock().claim.take();
+        claim.is_some_and(|claim| self.core.give_back(claim))
     }
 }
 
@@ -125,7 +155,7 @@ fn write(core: &Core, cell: usize, value: Value, ttl: Duration) -> Instant {
 
 impl Drop for SharedLease {
     fn drop(&mut self) {
-        self.core.give_back(self.claim);
+        self.give_back();
     }
 }
 
