@@ -26,8 +26,9 @@ pub(crate) unsafe trait Claimed: anchor::Core {
     /// What the component tells its waiters.
     type Told: Send + 'static;
 
-    /// Gives back what a leaked guard held, and counts it. `None`: it was not held any more.
-    fn take_back(&self, held: Held) -> Option<Wakes<Self::Told>>;
+    /// Gives back what a leaked guard held, whose claim had this [tag](Bound::tag), and counts it.
+    /// `None`: it was not held any more.
+    fn take_back(&self, held: Held, tag: u64) -> Option<Wakes<Self::Told>>;
 
     /// How much that is, for the report.
     fn amount(held: Held) -> u64;
@@ -105,6 +106,12 @@ impl<'a, C: Claimed> Bound<'a, C> {
         Some((unsafe { Borrowed::from_uncounted(core) }, held))
     }
 
+    /// See [`Claim::tag`].
+    #[inline(always)]
+    pub(crate) fn tag(&self) -> u64 {
+        self.claim.tag()
+    }
+
     /// Counts the claims that its place on the list has had.
     #[inline]
     pub(crate) fn turn(&self) -> u64 {
@@ -147,6 +154,12 @@ pub(crate) struct Prepared<'a, C: Claimed> {
 }
 
 impl<'a, C: Claimed> Prepared<'a, C> {
+    /// What [`Bound::tag`] will be.
+    #[inline(always)]
+    pub(crate) fn tag(&self) -> u64 {
+        self.seat.tag()
+    }
+
     /// Makes the claim: what was written down has been taken. No other claim was made on this
     /// thread meanwhile.
     #[inline(always)]
@@ -197,7 +210,7 @@ impl<C: Claimed> OwnedBound<C> {
 /// As [`Kind::reclaim`], for a claim made by `Bound<C>::new`.
 unsafe fn reclaim<C: Claimed>(core: NonNull<()>, leak: Leak) {
     let take_back = |core: &Anchor<C>| {
-        let wakes = core.take_back(leak.held)?;
+        let wakes = core.take_back(leak.held, leak.tag)?;
         let (component, on_leak) = core.reports_to();
         Some((wakes, component.clone(), on_leak.cloned()))
     };

@@ -71,6 +71,8 @@ pub(crate) struct Kind {
 
 /// A claim whose guard was leaked.
 pub(crate) struct Leak {
+    /// See [`Claim::tag`].
+    pub(crate) tag: u64,
     pub(crate) held: Held,
     pub(crate) acquired_at: &'static Location<'static>,
     pub(crate) thread: Option<String>,
@@ -244,6 +246,7 @@ impl Table {
                 continue;
             }
             let leak = Leak {
+                tag: tag(NonNull::from(chunk), serial),
                 held: slot.held(),
                 // SAFETY: a live slot's location was stored from a `&'static Location`.
                 acquired_at: unsafe { &*slot.acquired_at.load(Ordering::Relaxed) },
@@ -354,6 +357,12 @@ impl Seat {
         self
     }
 
+    /// What tells the claim that is about to be made here from others, see [`Claim::tag`].
+    #[inline(always)]
+    pub(crate) fn tag(&self) -> u64 {
+        tag(NonNull::from(self.chunk), self.serial + LIVE)
+    }
+
     /// Puts what was written on the calling thread's list.
     ///
     /// # Safety
@@ -372,6 +381,12 @@ impl Seat {
             serial,
         }
     }
+}
+
+#[inline(always)]
+fn tag(chunk: NonNull<Chunk>, serial: u64) -> u64 {
+    // Slots of a chunk have serials of their own, and chunks have addresses.
+    serial.wrapping_add(chunk.addr().get() as u64)
 }
 
 impl Claim {
@@ -395,6 +410,13 @@ impl Claim {
         let (chunk, slot) = self.slot()?;
         chunk.vacate(slot, self.serial);
         Some((slot.core()?, slot.held()))
+    }
+
+    /// A number that no other claim of the process has that stands, nor this slot's next ones; in
+    /// its lower bits too, for all but one in as many as they are.
+    #[inline(always)]
+    pub(crate) fn tag(&self) -> u64 {
+        tag(self.chunk, self.serial)
     }
 
     /// Counts the claims that its slot has held.

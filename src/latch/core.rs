@@ -114,7 +114,7 @@ impl anchor::Core for Core {
 unsafe impl Claimed for Core {
     type Told = Outcome;
 
-    fn take_back(&self, held: Held) -> Option<Wakes<Outcome>> {
+    fn take_back(&self, held: Held, _tag: u64) -> Option<Wakes<Outcome>> {
         let wakes = self.release_quietly(held.into())?;
         self.counters.leaked.add(1);
         Some(wakes)

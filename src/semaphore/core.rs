@@ -106,7 +106,7 @@ impl anchor::Core for Core {
 unsafe impl Claimed for Core {
     type Told = Outcome;
 
-    fn take_back(&self, held: Held) -> Option<Wakes<Outcome>> {
+    fn take_back(&self, held: Held, _tag: u64) -> Option<Wakes<Outcome>> {
         self.counters.leaked.add(held.first);
         Some(self.put_back(held.first))
     }

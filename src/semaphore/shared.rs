@@ -37,7 +37,7 @@ mod stats;
 pub use builder::Builder;
 pub use error::{AcquireError, AcquireTimeoutError, TryAcquireError};
 pub use lease::SharedLease;
-pub use permit::{SharedOwnedPermit, SharedPermit, SharedSendPermit};
+pub use permit::{SharedOwnedPermit, SharedPermit, SharedPermits, SharedSendPermit};
 pub use stats::{SharedHolder, SharedStats, SharedWaiter};
 
 pub use crate::os::shared::error::OpenError;
@@ -156,7 +156,7 @@ impl SharedSemaphore {
     pub fn acquire(&self) -> Result<SharedPermit<'_>, AcquireError> {
         match self.try_now() {
             Some(permit) => Ok(permit),
-            None => self.acquire_many(1),
+            None => Ok(self.permit(self.core.wait_for_one(None)?)),
         }
     }
 
@@ -171,7 +171,7 @@ impl SharedSemaphore {
     pub fn try_acquire(&self) -> Result<SharedPermit<'_>, TryAcquireError> {
         match self.try_now() {
             Some(permit) => Ok(permit),
-            None => self.try_acquire_many(1),
+            None => Ok(self.permit(self.core.try_take_one_closely()?)),
         }
     }
 
@@ -193,7 +193,11 @@ impl SharedSemaphore {
     ) -> Result<SharedPermit<'_>, AcquireTimeoutError> {
         match self.try_now() {
             Some(permit) => Ok(permit),
-            None => self.acquire_many_timeout(1, timeout),
+            None => {
+                // A timeout beyond the end of time is none.
+                let deadline = now().checked_add(timeout);
+                Ok(self.permit(self.core.wait_for_one(deadline)?))
+            }
         }
     }
 
@@ -214,7 +218,7 @@ impl SharedSemaphore {
     ) -> Result<SharedPermit<'_>, AcquireTimeoutError> {
         match self.try_now() {
             Some(permit) => Ok(permit),
-            None => self.acquire_many_deadline(1, deadline),
+            None => Ok(self.permit(self.core.wait_for_one(Some(deadline))?)),
         }
     }
 
@@ -229,9 +233,9 @@ impl SharedSemaphore {
     ///
     /// For as long as it takes; while `n` is above [`max`](Self::max), until that is raised.
     #[track_caller]
-    pub fn acquire_many(&self, n: u32) -> Result<SharedPermit<'_>, AcquireError> {
+    pub fn acquire_many(&self, n: u32) -> Result<SharedPermits<'_>, AcquireError> {
         let wanted = self.check(n)?;
-        Ok(self.permit(self.core.wait(wanted, None)?))
+        Ok(self.permits(self.core.wait(wanted, None)?))
     }
 
     /// Takes `n` permits if they are there, as [`try_acquire`](Self::try_acquire).
@@ -240,9 +244,9 @@ impl SharedSemaphore {
     ///
     /// As [`try_acquire`](Self::try_acquire), and [`TryAcquireError::TooMany`].
     #[track_caller]
-    pub fn try_acquire_many(&self, n: u32) -> Result<SharedPermit<'_>, TryAcquireError> {
+    pub fn try_acquire_many(&self, n: u32) -> Result<SharedPermits<'_>, TryAcquireError> {
         let wanted = self.check(n)?;
-        Ok(self.permit(self.core.try_take_closely(wanted)?))
+        Ok(self.permits(self.core.try_take_closely(wanted)?))
     }
 
     /// Waits for `n` permits, but not longer than `timeout`. A zero timeout tries once.
@@ -259,10 +263,10 @@ impl SharedSemaphore {
         &self,
         n: u32,
         timeout: Duration,
-    ) -> Result<SharedPermit<'_>, AcquireTimeoutError> {
+    ) -> Result<SharedPermits<'_>, AcquireTimeoutError> {
         let wanted = self.check(n)?;
         // A timeout beyond the end of time is none.
-        Ok(self.permit(self.core.wait(wanted, now().checked_add(timeout))?))
+        Ok(self.permits(self.core.wait(wanted, now().checked_add(timeout))?))
     }
 
     /// Waits for `n` permits, but not past `deadline`.
@@ -279,9 +283,9 @@ impl SharedSemaphore {
         &self,
         n: u32,
         deadline: Instant,
-    ) -> Result<SharedPermit<'_>, AcquireTimeoutError> {
+    ) -> Result<SharedPermits<'_>, AcquireTimeoutError> {
         let wanted = self.check(n)?;
-        Ok(self.permit(self.core.wait(wanted, Some(deadline))?))
+        Ok(self.permits(self.core.wait(wanted, Some(deadline))?))
     }
 
     /// Asks for a permit without waiting for it: `f` is called with it once it is there, on a thread
@@ -375,7 +379,11 @@ impl SharedSemaphore {
     ///
     /// For as long as it takes.
     pub fn acquire_leased(&self, ttl: Duration) -> Result<SharedLease, AcquireError> {
-        Ok(self.lease(self.core.wait_for_one(None)?, ttl))
+        let claim = match self.core.try_take() {
+            Some(claim) => claim,
+            None => self.core.wait_for_one(None)?,
+        };
+        Ok(self.lease(claim, ttl))
     }
 
     /// Takes a leased permit if there is one.
@@ -405,7 +413,10 @@ impl SharedSemaphore {
         ttl: Duration,
         timeout: Duration,
     ) -> Result<SharedLease, AcquireTimeoutError> {
-        let claim = self.core.wait_for_one(Some(now().checked_add(timeout)))?;
+        let claim = match self.core.try_take() {
+            Some(claim) => claim,
+            None => self.core.wait_for_one(now().checked_add(timeout))?,
+        };
         Ok(self.lease(claim, ttl))
     }
 
@@ -499,15 +510,20 @@ impl SharedSemaphore {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     #[track_caller]
     fn try_now(&self) -> Option<SharedPermit<'_>> {
-        SharedPermit::take_now(self.core.borrow(), Location::caller())
+        SharedPermit::take_now(&self.core, Location::caller())
     }
 
     #[track_caller]
-    fn permit(&self, claims: Vec<Claim>) -> SharedPermit<'_> {
-        SharedPermit::many(self.core.borrow(), claims, Location::caller())
+    fn permit(&self, claim: Claim) -> SharedPermit<'_> {
+        SharedPermit::taken(self.core.borrow(), claim, Location::caller())
+    }
+
+    #[track_caller]
+    fn permits(&self, claims: Vec<Claim>) -> SharedPermits<'_> {
+        SharedPermits::taken(self.core.borrow(), claims, Location::caller())
     }
 
     fn lease(&self, claim: Claim, ttl: Duration) -> SharedLease {
@@ -516,14 +532,12 @@ impl SharedSemaphore {
 }
 
 impl Core {
-    /// Waits for one permit, perhaps until a time; `Some(None)` is the end of all time.
-    fn wait_for_one(&self, deadline: Option<Option<Instant>>) -> Result<Claim, Refusal> {
-        match self.try_take() {
-            Some(claim) => Ok(claim),
-            None => Ok(only(self.wait(1, deadline.flatten())?)),
-        }
+    #[cold]
+    fn wait_for_one(&self, deadline: Option<Instant>) -> Result<Claim, Refusal> {
+        Ok(only(self.wait(1, deadline)?))
     }
 
+    #[cold]
     fn try_take_one_closely(&self) -> Result<Claim, Refusal> {
         Ok(only(self.try_take_closely(1)?))
     }

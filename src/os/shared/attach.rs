@@ -25,7 +25,7 @@ use crate::sync::unmodelled::Arc;
 use super::area::{Area, Plain, Shape};
 use super::error::{Cause, OpenError};
 use super::file::{self, ATTACH, Open, Opened};
-use super::fork::{Home, OwnFd, Process};
+use super::fork::{OwnFd, Process};
 use super::layout::{CELLS_AT, CONTROL, SLOTS, SLOTS_AT};
 use super::mapping::{Mapped, Mapping};
 use super::ofd;
@@ -38,7 +38,6 @@ pub(crate) struct Attachment<T, C> {
     mapped: Mapped<T, C>,
     shape: Shape,
     process: &'static Process,
-    home: Home,
     fd: Option<OwnFd>,
     slot: usize,
     owner: Owner,
@@ -101,7 +100,6 @@ impl<T: Plain, C: Plain> Attachment<T, C> {
             mapped: Mapped::new(mapping, shape.cells as usize),
             shape,
             process,
-            home: process.home(),
             fd: Some(OwnFd::new(file)),
             slot,
             owner: Owner::new(slot, generation),
@@ -131,7 +129,7 @@ impl<T: Plain, C: Plain> Attachment<T, C> {
     /// Whether this is a fork's child, which inherited the attachment and may not use it.
     #[inline(always)]
     pub(crate) fn is_inherited(&self) -> bool {
-        !self.home.is(self.process)
+        !self.process.is_current()
     }
 
     /// Whether somebody has written over this process's slot, so that others take it for dead.

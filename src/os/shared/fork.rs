@@ -13,32 +13,47 @@ use std::io;
 use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::ptr;
 
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
+use rustix::mm::{Advice, madvise};
 
 use crate::sync::unmodelled::{AtomicI32, AtomicPtr, OnceLock, Ordering};
 
 use super::lifeline::Lifeline;
 
+/// A page of zeros that is not inherited: what is written to it is zero again in a child.
+///
+/// It is in the program's own zero-filled memory, so that looking at it is one load.
+#[repr(C, align(4096))]
+struct Page {
+    process: AtomicPtr<Process>,
+    rest: [u8; 4096 - size_of::<AtomicPtr<Process>>()],
+}
+
+static HOME: Page = Page {
+    process: AtomicPtr::new(ptr::null_mut()),
+    rest: [0; _],
+};
+
 /// What belongs to this process, and not to a child.
 pub(crate) struct Process {
-    page: &'static AtomicPtr<Process>,
     pub(crate) lifeline: Lifeline,
 }
 
 impl Process {
     /// The calling process's; made at its first call.
     pub(crate) fn current() -> io::Result<&'static Self> {
-        let page = page()?;
-        let seen = page.load(Ordering::Acquire);
+        prepare()?;
+        let seen = HOME.process.load(Ordering::Acquire);
         // SAFETY: it is null or comes from a box that was leaked, below.
         if let Some(process) = unsafe { seen.as_ref() } {
             return Ok(process);
         }
         let new = Box::into_raw(Box::new(Self {
-            page,
             lifeline: Lifeline::new(),
         }));
-        match page.compare_exchange(seen, new, Ordering::AcqRel, Ordering::Acquire) {
+        let made = HOME
+            .process
+            .compare_exchange(seen, new, Ordering::AcqRel, Ordering::Acquire);
+        match made {
             // SAFETY: leaked, and whole.
             Ok(_) => Ok(unsafe { &*new }),
             Err(winner) => {
@@ -52,51 +67,30 @@ impl Process {
     }
 
     /// Whether the calling process is this one, and not a child of it.
-    pub(crate) fn is_current(&self) -> bool {
-        self.home().is(self)
-    }
-
-    pub(crate) fn home(&self) -> Home {
-        Home(self.page)
-    }
-}
-
-/// Where a process says which one it is.
-#[derive(Clone, Copy)]
-pub(crate) struct Home(&'static AtomicPtr<Process>);
-
-impl Home {
     #[inline(always)]
-    pub(crate) fn is(self, process: &Process) -> bool {
-        ptr::eq(self.0.load(Ordering::Relaxed), process)
+    pub(crate) fn is_current(&self) -> bool {
+        ptr::eq(HOME.process.load(Ordering::Relaxed), self)
     }
 }
 
-fn page() -> io::Result<&'static AtomicPtr<Process>> {
-    static PAGE: OnceLock<&'static AtomicPtr<Process>> = OnceLock::new();
-    if let Some(page) = PAGE.get() {
-        return Ok(page);
+/// Has forks wipe the page, and their children close what they should not have.
+fn prepare() -> io::Result<()> {
+    static IS_DONE: OnceLock<()> = OnceLock::new();
+    if IS_DONE.get().is_some() {
+        return Ok(());
     }
-    let size = size_of::<AtomicPtr<Process>>();
-    // SAFETY: no address is asked for.
-    let page = unsafe {
-        mmap_anonymous(
-            ptr::null_mut(),
-            size,
-            ProtFlags::READ | ProtFlags::WRITE,
-            MapFlags::PRIVATE,
-        )?
-    };
-    // SAFETY: the page was mapped above.
-    unsafe { madvise(page, size, Advice::LinuxWipeOnFork)? };
-    // SAFETY: close what forks hand down; the handler makes system calls only.
+    let page = ptr::from_ref(&HOME).cast_mut().cast();
+    // SAFETY: a whole page of this program's own memory, which is private and anonymous; the advice
+    // changes nothing in this process.
+    unsafe { madvise(page, size_of::<Page>(), Advice::LinuxWipeOnFork)? };
+    // SAFETY: the handler makes system calls only.
     let error = unsafe { libc::pthread_atfork(None, None, Some(close_inherited)) };
     if error != 0 {
         return Err(io::Error::from_raw_os_error(error));
     }
-    // SAFETY: mapped for good, zeroed and aligned. If two threads come here, one page stays unused.
-    let page = unsafe { &*page.cast::<AtomicPtr<Process>>() };
-    Ok(PAGE.get_or_init(|| page))
+    // Two threads may have come here: what was done twice does no harm.
+    IS_DONE.get_or_init(|| ());
+    Ok(())
 }
 
 /// A descriptor that a fork's child closes.

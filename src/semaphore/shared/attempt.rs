@@ -123,6 +123,7 @@ impl Attempt {
         }
         let may_take = self.is_first(core);
         let (free, freed) = self.scan(core, may_take);
+        core.open_gate(self.seen.0);
         if self.taken.len() == self.wanted {
             self.leave(core);
             // Whoever takes a permit and sees another one calls one more: the call for that one may
@@ -156,12 +157,9 @@ impl Attempt {
             let (mut found, count) = core.inspect(index, &dead);
             freed += count;
             if found == Found::Free && may_take && self.taken.len() < self.wanted {
-                let claim = Claim {
-                    cell: index,
-                    value: core.new_claim(),
-                };
-                if core.take(claim) {
-                    self.taken.push(claim);
+                let value = core.new_claim();
+                if core.take(cell, value) {
+                    self.taken.push(Claim { cell: index, value });
                     continue;
                 }
                 // Somebody was faster.
@@ -243,6 +241,9 @@ impl Attempt {
             };
             if seen == next.0 {
                 return true;
+            }
+            if starves {
+                core.gate(0);
             }
             match word.compare_exchange(seen, next.0, Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => {

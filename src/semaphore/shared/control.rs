@@ -2,7 +2,7 @@
 //!
 //! | word | holds |
 //! |---|---|
-//! | `change` | `WAITERS`, `CLOSED`, and a count that moves with every wake: what waiters sleep on |
+//! | `change` | `WAITERS`, `CLOSED`, `GATED`, and a count that moves with every wake: what waiters sleep on |
 //! | `turn` | a count that moves when the one in `starving` is called |
 //! | `starving` | who has waited so long that newcomers queue behind it, see [`Entry`] |
 //! | `collector` | who collects several permits, one request at a time |
@@ -17,6 +17,11 @@
 //! | an owner | held |
 //! | an owner, `RETIRING` | held, and no permit any more once it is given back |
 //! | `RETIRED` | no permit |
+//!
+//! `GATED` sends newcomers the slow way: somebody starves, or the number of permits is being changed.
+//! It is set before that is written, and taken away by whoever has looked at everything and found it
+//! in order, if `change` has not moved meanwhile; so who is killed in between leaves it set, and the
+//! next one finishes what was begun.
 
 #![allow(unsafe_code)]
 
@@ -27,8 +32,9 @@ use crate::sync::futex::SharedFutex;
 
 pub(super) const WAITERS: u32 = 1;
 pub(super) const CLOSED: u32 = 2;
+pub(super) const GATED: u32 = 4;
 /// One wake.
-pub(super) const ONE: u32 = 4;
+pub(super) const ONE: u32 = 8;
 
 const RETIRING: u64 = 1;
 pub(super) const RETIRED: Value = Value::vacant(2);

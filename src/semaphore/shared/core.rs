@@ -22,7 +22,7 @@ use crate::sync::unmodelled::{Arc, AtomicU32};
 use crate::waiter::{Counter, Recorder, Wakes};
 
 use super::control::{
-    CLOSED, Cell, Control, Entry, LeaseWord, ONE, RETIRED, WAITERS, is_retiring, retiring,
+    CLOSED, Cell, Control, Entry, GATED, LeaseWord, ONE, RETIRED, WAITERS, is_retiring, retiring,
 };
 use super::requests::Requests;
 
@@ -42,13 +42,16 @@ pub(super) struct Claim {
     pub(super) value: Value,
 }
 
-/// A claim of a process on its list: one word, since the owner is known.
+/// In a claim on a list: its value is in the second word. Without, its sequence number is made of the
+/// claim's own tag, and nothing has to be stored but the cell.
+const EXPLICIT: u64 = 1 << 63;
+
+/// A claim with a value of its own.
 impl From<Claim> for Held {
-    #[inline(always)]
     fn from(claim: Claim) -> Self {
         Self {
-            first: (claim.cell as u64) << 32 | u64::from(claim.value.sequence()),
-            second: 0,
+            first: claim.cell as u64 | EXPLICIT,
+            second: claim.value.bits(),
         }
     }
 }
@@ -125,8 +128,8 @@ impl anchor::Core for Core {
 unsafe impl Claimed for Core {
     type Told = ();
 
-    fn take_back(&self, held: Held) -> Option<Wakes<()>> {
-        let is_back = self.give_back(self.claim_of(held));
+    fn take_back(&self, held: Held, tag: u64) -> Option<Wakes<()>> {
+        let is_back = self.give_back(self.claim_of(held, tag));
         self.counters.leaked.add(u64::from(is_back));
         is_back.then(Wakes::new)
     }
@@ -181,13 +184,25 @@ impl Core {
         Value::new(self.attached.owner(), sequence())
     }
 
-    /// What a claim on a list of this process's holds.
+    /// What a claim with this tag on a list of this process's holds.
     #[inline(always)]
-    pub(super) fn claim_of(&self, held: Held) -> Claim {
-        Claim {
-            cell: (held.first >> 32) as usize,
-            value: Value::new(self.attached.owner(), held.first as u32),
+    pub(super) fn claim_of(&self, held: Held, tag: u64) -> Claim {
+        if held.first & EXPLICIT != 0 {
+            return Claim {
+                cell: (held.first & !EXPLICIT) as usize,
+                value: Value::from_bits(held.second),
+            };
         }
+        Claim {
+            cell: held.first as usize,
+            value: self.tagged(tag),
+        }
+    }
+
+    /// The value of a claim whose sequence number is made of a tag.
+    #[inline(always)]
+    pub(super) fn tagged(&self, tag: u64) -> Value {
+        Value::new(self.attached.owner(), tag as u32)
     }
 
     /// How many permits there are to be. The file may say anything.
@@ -202,50 +217,43 @@ impl Core {
         self.control().change.load() & CLOSED != 0
     }
 
-    /// A permit that is free for everybody to see, and not taken yet. `None`: look closer.
-    #[inline]
-    pub(super) fn find(&self) -> Option<Claim> {
+    /// A cell that is free for everybody to see, and not taken yet. `None`: look closer.
+    #[inline(always)]
+    pub(super) fn find(&self) -> Option<(usize, &Cell)> {
         let Area { control, cells, .. } = self.area();
-        let is_open = !self.attached.is_inherited()
-            && control.change.load() & CLOSED == 0
-            && control.starving.load(Ordering::Relaxed) == 0;
-        if !is_open {
+        if self.attached.is_inherited() || control.change.load() & (CLOSED | GATED) != 0 {
             return None;
         }
-        let target = (control.target.load(Ordering::SeqCst) as usize).min(cells.len());
         let hint = OWN.with(|own| own.hint.get()) as usize;
-        let cell = match cells.get(hint) {
-            Some(cell) if hint < target && cell.word.looks_free() => hint,
-            _ => Self::find_other(&cells[..target])?,
-        };
-        Some(Claim {
-            cell,
-            value: self.new_claim(),
-        })
+        match cells.get(hint) {
+            Some(cell) if cell.word.looks_free() => Some((hint, cell)),
+            _ => Self::find_other(cells),
+        }
     }
 
     #[inline(never)]
-    fn find_other(cells: &[Cell]) -> Option<usize> {
-        let free = cells.iter().position(|cell| cell.word.looks_free())?;
-        OWN.with(|own| own.hint.set(free as u32));
-        Some(free)
+    fn find_other(cells: &[Cell]) -> Option<(usize, &Cell)> {
+        let mut cells = cells.iter().enumerate();
+        let (index, cell) = cells.find(|(_, cell)| cell.word.looks_free())?;
+        OWN.with(|own| own.hint.set(index as u32));
+        Some((index, cell))
     }
 
     /// Takes a permit that is free for everybody to see. `None`: look closer.
     pub(super) fn try_take(&self) -> Option<Claim> {
         loop {
-            let claim = self.find()?;
-            if self.take(claim) {
-                return Some(claim);
+            let (index, cell) = self.find()?;
+            let value = self.new_claim();
+            if self.take(cell, value) {
+                return Some(Claim { cell: index, value });
             }
         }
     }
 
-    /// Takes a free cell as `claim`. `false`: it is not free.
+    /// Takes a free cell as `value`. `false`: it is not free.
     #[inline(always)]
-    pub(super) fn take(&self, claim: Claim) -> bool {
-        let cell = &self.area().cells[claim.cell];
-        let is_taken = cell.word.change(Value::FREE, claim.value);
+    pub(super) fn take(&self, cell: &Cell, value: Value) -> bool {
+        let is_taken = cell.word.change(Value::FREE, value);
         if is_taken && self.tracks_holders {
             cell.since.store(clock::coarse_nanos(), Ordering::Relaxed);
         }
@@ -259,12 +267,14 @@ impl Core {
         if self.attached.is_inherited() {
             return false;
         }
-        let cell = &self.area().cells[claim.cell];
+        // Both found before the step: what comes after waits for it.
+        let Area { control, cells, .. } = self.area();
+        let cell = &cells[claim.cell];
         if !cell.word.change(claim.value, Value::FREE) {
             return self.retire(cell, claim);
         }
         if !mutant::enabled("shared-release-wakes-nobody") {
-            self.announce(1);
+            self.announce_at(control, 1);
         }
         true
     }
@@ -299,9 +309,14 @@ impl Core {
     /// Calls waiters, if there are any, for `count` permits that have come free.
     #[inline]
     pub(super) fn announce(&self, count: u32) {
+        self.announce_at(self.control(), count);
+    }
+
+    #[inline(always)]
+    fn announce_at(&self, control: &Control, count: u32) {
         // The word was freed before this look; a waiter sets the flag before it looks at the word.
         model_fence();
-        if self.control().change.load() & WAITERS != 0 {
+        if control.change.load() & WAITERS != 0 {
             self.call(count);
         }
     }
@@ -461,6 +476,8 @@ impl Core {
     /// Sets the number of permits.
     pub(super) fn set_max(&self, permits: u32) {
         let control = self.control();
+        // The count moves, so that nobody takes the gate for one that was there before.
+        let gated = self.gate(ONE);
         control.target.store(permits, Ordering::SeqCst);
         loop {
             let target = self.target();
@@ -472,7 +489,29 @@ impl Core {
                 break;
             }
         }
+        self.open_gate(gated);
         self.call_all();
+    }
+
+    /// Sends newcomers the slow way, and moves the count by `wakes`. Says what `change` is now.
+    pub(super) fn gate(&self, wakes: u32) -> u32 {
+        let change = &self.control().change;
+        let mut seen = change.load();
+        loop {
+            let gated = (seen | GATED).wrapping_add(wakes);
+            match change.compare_exchange(seen, gated) {
+                Ok(_) => return gated,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Lets newcomers in, who has looked at everything since `change` was `seen`.
+    pub(super) fn open_gate(&self, seen: u32) {
+        let control = self.control();
+        if seen & GATED != 0 && control.starving.load(Ordering::SeqCst) == 0 {
+            let _ = control.change.compare_exchange(seen, seen & !GATED);
+        }
     }
 
     pub(super) fn close(&self) {

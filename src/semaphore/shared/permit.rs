@@ -5,121 +5,111 @@ use std::panic::Location;
 
 use crate::holder::anchor::{Anchor, Borrowed};
 use crate::holder::bound::{Bound, OwnedBound};
+use crate::holder::claim::Held;
 
 use super::core::{Claim, Core};
 
 #[inline]
 fn give_back(bound: &Bound<'_, Core>) {
     if let Some((core, held)) = bound.release() {
-        core.give_back(core.claim_of(held));
+        core.give_back(core.claim_of(held, bound.tag()));
     }
 }
 
-/// Permits of a [`SharedSemaphore`](super::SharedSemaphore), given back when dropped.
+/// Takes a claim off its list.
+fn detach(bound: &Bound<'_, Core>) -> Option<(Anchor<Core>, Claim)> {
+    let tag = bound.tag();
+    let (core, held) = bound.detach()?;
+    let claim = core.claim_of(held, tag);
+    Some((core, claim))
+}
+
+/// A permit of a [`SharedSemaphore`](super::SharedSemaphore), given back when dropped.
 ///
-/// Bound to the thread that acquired it: if the guard is leaked, its permits come back when that
+/// Bound to the thread that acquired it: if the guard is leaked, the permit comes back when that
 /// thread ends (see [`holder`](crate::holder)); and when the process ends, however it does. To move
-/// permits to another thread, [`detach`](Self::detach) them.
+/// it to another thread, [`detach`](Self::detach) it.
 ///
-/// In the child of a fork the guard does nothing: the permits are the parent's.
+/// In the child of a fork the guard does nothing: the permit is the parent's.
 ///
 /// ```
 /// # let path = std::env::temp_dir().join(format!("latchwork-permit-{}", std::process::id()));
 /// use latchwork::SharedSemaphore;
 ///
 /// let slots = SharedSemaphore::open(&path, 4)?;
-/// let three = slots.acquire_many(3)?;
-/// assert_eq!((three.count(), slots.available()), (3, 1));
-/// drop(three);
+/// let permit = slots.acquire()?;
+/// assert_eq!(slots.available(), 3);
+/// drop(permit);
 /// assert_eq!(slots.available(), 4);
 /// # SharedSemaphore::remove(&path)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "a permit is given back when it is dropped"]
 pub struct SharedPermit<'a> {
-    /// The first of them, or a claim on nothing.
-    first: Bound<'a, Core>,
-    /// A guard of one permit is two words and this.
-    rest: Option<Box<Vec<Bound<'a, Core>>>>,
+    bound: Bound<'a, Core>,
 }
 
 impl<'a> SharedPermit<'a> {
     /// Takes a permit that is free for everybody to see. `None`: look closer.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take_now(
-        core: Borrowed<'a, Core>,
+        core: &'a Anchor<Core>,
         acquired_at: &'static Location<'static>,
     ) -> Option<Self> {
         loop {
-            let claim = core.find()?;
+            let (index, cell) = core.find()?;
+            let held = Held {
+                first: index as u64,
+                second: 0,
+            };
             // Written down before it is taken: what comes after that step waits for it.
-            let prepared = Bound::prepare(core, claim.into(), acquired_at, 0);
-            if core.take(claim) {
+            let prepared = Bound::prepare(core.borrow(), held, acquired_at, 0);
+            if core.take(cell, core.tagged(prepared.tag())) {
                 return Some(Self {
-                    first: prepared.claim(),
-                    rest: None,
+                    bound: prepared.claim(),
                 });
             }
         }
     }
 
-    pub(super) fn many(
+    pub(super) fn taken(
         core: Borrowed<'a, Core>,
-        claims: Vec<Claim>,
+        claim: Claim,
         acquired_at: &'static Location<'static>,
     ) -> Self {
-        let mut bounds = claims
-            .into_iter()
-            .map(|claim| Bound::new(core, claim.into(), acquired_at, 0));
-        let first = bounds.next().unwrap_or_else(Bound::nothing);
-        let rest: Vec<_> = bounds.collect();
         Self {
-            first,
-            rest: (!rest.is_empty()).then(|| Box::new(rest)),
+            bound: Bound::new(core, claim.into(), acquired_at, 0),
         }
     }
 
-    fn bounds(&self) -> impl Iterator<Item = &Bound<'a, Core>> {
-        std::iter::once(&self.first).chain(self.rest.iter().flat_map(|rest| rest.iter()))
-    }
-
-    /// How many permits this holds; fewer than were acquired if
-    /// [`holder::scope`](crate::holder::scope) has reclaimed them.
+    /// How many permits this holds: 1, or 0 if [`holder::scope`](crate::holder::scope) has reclaimed
+    /// it.
     pub fn count(&self) -> u32 {
-        self.bounds().filter(|bound| bound.held().is_some()).count() as u32
+        u32::from(self.bound.held().is_some())
     }
 
-    /// Unbinds the permits from this thread: they are the process's, and the result can be sent to
+    /// Unbinds the permit from this thread: it is the process's, and the result can be sent to
     /// another thread.
     ///
-    /// Permits that are leaked while detached come back when the process ends.
+    /// A permit that is leaked while detached comes back when the process ends.
     pub fn detach(self) -> SharedSendPermit {
-        let mut core = None;
-        let mut claims = Vec::new();
-        for (anchor, held) in self.bounds().filter_map(Bound::detach) {
-            claims.push(anchor.claim_of(held));
-            core = Some(anchor);
-        }
-        SharedSendPermit { core, claims }
+        SharedSendPermit::of(detach(&self.bound))
     }
 
     /// Gives the guard a handle of its own, so that it need not borrow the semaphore. It stays
     /// bound to this thread.
     #[track_caller]
     pub fn into_owned(self) -> SharedOwnedPermit {
-        let acquired_at = self.bounds().find_map(Bound::acquired_at);
-        let acquired_at = acquired_at.unwrap_or(Location::caller());
-        self.detach().bind(acquired_at)
+        let acquired_at = self.bound.acquired_at();
+        self.detach()
+            .bind(acquired_at.unwrap_or(Location::caller()))
     }
 }
 
 impl Drop for SharedPermit<'_> {
     #[inline]
     fn drop(&mut self) {
-        give_back(&self.first);
-        for bound in self.rest.iter().flat_map(|rest| rest.iter()) {
-            give_back(bound);
-        }
+        give_back(&self.bound);
     }
 }
 
@@ -129,7 +119,70 @@ impl fmt::Debug for SharedPermit<'_> {
     }
 }
 
-/// A [`SharedPermit`] that carries its own handle on the semaphore, and is bound to its thread all
+/// Several permits of a [`SharedSemaphore`](super::SharedSemaphore), given back together: as
+/// [`SharedPermit`].
+///
+/// ```
+/// # let path = std::env::temp_dir().join(format!("latchwork-permits-{}", std::process::id()));
+/// use latchwork::SharedSemaphore;
+///
+/// let slots = SharedSemaphore::open(&path, 4)?;
+/// let three = slots.acquire_many(3)?;
+/// assert_eq!((three.count(), slots.available()), (3, 1));
+/// # SharedSemaphore::remove(&path)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "permits are given back when they are dropped"]
+pub struct SharedPermits<'a> {
+    bounds: Vec<Bound<'a, Core>>,
+}
+
+impl<'a> SharedPermits<'a> {
+    pub(super) fn taken(
+        core: Borrowed<'a, Core>,
+        claims: Vec<Claim>,
+        acquired_at: &'static Location<'static>,
+    ) -> Self {
+        let bind = |claim: Claim| Bound::new(core, claim.into(), acquired_at, 0);
+        Self {
+            bounds: claims.into_iter().map(bind).collect(),
+        }
+    }
+
+    /// How many permits this holds; fewer than were acquired if
+    /// [`holder::scope`](crate::holder::scope) has reclaimed them.
+    pub fn count(&self) -> u32 {
+        let held = |bound: &&Bound<'_, Core>| bound.held().is_some();
+        self.bounds.iter().filter(held).count() as u32
+    }
+
+    /// As [`SharedPermit::detach`].
+    pub fn detach(self) -> SharedSendPermit {
+        SharedSendPermit::of(self.bounds.iter().filter_map(detach))
+    }
+
+    /// As [`SharedPermit::into_owned`].
+    #[track_caller]
+    pub fn into_owned(self) -> SharedOwnedPermit {
+        let acquired_at = self.bounds.iter().find_map(Bound::acquired_at);
+        self.detach()
+            .bind(acquired_at.unwrap_or(Location::caller()))
+    }
+}
+
+impl Drop for SharedPermits<'_> {
+    fn drop(&mut self) {
+        self.bounds.iter().for_each(give_back);
+    }
+}
+
+impl fmt::Debug for SharedPermits<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SharedPermits").field(&self.count()).finish()
+    }
+}
+
+/// A [`SharedPermit`], or several, with a handle of its own on the semaphore; bound to its thread all
 /// the same.
 ///
 /// ```
@@ -155,14 +208,8 @@ impl SharedOwnedPermit {
 
     /// As [`SharedPermit::detach`].
     pub fn detach(self) -> SharedSendPermit {
-        let mut core = None;
-        let mut claims = Vec::new();
         let bounds = self.bounds.iter().map(OwnedBound::bound);
-        for (anchor, held) in bounds.filter_map(Bound::detach) {
-            claims.push(anchor.claim_of(held));
-            core = Some(anchor);
-        }
-        SharedSendPermit { core, claims }
+        SharedSendPermit::of(bounds.filter_map(detach))
     }
 }
 
@@ -211,6 +258,15 @@ impl SharedSendPermit {
             core: Some(core),
             claims,
         }
+    }
+
+    fn of(detached: impl IntoIterator<Item = (Anchor<Core>, Claim)>) -> Self {
+        let (mut core, mut claims) = (None, Vec::new());
+        for (anchor, claim) in detached {
+            core = Some(anchor);
+            claims.push(claim);
+        }
+        Self { core, claims }
     }
 
     /// How many permits this holds.
