@@ -27,6 +27,8 @@
 //! * [`chaos`] wakes whoever sleeps, as a futex may do without a reason.
 //! * No component starts threads here: [`run_deferred`] does what the library's thread would (leak
 //!   reports, callbacks woken by a reclaim).
+//! * Files are absent; a [`SharedMemory`](shared::SharedMemory) stands for one, and a process that
+//!   attaches to it dies when the model says so.
 //! * Keep models small: two or three threads, one or two operations each, and
 //!   `LOOM_MAX_PREEMPTIONS=2`.
 
@@ -81,3 +83,6 @@ pub fn chaos() {
 pub fn run_deferred() -> usize {
     dispatcher::run_pending()
 }
+
+#[cfg(feature = "shared")]
+pub mod shared;

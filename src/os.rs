@@ -6,6 +6,10 @@ pub(crate) mod event;
 pub(crate) mod futex;
 pub(crate) mod home;
 #[cfg(feature = "shared")]
+#[cfg_attr(
+    latchwork_loom,
+    allow(dead_code, reason = "a model is without the parts that need files")
+)]
 pub(crate) mod shared;
 #[cfg(not(latchwork_loom))]
 pub(crate) mod thread_exit;

@@ -34,7 +34,7 @@ pub(crate) use world::*;
 pub(crate) mod unmodelled {
     pub(crate) use parking_lot::Mutex;
     pub(crate) use std::sync::atomic::{
-        AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence,
+        AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence,
     };
     pub(crate) use std::sync::{Arc, OnceLock};
 }

@@ -23,7 +23,6 @@
 pub(crate) mod area;
 #[cfg(not(latchwork_loom))]
 mod attach;
-#[cfg(not(latchwork_loom))]
 pub(crate) mod error;
 #[cfg(not(latchwork_loom))]
 pub(crate) mod file;
@@ -38,7 +37,7 @@ pub(crate) mod lifeline;
 #[cfg(not(latchwork_loom))]
 pub(crate) mod mapping;
 #[cfg(latchwork_loom)]
-mod modelled;
+pub(crate) mod modelled;
 #[cfg(not(latchwork_loom))]
 mod ofd;
 pub(crate) mod process;
@@ -48,4 +47,4 @@ pub(crate) mod word;
 #[cfg(not(latchwork_loom))]
 pub(crate) use attach::Attachment;
 #[cfg(latchwork_loom)]
-pub(crate) use modelled::Attachment;
+pub(crate) use modelled::{Attachment, file};

@@ -15,7 +15,7 @@ use std::ptr;
 
 use rustix::mm::{Advice, madvise};
 
-use crate::sync::unmodelled::{AtomicI32, AtomicPtr, OnceLock, Ordering};
+use crate::sync::unmodelled::{AtomicPtr, AtomicU32, OnceLock, Ordering};
 
 use super::lifeline::Lifeline;
 
@@ -101,11 +101,12 @@ pub(crate) struct OwnFd {
 
 /// One of the list of such descriptors. Never freed, used again.
 struct Entry {
-    fd: AtomicI32,
+    /// A descriptor, or `NONE`.
+    fd: AtomicU32,
     next: Option<&'static Entry>,
 }
 
-const NONE: RawFd = -1;
+const NONE: u32 = u32::MAX;
 
 static ENTRIES: AtomicPtr<Entry> = AtomicPtr::new(ptr::null_mut());
 
@@ -119,9 +120,10 @@ impl OwnFd {
     pub(crate) fn new(fd: OwnedFd) -> Self {
         let fd = fd.into_raw_fd();
         let is_free = |entry: &&Entry| {
-            let take = entry
-                .fd
-                .compare_exchange(NONE, fd, Ordering::AcqRel, Ordering::Relaxed);
+            let take =
+                entry
+                    .fd
+                    .compare_exchange(NONE, fd as u32, Ordering::AcqRel, Ordering::Relaxed);
             take.is_ok()
         };
         let entry = entries().find(is_free).unwrap_or_else(|| Entry::add(fd));
@@ -141,7 +143,7 @@ impl Entry {
         let mut first = ENTRIES.load(Ordering::Acquire);
         loop {
             let new = Box::into_raw(Box::new(Self {
-                fd: AtomicI32::new(fd),
+                fd: AtomicU32::new(fd as u32),
                 // SAFETY: null, or an entry that was leaked.
                 next: unsafe { first.as_ref() },
             }));
@@ -161,7 +163,7 @@ impl Entry {
 impl Drop for OwnFd {
     fn drop(&mut self) {
         // In a fork's child the entry is empty, and the number may be another file's.
-        if self.entry.fd.swap(NONE, Ordering::AcqRel) == self.fd {
+        if self.entry.fd.swap(NONE, Ordering::AcqRel) == self.fd as u32 {
             // SAFETY: open, and this value's.
             unsafe { libc::close(self.fd) };
         }
@@ -174,7 +176,7 @@ extern "C" fn close_inherited() {
         let fd = entry.fd.swap(NONE, Ordering::AcqRel);
         if fd != NONE {
             // SAFETY: open, and no attachment uses it in this process.
-            unsafe { libc::close(fd) };
+            unsafe { libc::close(fd as RawFd) };
         }
     }
 }

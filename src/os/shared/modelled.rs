@@ -1,9 +1,13 @@
 //! An area for the model checker: processes are threads there, and a death is a step of the model.
 
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
 use crate::sync::futex::SharedFutex;
 use crate::sync::unmodelled::{Arc, AtomicBool, Mutex, Ordering};
 
 use super::area::{Area, Shape};
+use super::error::OpenError;
 use super::process::{OWNER_DIED, ProcessSlot, WAITERS};
 use super::watcher::Watcher;
 use super::word::Owner;
@@ -65,9 +69,46 @@ pub(crate) struct Attachment<T, C> {
     memory: Arc<Memory<T, C>>,
     slot: usize,
     owner: Owner,
+    watchers: Mutex<Vec<Arc<dyn Watcher>>>,
+}
+
+/// A model has no files.
+pub(crate) mod file {
+    use std::path::{Path, PathBuf};
+
+    use super::super::error::{Cause, OpenError};
+
+    pub(super) fn absent(path: &Path, action: &'static str) -> OpenError {
+        let cause = Cause::Invalid("a model has no files: its memory is `model::SharedMemory`");
+        OpenError::new(path, action, cause)
+    }
+
+    pub(crate) fn resolve(name: &Path) -> Result<PathBuf, OpenError> {
+        Ok(name.to_owned())
+    }
+
+    pub(crate) fn remove(path: &Path) -> Result<bool, OpenError> {
+        Err(absent(path, "remove"))
+    }
 }
 
 impl<T, C> Attachment<T, C> {
+    pub(crate) fn open(
+        path: &Path,
+        _shape: Shape,
+        _existing_only: bool,
+        _prepare: impl Fn(&T, &[C], Shape),
+    ) -> Result<Self, OpenError> {
+        Err(file::absent(path, "open"))
+    }
+
+    /// # Panics
+    ///
+    /// Always: a model has no descriptors.
+    pub(crate) fn lock_fd(&self) -> BorrowedFd<'_> {
+        panic!("a model has no descriptors")
+    }
+
     pub(crate) fn modelled(memory: Arc<Memory<T, C>>) -> Self {
         let slot = {
             let mut taken = memory.taken.lock();
@@ -83,6 +124,7 @@ impl<T, C> Attachment<T, C> {
             owner: Owner::new(slot, generation),
             slot,
             memory,
+            watchers: Mutex::new(Vec::new()),
         }
     }
 
@@ -122,10 +164,18 @@ impl<T, C> Attachment<T, C> {
         self.slot
     }
 
-    pub(crate) fn ring(&self) {}
+    /// No thread is started in a model: whoever rings looks.
+    pub(crate) fn ring(&self) {
+        let watchers = std::mem::take(&mut *self.watchers.lock());
+        for watcher in watchers {
+            if watcher.look(&mut |_: &SharedFutex, _| {}) {
+                self.watchers.lock().push(watcher);
+            }
+        }
+    }
 
-    /// No thread is started in a model: it looks itself.
     pub(crate) fn watch(&self, watcher: Arc<dyn Watcher>) {
-        watcher.look(&mut |_: &SharedFutex, _| {});
+        self.watchers.lock().push(watcher);
+        self.ring();
     }
 }

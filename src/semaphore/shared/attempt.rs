@@ -320,10 +320,14 @@ impl Attempt {
     /// Leaves `collector` and `starving`, and has those look again who waited for that.
     fn leave(&mut self, core: &Core) {
         let control = core.control();
-        if let Some(entry) = self.entry.take()
-            && clear(&control.starving, entry.0)
-        {
-            core.announce(1);
+        if let Some(entry) = self.entry.take() {
+            clear(&control.starving, entry.0);
+            if !mutant::enabled("shared-starving-keeps-the-call") {
+                // The last call may have been for this one alone, and have taken the flag away that
+                // another set before it went to sleep.
+                control.change.fetch_or(WAITERS);
+                core.announce(1);
+            }
         }
         if let Some(collects) = self.collects.take()
             && clear(&control.collector, collects.bits())

@@ -40,7 +40,7 @@ const RETIRING: u64 = 1;
 pub(super) const RETIRED: Value = Value::vacant(2);
 
 /// Which component's file it is.
-pub(super) const PURPOSE: u32 = 1;
+pub(crate) const PURPOSE: u32 = 1;
 
 /// One cache line: a free permit is found by looking here and at its cell.
 #[derive(Debug)]
@@ -94,7 +94,7 @@ pub(super) fn retiring(value: Value, retires: bool) -> Value {
 }
 
 /// Writes the first contents: `permits` free cells, the others retired.
-pub(super) fn prepare(control: &Control, cells: &[Cell], permits: u32) {
+pub(crate) fn prepare(control: &Control, cells: &[Cell], permits: u32) {
     control.target.store(permits, Ordering::Relaxed);
     for cell in cells.iter().skip(permits as usize) {
         cell.word.change(Value::FREE, RETIRED);

@@ -296,7 +296,7 @@ impl Core {
     pub(super) fn exchange(&self, claim: Claim, next: Value) -> Option<Value> {
         let cell = &self.area().cells[claim.cell];
         let mut seen = cell.word.read();
-        while seen.is_same_claim(claim.value) {
+        while seen.is_same_claim(claim.value) || mutant::enabled("shared-renews-blindly") {
             let next = next.with_state(seen.state());
             if cell.word.change(seen, next) {
                 return Some(next.with_state(0));
@@ -412,7 +412,10 @@ impl Core {
             return !dead.contains(&owner);
         }
         // A slot is taken again only when its byte is free.
-        self.is_strict && slot.has_generation_of(owner) && !self.attached.is_unlocked(index)
+        self.is_strict
+            && slot.has_generation_of(owner)
+            && !self.attached.is_unlocked(index)
+            && !mutant::enabled("shared-strict-believes-the-first")
     }
 
     /// What a held cell's lease has left; `None` without one.
@@ -482,7 +485,9 @@ impl Core {
         loop {
             let target = self.target();
             for index in 0..self.area().cells.len() {
-                self.inspect(index, &[]);
+                if !mutant::enabled("shared-cut-retires-nothing") {
+                    self.inspect(index, &[]);
+                }
             }
             // Another one sets it at the same time: the later store is the one that stands.
             if self.target() == target {
@@ -516,7 +521,9 @@ impl Core {
 
     pub(super) fn close(&self) {
         self.control().change.fetch_or(CLOSED);
-        self.call_all();
+        if !mutant::enabled("shared-close-wakes-nobody") {
+            self.call_all();
+        }
     }
 
     /// The permits that are held, by whom.

@@ -113,5 +113,7 @@ pub(super) fn cancel(core: &Core, number: u64) {
         attempt.abandon(core);
         // The user's closure is dropped outside the lock.
         drop(callback);
+        // With the last request, the keeper lets go of the core.
+        core.attached.ring();
     }
 }
