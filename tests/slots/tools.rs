@@ -91,6 +91,23 @@ fn the_number_of_slots_can_be_set() {
 }
 
 #[test]
+fn after_a_cut_nobody_starts_until_enough_have_ended() {
+    let place = Place::new();
+    // One after the other, so that the one that ends first has had the first slot.
+    let running = [(); 3].map(|()| {
+        let mut job = place.start("--permits 3");
+        job.command();
+        job
+    });
+    place.run_well("--set 1");
+    for job in running {
+        assert_eq!(place.run("--timeout 0 -- true").status.code(), Some(75));
+        assert!(job.end().success());
+    }
+    place.run_well("--timeout 0 -- true");
+}
+
+#[test]
 fn one_that_is_there_is_used_as_it_is_and_a_note_says_so() {
     let place = Place::new();
     place.run_well("--permits 2 --ceiling 8 -- true");
