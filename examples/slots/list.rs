@@ -73,7 +73,14 @@ fn live_command(pid: u32, beginning: &str) -> Option<String> {
     if line.is_empty() {
         return None;
     }
-    let words: Vec<_> = line.split(|byte| *byte == 0).collect();
+    let mut words: Vec<_> = line.split(|byte| *byte == 0).collect();
+    // The semaphore leaves out where the program is.
+    if let Some(program) = words.first_mut() {
+        *program = program
+            .rsplit(|byte| *byte == b'/')
+            .next()
+            .unwrap_or(program);
+    }
     let text = String::from_utf8_lossy(&words.join(&b' ')).into_owned();
     let text = text.replace(char::is_control, "?");
     // The beginning may end within a character.

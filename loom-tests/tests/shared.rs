@@ -9,7 +9,7 @@ use latchwork::SharedSemaphore;
 use latchwork::model::shared::SharedMemory;
 use latchwork::model::{Clock, model, run_deferred, thread};
 use latchwork::semaphore::shared::{
-    AcquireError, AcquireTimeoutError, SharedSendPermit, TryAcquireError,
+    AcquireError, AcquireTimeoutError, SharedPermit, SharedSendPermit, TryAcquireError,
 };
 use latchwork_loom_tests::Section;
 
@@ -203,6 +203,47 @@ fn a_cut_beside_an_acquire_leaves_what_it_says() {
         drop(held);
         first.set_max(2).unwrap();
         assert!(second.try_acquire_many(2).is_ok());
+    });
+}
+
+/// Catches a cut after which a permit is taken again while more run than there are.
+#[test]
+fn after_a_cut_nobody_takes_until_enough_have_come_back() {
+    model(|| {
+        let memory = SharedMemory::new(3, 3, false);
+        let (holder, first, second) = (memory.attach(), memory.attach(), memory.attach());
+        let (low, middle, high) = (
+            holder.acquire().unwrap(),
+            holder.acquire().unwrap(),
+            holder.acquire().unwrap(),
+        );
+        holder.set_max(2).unwrap();
+        // Two cells are free, and one permit: both want it.
+        drop((low, middle));
+        let other = thread::spawn(move || second.try_acquire().map(SharedPermit::detach).ok());
+        let mine = first.try_acquire().ok();
+        let others = other.join().unwrap();
+        assert!(mine.is_none() || others.is_none(), "three of two run");
+        drop((mine, others, high));
+        assert!(first.try_acquire_many(2).is_ok());
+    });
+}
+
+/// Catches the end of a permit that was one too many and tells nobody.
+#[test]
+fn after_a_cut_who_waits_is_called_by_the_last_that_was_too_many() {
+    model(|| {
+        let memory = SharedMemory::new(2, 2, false);
+        let holder = memory.attach();
+        let (low, high) = (holder.acquire().unwrap(), holder.acquire().unwrap());
+        holder.set_max(1).unwrap();
+        let waiter = thread::spawn({
+            let process = memory.attach();
+            move || drop(process.acquire().unwrap())
+        });
+        drop(low);
+        drop(high);
+        waiter.join().unwrap();
     });
 }
 

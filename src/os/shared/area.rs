@@ -4,6 +4,9 @@
 
 use super::process::ProcessSlot;
 
+/// How many processes can be attached at once.
+pub(crate) const SLOTS: usize = 960;
+
 /// The most cells; it bounds what a broken header can ask for.
 pub(crate) const MOST_CELLS: u32 = 1 << 20;
 

@@ -13,8 +13,7 @@
 //! is held: a process that dies with the same thread id in another pid namespace would otherwise mark
 //! the life of the winner.
 //!
-//! Detaching takes the node off the list, then clears the life, then closes the file and with it
-//! gives the byte back. It needs no lock, and a kill in between leaves a life that no mark will come
+//! Detaching takes the node off the list, then clears the life, then gives the byte back. It needs no lock, and a kill in between leaves a life that no mark will come
 //! to: the second evidence, the byte that nobody has locked, frees it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,11 +21,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use crate::sync::atomic::Ordering;
 use crate::sync::unmodelled::Arc;
 
-use super::area::{Area, Plain, Shape};
+use super::area::{Area, Plain, SLOTS, Shape};
 use super::error::{Cause, OpenError};
 use super::file::{self, ATTACH, Open, Opened};
 use super::fork::{OwnFd, Process};
-use super::layout::{CELLS_AT, CONTROL, SLOTS, SLOTS_AT};
+use super::layout::{CELLS_AT, CONTROL, SLOTS_AT};
 use super::mapping::{Mapped, Mapping};
 use super::ofd;
 use super::process::{OWNER_DIED, ProcessSlot, is_life};
@@ -201,6 +200,10 @@ impl<T, C> Drop for Attachment<T, C> {
                 Err(now) => seen = now,
             }
         }
+        // A duplicate of the descriptor, which somebody was handed, would keep the lock.
+        if let Some(fd) = &self.fd {
+            let _ = ofd::unlock(fd.borrow(), byte(self.slot));
+        }
     }
 }
 
@@ -240,7 +243,11 @@ fn clear(slot: &ProcessSlot) {
 /// What people are told of this process.
 fn introduction() -> (u32, u64, Vec<u8>) {
     let command = std::fs::read("/proc/self/cmdline").unwrap_or_default();
-    let mut command: Vec<u8> = command
+    // There is little room: without the directory.
+    let end = command.iter().position(|&byte| byte == 0);
+    let program = &command[..end.unwrap_or(command.len())];
+    let name = program.iter().rposition(|&byte| byte == b'/');
+    let mut command: Vec<u8> = command[name.map_or(0, |at| at + 1)..]
         .iter()
         .map(|&byte| if byte == 0 { b' ' } else { byte })
         .collect();

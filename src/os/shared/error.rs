@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::area::SLOTS;
+
 /// A shared file could not be opened, made or removed.
 ///
 /// ```
@@ -105,7 +107,10 @@ impl fmt::Display for OpenError {
             ),
             Cause::Unsafe(why) => f.write_str(why),
             Cause::Differs(how) => f.write_str(how),
-            Cause::Full => f.write_str("as many processes as there can be have it open"),
+            Cause::Full => write!(
+                f,
+                "{SLOTS} processes have it open, or left a descriptor to one that lives: no more can"
+            ),
         }
     }
 }

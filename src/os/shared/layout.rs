@@ -4,20 +4,17 @@
 //! |---|---|
 //! | 0 | the header: what the file is, written before anybody sees it and not after |
 //! | 256 | the component's control words |
-//! | 4096 | 512 process slots, a cache line each |
-//! | 36864 | the component's cells |
+//! | 4096 | 960 process slots, a cache line each |
+//! | 65536 | the component's cells |
 //!
 //! All life words lie in the first 64 kilobytes, see [`mapping`](super::mapping).
 
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::area::{MOST_CELLS, Plain, Shape};
+use super::area::{MOST_CELLS, Plain, SLOTS, Shape};
 use super::error::Cause;
 use super::mapping::{Mapping, NODES};
 use super::process::ProcessSlot;
-
-/// How many processes can be attached at once.
-pub(crate) const SLOTS: usize = 512;
 
 pub(crate) const CONTROL: usize = 256;
 pub(crate) const SLOTS_AT: usize = 4096;

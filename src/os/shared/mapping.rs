@@ -21,8 +21,8 @@ use std::ptr::{self, NonNull};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
-use super::area::{Area, Plain};
-use super::layout::{CELLS_AT, CONTROL, SLOTS, SLOTS_AT};
+use super::area::{Area, Plain, SLOTS};
+use super::layout::{CELLS_AT, CONTROL, SLOTS_AT};
 use super::lifeline::Node;
 use super::process::ProcessSlot;
 

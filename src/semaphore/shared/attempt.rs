@@ -23,7 +23,7 @@ use crate::sync::futex::{SharedFutex, Wait, wait_any};
 use crate::sync::time::{Instant, monotonic_millis, now};
 use crate::sync::{hint, mutant};
 
-use super::control::{CLOSED, Entry, WAITERS};
+use super::control::{CLOSED, Entry, GATED, WAITERS};
 use super::core::{Claim, Core, Found};
 
 /// How long a request waits before newcomers queue behind it.
@@ -123,7 +123,6 @@ impl Attempt {
         }
         let may_take = self.is_first(core);
         let (free, freed) = self.scan(core, may_take);
-        core.open_gate(self.seen.0);
         if self.taken.len() == self.wanted {
             self.leave(core);
             // Whoever takes a permit and sees another one calls one more: the call for that one may
@@ -153,13 +152,36 @@ impl Attempt {
         self.holders.clear();
         self.next_expiry = None;
         let (mut free, mut freed) = (0, 0);
+        // How many it may take. After a cut, more may run than there are permits: then those who take
+        // do so one after the other, having counted.
+        let mut most = if may_take {
+            self.wanted - self.taken.len()
+        } else {
+            0
+        };
+        if self.seen.0 & GATED != 0 {
+            let mut survey = core.survey(&dead);
+            freed += survey.freed;
+            if !survey.is_cut {
+                core.open_gate(self.seen.0);
+            } else if !mutant::enabled("shared-cut-takes-uncounted") {
+                if most > 0 && self.collect(core) {
+                    survey = core.survey(&dead);
+                    freed += survey.freed;
+                    most = most.min(core.target().saturating_sub(survey.held));
+                } else {
+                    most = 0;
+                }
+            }
+        }
         for (index, cell) in core.area().cells.iter().enumerate() {
             let (mut found, count) = core.inspect(index, &dead);
             freed += count;
-            if found == Found::Free && may_take && self.taken.len() < self.wanted {
+            if found == Found::Free && most > 0 {
                 let value = core.new_claim();
                 if core.take(cell, value) {
                     self.taken.push(Claim { cell: index, value });
+                    most -= 1;
                     continue;
                 }
                 // Somebody was faster.
@@ -170,6 +192,13 @@ impl Attempt {
                 Found::Retired => {}
                 Found::Held(value) => self.note_holder(core, cell, value, time),
             }
+        }
+        if self.wanted == 1
+            && self.taken.is_empty()
+            && let Some(collects) = self.collects.take()
+        {
+            // It counted, and waits with the others.
+            clear(&core.control().collector, collects.bits());
         }
         (free, freed)
     }

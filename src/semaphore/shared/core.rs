@@ -64,6 +64,17 @@ pub(super) enum Found {
     Held(Value),
 }
 
+/// What a look at all cells found.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Survey {
+    /// How many are held.
+    pub(super) held: usize,
+    /// Whether one is held that is no permit any more: more may run than there are permits.
+    pub(super) is_cut: bool,
+    /// How often one was taken back.
+    pub(super) freed: u32,
+}
+
 #[derive(Debug)]
 pub(super) struct Counters {
     pub(super) waits: Recorder,
@@ -286,7 +297,8 @@ impl Core {
             self.counters.lost.add(1);
             return false;
         };
-        if vacated == Value::FREE {
+        // Also where it was a permit no more: after a cut, others wait for that.
+        if vacated == Value::FREE || !mutant::enabled("shared-retired-wakes-nobody") {
             self.announce(1);
         }
         true
@@ -484,18 +496,33 @@ impl Core {
         control.target.store(permits, Ordering::SeqCst);
         loop {
             let target = self.target();
-            for index in 0..self.area().cells.len() {
-                if !mutant::enabled("shared-cut-retires-nothing") {
-                    self.inspect(index, &[]);
-                }
-            }
+            let survey = match mutant::enabled("shared-cut-retires-nothing") {
+                true => Survey::default(),
+                false => self.survey(&[]),
+            };
             // Another one sets it at the same time: the later store is the one that stands.
             if self.target() == target {
+                if !survey.is_cut {
+                    self.open_gate(gated);
+                }
                 break;
             }
         }
-        self.open_gate(gated);
         self.call_all();
+    }
+
+    /// Puts all cells in order and counts.
+    pub(super) fn survey(&self, dead: &[Owner]) -> Survey {
+        let mut survey = Survey::default();
+        for index in 0..self.area().cells.len() {
+            let (found, freed) = self.inspect(index, dead);
+            survey.freed += freed;
+            if let Found::Held(_) = found {
+                survey.held += 1;
+                survey.is_cut |= index >= self.target();
+            }
+        }
+        survey
     }
 
     /// Sends newcomers the slow way, and moves the count by `wakes`. Says what `change` is now.
