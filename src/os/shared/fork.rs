@@ -79,6 +79,7 @@ fn prepare() -> io::Result<()> {
     if IS_DONE.get().is_some() {
         return Ok(());
     }
+    super::futex::is_there()?;
     let page = ptr::from_ref(&HOME).cast_mut().cast();
     // SAFETY: a whole page of this program's own memory, which is private and anonymous; the advice
     // changes nothing in this process.

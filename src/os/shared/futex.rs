@@ -79,6 +79,21 @@ pub(crate) fn wait_any(words: &[(&SharedFutex, u32)], deadline: Option<Instant>)
     }
 }
 
+/// Whether the kernel has the call that [`wait_any`] makes.
+///
+/// # Errors
+///
+/// If it has not: without it, waiting would be spinning.
+pub(super) fn is_there() -> std::io::Result<()> {
+    match waitv(&[], WaitvFlags::empty(), None, ClockId::Monotonic) {
+        Err(Errno::NOSYS) => Err(std::io::Error::new(
+            std::io::ErrorKind::Unsupported,
+            "the kernel has no futex_waitv: Linux 5.16 or newer is needed",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// The time that is `left` from now, as the kernel wants it; `None` beyond the end of its clock.
 fn absolute(left: std::time::Duration) -> Option<Timespec> {
     let now = rustix::time::clock_gettime(ClockId::Monotonic);
