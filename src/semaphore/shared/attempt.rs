@@ -16,6 +16,7 @@
 
 use std::time::Duration;
 
+use crate::holder::claim;
 use crate::os::shared::watcher::LONGEST_SLEEP;
 use crate::os::shared::word::Value;
 use crate::sync::atomic::{AtomicU64, Ordering, model_fence};
@@ -391,6 +392,8 @@ impl Core {
     /// Takes `wanted` permits if they are there, having looked closely.
     #[cold]
     pub(super) fn try_take_closely(&self, wanted: usize) -> Result<Vec<Claim>, Refusal> {
+        // It may panic, and a guard follows: before anything has been taken.
+        claim::register();
         let mut attempt = Attempt::new(wanted);
         match attempt.look(self, false) {
             Look::Done => Ok(attempt.into_claims()),
@@ -412,6 +415,7 @@ impl Core {
         wanted: usize,
         deadline: Option<Instant>,
     ) -> Result<Vec<Claim>, Refusal> {
+        claim::register();
         if wanted == 1 {
             for () in hint::spins(false) {
                 if let Some(claim) = self.try_take() {

@@ -228,23 +228,29 @@ impl Core {
         self.control().change.load() & CLOSED != 0
     }
 
-    /// A cell that is free for everybody to see, and not taken yet. `None`: look closer.
+    /// Whether newcomers may take what is free.
     #[inline(always)]
-    pub(super) fn find(&self) -> Option<(usize, &Cell)> {
-        let Area { control, cells, .. } = self.area();
-        if self.attached.is_inherited() || control.change.load() & (CLOSED | GATED) != 0 {
-            return None;
-        }
-        let hint = OWN.with(|own| own.hint.get()) as usize;
-        match cells.get(hint) {
-            Some(cell) if cell.word.looks_free() => Some((hint, cell)),
-            _ => Self::find_other(cells),
-        }
+    fn is_open(&self) -> bool {
+        let control = self.control();
+        !self.attached.is_inherited() && control.change.load() & (CLOSED | GATED) == 0
     }
 
-    #[inline(never)]
-    fn find_other(cells: &[Cell]) -> Option<(usize, &Cell)> {
-        let mut cells = cells.iter().enumerate();
+    /// The cell that this thread had last, if newcomers may take it; it is not looked at, since taking
+    /// it is one. `None`: [`find`](Self::find) another.
+    #[inline(always)]
+    pub(super) fn last(&self) -> Option<(usize, &Cell)> {
+        let cells = self.area().cells;
+        let hint = OWN.with(|own| own.hint.get()) as usize;
+        let cell = cells.get(hint)?;
+        self.is_open().then_some((hint, cell))
+    }
+
+    /// A cell that is free for everybody to see, and not taken yet. `None`: look closer.
+    pub(super) fn find(&self) -> Option<(usize, &Cell)> {
+        if !self.is_open() {
+            return None;
+        }
+        let mut cells = self.area().cells.iter().enumerate();
         let (index, cell) = cells.find(|(_, cell)| cell.word.looks_free())?;
         OWN.with(|own| own.hint.set(index as u32));
         Some((index, cell))

@@ -56,8 +56,7 @@ impl<'a> SharedPermit<'a> {
         core: &'a Anchor<Core>,
         acquired_at: &'static Location<'static>,
     ) -> Option<Self> {
-        loop {
-            let (index, cell) = core.find()?;
+        if let Some((index, cell)) = core.last() {
             let held = Held {
                 first: index as u64,
                 second: 0,
@@ -70,6 +69,16 @@ impl<'a> SharedPermit<'a> {
                 });
             }
         }
+        Self::take_another(core, acquired_at)
+    }
+
+    #[inline(never)]
+    fn take_another(
+        core: &'a Anchor<Core>,
+        acquired_at: &'static Location<'static>,
+    ) -> Option<Self> {
+        let claim = core.try_take()?;
+        Some(Self::taken(core.borrow(), claim, acquired_at))
     }
 
     pub(super) fn taken(
