@@ -11,6 +11,8 @@
 //! runs over both sides, see `crowd`. For the tail each wait lies between two clock reads,
 //! the same two on both sides, and the percentile is taken over a round's waits of a side. Two
 //! unjudged lines show the same loops with half a microsecond of arithmetic inside the permit.
+//!
+//! *Across processes*: see `shared`.
 
 use std::error::Error;
 use std::hint::black_box;
@@ -26,6 +28,7 @@ use crate::harness::{Ratio, Round, interleave, mean, per_op, percentile};
 use crate::peers::condvar;
 use crate::peers::sem_t::SemT;
 use crate::rows;
+use crate::shared;
 use crate::table::Shown;
 use crate::work::Work;
 
@@ -50,7 +53,8 @@ pub(crate) fn run(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
     tokio(bench)?;
     contended(bench)?;
     tail(bench)?;
-    fairness(bench)
+    fairness(bench)?;
+    shared::run(bench)
 }
 
 /// Acquires and releases, `ops` times. The semaphore is opaque to the compiler each time.
