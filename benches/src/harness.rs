@@ -157,37 +157,11 @@ pub(crate) fn per_op(
     Ratio::of(&rounds, mean)
 }
 
-/// Runs both sides `count` times, in pairs, each in an order that a coin decides. For what takes
-/// long and drifts little from one run to the next.
-///
-/// # Errors
-///
-/// The first error of a side; nothing runs after it.
-pub(crate) fn pairs<E>(
-    effort: &mut Effort,
-    count: usize,
-    mut ours: impl FnMut() -> Result<f64, E>,
-    mut peer: impl FnMut() -> Result<f64, E>,
-) -> Result<Ratio, E> {
-    let pairs: Result<Vec<(f64, f64)>, E> = (0..count)
-        .map(|_| {
-            Ok(if effort.coin() {
-                let ours = ours()?;
-                (ours, peer()?)
-            } else {
-                let peer = peer()?;
-                (ours()?, peer)
-            })
-        })
-        .collect();
-    Ok(Ratio::of_pairs(&pairs?))
-}
-
-/// Nanoseconds an operation of one loop on the calling thread: the median of some runs.
-pub(crate) fn cost(effort: &Effort, mut side: impl FnMut(u64)) -> f64 {
+/// Nanoseconds an operation of one loop on the calling thread: the median of `runs` runs.
+pub(crate) fn cost(effort: &Effort, runs: usize, mut side: impl FnMut(u64)) -> f64 {
     let run = effort.pick(Duration::from_millis(4), Duration::from_millis(10));
     let ops = calibrate(run, &mut side);
-    let runs: Vec<f64> = (0..effort.pick(15, 31))
+    let runs: Vec<f64> = (0..runs)
         .map(|_| nanos(time(&mut side, ops)) / ops as f64)
         .collect();
     median(&runs)
@@ -299,23 +273,6 @@ mod tests {
             rounds.contains(&"oppo") && rounds.contains(&"poop"),
             "{rounds:?}"
         );
-    }
-
-    #[test]
-    fn pairs_keep_their_sides_whatever_the_order() {
-        let (mut ours, mut peer) = (0.0, 0.0);
-        let count = |side: &mut f64, step| {
-            *side += step;
-            Ok::<f64, Infallible>(*side)
-        };
-        let Ok(ratio) = pairs(
-            &mut Effort::new(true, 1),
-            21,
-            || count(&mut ours, 1.0),
-            || count(&mut peer, 2.0),
-        );
-        assert_eq!((ratio.ours, ratio.peer), (11.0, 22.0));
-        assert_eq!(ratio.ratio, Spread::of(&[0.5]));
     }
 
     #[test]

@@ -6,8 +6,10 @@
 //!
 //! *Recovery*: a process holds the only permit, with so much memory resident; another one sleeps
 //! waiting for it, for a while drawn at random; the first is killed. The figure is the time from just
-//! before `kill` until the waiter's first look at the clock with the permit. Kills of the two sides
-//! come in pairs.
+//! before `kill` until the waiter's first look at the clock with the permit. Small holders are killed
+//! in pairs, one of each side, in an order that a coin decides, and the end of the one is awaited
+//! before the other is started. To make a large one takes a second, so it holds a permit of each
+//! kind, and its death serves all of them: its waiters are called far apart.
 //!
 //! *After a kill*: the uncontended cost on a file before a hundred processes slept waiting on it and
 //! were killed all at once, and after.
@@ -15,11 +17,12 @@
 //! *Side by side*: one table, which is not judged, with more peers. The processes of its contended
 //! column take a permit, do half a microsecond of arithmetic, give it back, and at once ask again;
 //! the figure is the time that passes an operation, whoever does it. A recovery is the median of some
-//! kills; that there is none is checked by one kill, for a second.
+//! kills; that there is none is checked by the kill of a holder of 1 MB.
 
 mod child;
 mod janitor;
 mod limit;
+mod resident;
 
 use std::error::Error;
 use std::path::Path;
@@ -33,7 +36,7 @@ use self::child::{Child, clock};
 use self::janitor::Janitor;
 use self::limit::{Address, Kind, Loops, Site};
 use crate::Bench;
-use crate::harness::{Effort, Nanos, Ratio, cost, pairs, per_op};
+use crate::harness::{Nanos, Ratio, cost, per_op};
 use crate::rows;
 use crate::stats::median;
 use crate::work::Work;
@@ -43,6 +46,9 @@ const SMALL: usize = MB;
 const MEDIUM: usize = 256 * MB;
 const LARGE: usize = 2048 * MB;
 
+/// How often the cost on a file is measured, before a kill and after.
+const RUNS: usize = 15;
+
 /// How many are killed while they wait.
 const KILLED: usize = 100;
 
@@ -50,9 +56,6 @@ const KILLED: usize = 100;
 const PROCESSES: usize = 8;
 const PERMITS: u32 = 2;
 const WORK: Duration = Duration::from_nanos(500);
-
-/// How long a permit must not come back for "never".
-const NEVER: Duration = Duration::from_secs(1);
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -105,18 +108,18 @@ fn uncontended(bench: &mut Bench, janitor: &mut Janitor) -> Outcome {
 /// Each round has a file of its own, so that none begins with what the one before has left.
 fn after_kill(bench: &mut Bench, janitor: &mut Janitor) -> Outcome {
     let mut rounds = Vec::new();
-    for _ in 0..bench.effort.pick(5, 21) {
+    for _ in 0..bench.effort.pick(3, 21) {
         let address = Address {
             kind: Kind::Shared,
             permits: 1,
             place: janitor.new_path().display().to_string(),
         };
         let semaphore = SharedSemaphore::open(&address.place, 1)?;
-        let before = cost(&bench.effort, |ops| semaphore.cycle(ops));
+        let before = cost(&bench.effort, RUNS, |ops| semaphore.cycle(ops));
         let permit = semaphore.acquire()?;
         kill_waiters(&semaphore, &address)?;
         drop(permit);
-        let after = cost(&bench.effort, |ops| semaphore.cycle(ops));
+        let after = cost(&bench.effort, RUNS, |ops| semaphore.cycle(ops));
         rounds.push((after, before));
         SharedSemaphore::remove(&address.place)?;
     }
@@ -128,7 +131,7 @@ fn after_kill(bench: &mut Bench, janitor: &mut Janitor) -> Outcome {
 fn kill_waiters(semaphore: &SharedSemaphore, address: &Address) -> Outcome {
     let mut children = Vec::with_capacity(KILLED);
     for _ in 0..KILLED {
-        children.push(Child::start(address)?);
+        children.push(Child::start(&[address])?);
     }
     for child in &mut children {
         child.expect("ready")?;
@@ -159,160 +162,176 @@ impl Scene {
         Ok(Scene { site, waiter })
     }
 
-    /// Kills a holder with `bytes` resident after the waiter has slept for `slept`, and says when.
-    /// The holder is returned so that the caller decides when to wait for its end.
-    fn kill(&mut self, bytes: usize, slept: Duration) -> Outcome<(Child, u64)> {
-        let mut holder = Child::spawn(&self.site.address)?;
-        holder.tell(format_args!("touch {bytes}"))?;
-        holder.expect("touched")?;
-        holder.ask()?;
-        holder.expect("held")?;
-        self.waiter.ask()?;
-        thread::sleep(slept);
-        self.waiter.wait_until_asleep()?;
-        let at = clock();
-        holder.kill();
-        Ok((holder, at))
-    }
-
-    /// Nanoseconds from the kill until the waiter has the permit.
-    fn recover(&mut self, bytes: usize, slept: Duration) -> Outcome<f64> {
-        let (holder, killed) = self.kill(bytes, slept)?;
-        let held = match self.waiter.expect("held")?[..] {
-            [held] => held,
-            _ => return Err("a waiter does not say since when it has its permit".into()),
+    /// Nanoseconds from the kill until the waiter has the permit. `None`: not within `time`.
+    fn recovery(&mut self, killed: u64, time: Duration) -> Outcome<Option<f64>> {
+        let Some(held) = self.waiter.expect_within("held", time)? else {
+            return Ok(None);
         };
+        let took = held.first().and_then(|held| held.checked_sub(killed));
         self.waiter.tell("release")?;
         self.waiter.expect("released")?;
-        drop(holder);
-        let took = held.checked_sub(killed);
-        Ok(took.ok_or("the waiter had the permit before its holder was killed")? as f64)
-    }
-
-    /// Whether the permit stays lost.
-    fn is_lost_for_good(mut self) -> Outcome<bool> {
-        let (_holder, _) = self.kill(SMALL, Duration::from_millis(10))?;
-        Ok(self.waiter.expect_within("held", NEVER)?.is_none())
+        let took = took.ok_or("a waiter had the permit before its holder was killed")?;
+        Ok(Some(took as f64))
     }
 }
 
-/// Over all of a waiter's habits: it looks around every 50 ms.
-fn nap(effort: &mut Effort) -> Duration {
-    effort.between(Duration::from_millis(5), Duration::from_millis(55))
+/// Has a process hold the permits of all `scenes` with `bytes` resident, kills it after the waiters
+/// have slept for `slept`, and waits up to `time` for each of them to recover.
+fn kill(
+    scenes: &mut [&mut Scene],
+    bytes: usize,
+    slept: Duration,
+    time: Duration,
+) -> Outcome<Vec<Option<f64>>> {
+    let addresses: Vec<&Address> = scenes.iter().map(|scene| &scene.site.address).collect();
+    let mut holder = Child::start(&addresses)?;
+    holder.expect("ready")?;
+    holder.tell(format_args!("grow {bytes}"))?;
+    holder.expect("grown")?;
+    holder.ask()?;
+    holder.expect("held")?;
+    for scene in scenes.iter_mut() {
+        scene.waiter.ask()?;
+    }
+    thread::sleep(slept);
+    for scene in scenes.iter() {
+        scene.waiter.wait_until_asleep()?;
+    }
+    let killed = clock();
+    holder.kill();
+    let recoveries = scenes.iter_mut().map(|scene| scene.recovery(killed, time));
+    let recoveries = recoveries.collect();
+    // Waits for its end, so that the next one is not disturbed by that.
+    drop(holder);
+    recoveries
 }
 
-/// What the judged rows found, for the table.
-struct Recovered {
-    small: Ratio,
-    large: Ratio,
+/// As `kill`, where everybody must recover.
+fn recover(bench: &mut Bench, scenes: &mut [&mut Scene], bytes: usize) -> Outcome<Vec<f64>> {
+    // Over all of a waiter's habits: ours looks around every 50 ms.
+    let slept = bench
+        .effort
+        .between(Duration::from_millis(5), Duration::from_millis(55));
+    let recoveries = kill(scenes, bytes, slept, child::PATIENCE)?;
+    let all: Option<Vec<f64>> = recoveries.into_iter().collect();
+    all.ok_or_else(|| "a killed process's permit has not come back".into())
 }
 
-fn recovery(bench: &mut Bench, janitor: &mut Janitor) -> Outcome<Recovered> {
+/// Median recoveries, of small, medium and large holders.
+type Recoveries = [f64; 3];
+
+/// The judged rows; and what is known of the kinds that recover.
+fn recovery(bench: &mut Bench, janitor: &mut Janitor) -> Outcome<Vec<(Kind, Recoveries)>> {
     let mut ours = Scene::new(Kind::Shared, janitor)?;
     let mut peer = Scene::new(Kind::SemUndo, janitor)?;
-    let kills = bench.effort.pick(41, 201);
-    let small = kill_pairs(bench, kills, SMALL, &mut ours, &mut peer)?;
+    let mut other = Scene::new(Kind::Ofd, janitor)?;
+
+    let mut pairs = Vec::new();
+    for _ in 0..bench.effort.pick(31, 201) {
+        let one = |bench: &mut Bench, scene: &mut Scene| -> Outcome<f64> {
+            Ok(recover(bench, &mut [scene], SMALL)?.iter().sum())
+        };
+        pairs.push(if bench.effort.coin() {
+            let took = one(bench, &mut ours)?;
+            (took, one(bench, &mut peer)?)
+        } else {
+            let took = one(bench, &mut peer)?;
+            (one(bench, &mut ours)?, took)
+        });
+    }
+    let small = Ratio::of_pairs(&pairs);
     bench.report.row(rows::SHM_RECOVERY_SMALL, &small.into())?;
+    let mut others = Vec::new();
+    for _ in 0..bench.effort.pick(9, 201) {
+        others.extend(recover(bench, &mut [&mut other], SMALL)?);
+    }
+
+    let mut all = [&mut ours, &mut peer, &mut other];
+    let mut common = |bench: &mut Bench, bytes, kills| -> Outcome<[Vec<f64>; 3]> {
+        let mut samples = [const { Vec::new() }; 3];
+        for _ in 0..kills {
+            let recoveries = recover(bench, &mut all, bytes)?;
+            for (samples, took) in samples.iter_mut().zip(recoveries) {
+                samples.push(took);
+            }
+        }
+        Ok(samples)
+    };
+    let kills = bench.effort.pick(5, 51);
+    let medium = common(bench, MEDIUM, kills)?;
     let kills = bench.effort.pick(7, 200);
-    let large = kill_pairs(bench, kills, LARGE, &mut ours, &mut peer)?;
-    bench.report.row(rows::SHM_RECOVERY_LARGE, &large.into())?;
-    Ok(Recovered { small, large })
+    let large = common(bench, LARGE, kills)?;
+    let pairs: Vec<(f64, f64)> = large[0]
+        .iter()
+        .copied()
+        .zip(large[1].iter().copied())
+        .collect();
+    let ratio = Ratio::of_pairs(&pairs);
+    bench.report.row(rows::SHM_RECOVERY_LARGE, &ratio.into())?;
+
+    let small = [small.ours, small.peer, median(&others)];
+    let kinds = [Kind::Shared, Kind::SemUndo, Kind::Ofd];
+    Ok((0..kinds.len())
+        .map(|i| (kinds[i], [small[i], median(&medium[i]), median(&large[i])]))
+        .collect())
 }
 
-fn kill_pairs(
-    bench: &mut Bench,
-    kills: usize,
-    bytes: usize,
-    ours: &mut Scene,
-    peer: &mut Scene,
-) -> Outcome<Ratio> {
-    let naps: Vec<Duration> = (0..kills).map(|_| nap(&mut bench.effort)).collect();
-    let (mut our_naps, mut peer_naps) = (naps.iter(), naps.iter());
-    pairs(
-        &mut bench.effort,
-        kills,
-        || ours.recover(bytes, *our_naps.next().ok_or("no nap is left")?),
-        || peer.recover(bytes, *peer_naps.next().ok_or("no nap is left")?),
-    )
-}
-
-/// What is known of one kind.
+/// Costs of one kind.
 #[derive(Clone, Debug, Default)]
-struct Figures {
+struct Costs {
     uncontended: Vec<f64>,
     contended: Vec<f64>,
-    /// Small, medium, large. Empty: it never recovers.
-    recoveries: [Vec<f64>; 3],
 }
 
-fn side_by_side(bench: &mut Bench, janitor: &mut Janitor, recovered: &Recovered) -> Outcome {
-    let mut figures = vec![Figures::default(); Kind::ALL.len()];
-    contend(bench, janitor, &mut figures)?;
-    for (kind, figures) in Kind::ALL.into_iter().zip(&mut figures) {
-        if !kind.recovers() {
-            if !Scene::new(kind, janitor)?.is_lost_for_good()? {
-                return Err(format!("{} gives back a killed process's permit", kind.name()).into());
-            }
-            continue;
-        }
-        let mut scene = Scene::new(kind, janitor)?;
-        let known = |ratio: &Ratio| match kind {
-            Kind::Shared => Some(ratio.ours),
-            Kind::SemUndo => Some(ratio.peer),
-            _ => None,
-        };
-        for (column, bytes, kills, known) in [
-            (
-                0,
-                SMALL,
-                bench.effort.pick(21, 201),
-                known(&recovered.small),
-            ),
-            (1, MEDIUM, bench.effort.pick(5, 21), None),
-            (2, LARGE, bench.effort.pick(3, 21), known(&recovered.large)),
-        ] {
-            let samples = &mut figures.recoveries[column];
-            match known {
-                Some(known) => samples.push(known),
-                None => {
-                    for _ in 0..kills {
-                        samples.push(scene.recover(bytes, nap(&mut bench.effort))?);
-                    }
-                }
-            }
-        }
-    }
-    let mut lines = vec![
-        [
-            "side by side",
-            "uncontended",
-            "8 processes",
-            "killed, 1 MB",
-            "256 MB",
-            "2 GB",
-        ]
-        .map(String::from)
-        .to_vec(),
+fn side_by_side(
+    bench: &mut Bench,
+    janitor: &mut Janitor,
+    recovered: &[(Kind, Recoveries)],
+) -> Outcome {
+    let head = [
+        "side by side",
+        "uncontended",
+        "8 processes",
+        "killed, 1 MB",
+        "256 MB",
+        "2 GB",
     ];
-    for (kind, figures) in Kind::ALL.into_iter().zip(&figures) {
-        let time = |samples: &Vec<f64>| match samples.is_empty() {
-            true => String::from("never"),
-            false => Nanos(median(samples)).to_string(),
+    let mut lines = vec![head.map(String::from).to_vec()];
+    for (kind, costs) in Kind::ALL.into_iter().zip(contend(bench, janitor)?) {
+        let time = |nanos: f64| Nanos(nanos).to_string();
+        let recoveries = match recovered.iter().find(|(known, _)| *known == kind) {
+            Some((_, recoveries)) => recoveries.map(time),
+            None => {
+                check_never(bench, kind, janitor)?;
+                ["never"; 3].map(String::from)
+            }
         };
         let mut line = vec![
             kind.name().to_owned(),
-            time(&figures.uncontended),
-            time(&figures.contended),
+            time(median(&costs.uncontended)),
+            time(median(&costs.contended)),
         ];
-        line.extend(figures.recoveries.iter().map(time));
+        line.extend(recoveries);
         lines.push(line);
     }
     bench.report.table(&lines)?;
     Ok(())
 }
 
+/// For much longer than the recoveries that there are.
+fn check_never(bench: &mut Bench, kind: Kind, janitor: &mut Janitor) -> Outcome {
+    let time = bench
+        .effort
+        .pick(Duration::from_millis(300), Duration::from_secs(2));
+    let slept = Duration::from_millis(10);
+    match kill(&mut [&mut Scene::new(kind, janitor)?], SMALL, slept, time)?[..] {
+        [None] => Ok(()),
+        _ => Err(format!("{} gives back a killed process's permit", kind.name()).into()),
+    }
+}
+
 /// The two columns of costs. The kinds take turns, so that the machine's drift meets all alike.
-fn contend(bench: &mut Bench, janitor: &mut Janitor, figures: &mut [Figures]) -> Outcome {
+fn contend(bench: &mut Bench, janitor: &mut Janitor) -> Outcome<Vec<Costs>> {
     let mut sides = Vec::new();
     for kind in Kind::ALL {
         let alone = Site::create(kind, 1, janitor)?;
@@ -327,15 +346,16 @@ fn contend(bench: &mut Bench, janitor: &mut Janitor, figures: &mut [Figures]) ->
     let time = bench
         .effort
         .pick(Duration::from_millis(100), Duration::from_millis(500));
-    for _ in 0..bench.effort.pick(7, 21) {
-        for ((alone, _, children), figures) in sides.iter_mut().zip(figures.iter_mut()) {
-            figures
+    let mut costs = vec![Costs::default(); sides.len()];
+    for _ in 0..bench.effort.pick(5, 21) {
+        for ((alone, _, children), costs) in sides.iter_mut().zip(&mut costs) {
+            costs
                 .uncontended
-                .push(cost(&bench.effort, |ops| alone.own.cycle(ops)));
-            figures.contended.push(crowd(children, time, work)?);
+                .push(cost(&bench.effort, 5, |ops| alone.own.cycle(ops)));
+            costs.contended.push(crowd(children, time, work)?);
         }
     }
-    Ok(())
+    Ok(costs)
 }
 
 /// Nanoseconds that pass an operation.

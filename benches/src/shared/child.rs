@@ -1,21 +1,20 @@
-//! Processes that use a limit, and do what they are told.
+//! Processes that use limits, and do what they are told.
 //!
 //! A child is this program once more, with `ROLE` as its first argument. It reads commands from its
 //! standard input, a line each, and answers on its standard output:
 //!
 //! | command | what it does | answers |
 //! |---|---|---|
-//! | | starts, and opens the limit | `ready` |
-//! | `touch BYTES` | makes so much memory resident | `touched` |
-//! | `hold` | takes a permit, and keeps it until the next command | `asking`, `held AT`, `released` |
-//! | `contend START END STEPS` | works with a permit, again and again | `did COUNT START END` |
+//! | | starts, and opens its limits | `ready` |
+//! | `grow BYTES` | makes so much memory resident | `grown` |
+//! | `hold` | takes a permit of each of its limits, and keeps them until the next command | `asking`, `held AT`, `released` |
+//! | `contend START END STEPS` | works with a permit of its first limit, again and again | `did COUNT START END` |
 //!
 //! Times are nanoseconds of the monotonic clock, which is the same in all processes. A child ends
 //! with its input, and is killed when the bench ends.
 
 use std::error::Error;
 use std::fmt::Display;
-use std::hint::black_box;
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{self, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,16 +25,15 @@ use std::{env, fs, thread};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::limit::{Address, Kind};
+use super::limit::{Address, Loops};
+use super::resident;
 use crate::work::Work;
 
-/// Then come the number of the bench's process, and the address.
+/// Then come the number of the bench's process, and the addresses, three arguments each.
 pub(super) const ROLE: &str = "child-of-a-bench";
 
 /// What an answer may take: longer than the kernel needs for two gigabytes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-const PAGE: usize = 4096;
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -54,10 +52,10 @@ pub(super) struct Child {
 
 impl Child {
     /// Starts one, without waiting until it is ready.
-    pub(super) fn start(address: &Address) -> Outcome<Child> {
+    pub(super) fn start(addresses: &[&Address]) -> Outcome<Child> {
         let mut process = Command::new(env::current_exe()?)
-            .args([ROLE, &process::id().to_string(), address.kind.name()])
-            .args([&address.permits.to_string(), &address.place])
+            .args([ROLE, &process::id().to_string()])
+            .args(addresses.iter().flat_map(|address| address.arguments()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -81,7 +79,7 @@ impl Child {
 
     /// Starts one, and waits until it is ready.
     pub(super) fn spawn(address: &Address) -> Outcome<Child> {
-        let mut child = Child::start(address)?;
+        let mut child = Child::start(&[address])?;
         child.expect("ready")?;
         Ok(child)
     }
@@ -156,7 +154,7 @@ impl Drop for Child {
 
 /// The child's end, from the arguments that follow `ROLE`.
 pub(super) fn run(arguments: &[String]) -> Outcome {
-    let [parent, kind, permits, place] = arguments else {
+    let Some((parent, addresses)) = arguments.split_first() else {
         return Err("a child of a bench is started by that bench".into());
     };
     set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -164,26 +162,24 @@ pub(super) fn run(arguments: &[String]) -> Outcome {
     if getppid().map(Pid::as_raw_pid) != Some(parent.parse()?) {
         return Ok(());
     }
-    let address = Address {
-        kind: Kind::named(kind).ok_or("no limit has that name")?,
-        permits: permits.parse()?,
-        place: place.clone(),
-    };
-    let limit = address.open()?;
+    let limits: Outcome<Vec<Box<dyn Loops>>> = addresses
+        .chunks(3)
+        .map(|address| Address::from_arguments(address)?.open())
+        .collect();
+    let limits = limits?;
     answer("ready")?;
-    let mut memory = Vec::new();
     let mut lines = io::stdin().lock().lines();
     while let Some(line) = lines.next().transpose()? {
         let words: Vec<&str> = line.split(' ').collect();
         match words[..] {
-            ["touch", bytes] => {
-                memory.push(touched(bytes.parse()?));
-                answer("touched")?;
+            ["grow", bytes] => {
+                resident::grow(bytes.parse()?)?;
+                answer("grown")?;
             }
             ["hold"] => {
                 answer("asking")?;
                 let mut outcome = Ok(());
-                limit.hold_while(&mut || {
+                hold_all(&limits, &mut || {
                     let at = clock();
                     outcome = answer(format_args!("held {at}"));
                     // Whatever comes, or the end.
@@ -193,6 +189,7 @@ pub(super) fn run(arguments: &[String]) -> Outcome {
                 answer("released")?;
             }
             ["contend", start, end, steps] => {
+                let limit = limits.first().ok_or("there is no limit")?;
                 let running = AtomicBool::new(true);
                 let (start, end) = (start.parse()?, end.parse()?);
                 let work = Work::of_steps(steps.parse()?);
@@ -209,7 +206,6 @@ pub(super) fn run(arguments: &[String]) -> Outcome {
             _ => return Err(format!("there is no command {line:?}").into()),
         }
     }
-    drop(black_box(memory));
     Ok(())
 }
 
@@ -223,11 +219,9 @@ fn sleep_until(time: u64) {
     thread::sleep(Duration::from_nanos(time.saturating_sub(clock())));
 }
 
-/// Memory of which each page has been written to.
-fn touched(bytes: usize) -> Vec<u8> {
-    let mut memory = vec![0; bytes];
-    for byte in memory.iter_mut().step_by(PAGE) {
-        *byte = 1;
+fn hold_all(limits: &[Box<dyn Loops>], inside: &mut dyn FnMut()) {
+    match limits.split_first() {
+        Some((first, rest)) => first.hold_while(&mut || hold_all(rest, inside)),
+        None => inside(),
     }
-    black_box(memory)
 }

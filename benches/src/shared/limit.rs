@@ -129,13 +129,8 @@ impl Kind {
         }
     }
 
-    pub(super) fn named(name: &str) -> Option<Kind> {
+    fn named(name: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| kind.name() == name)
-    }
-
-    /// Whether the kernel, or who waits, gives back what a killed process held.
-    pub(super) fn recovers(self) -> bool {
-        !matches!(self, Kind::SemT | Kind::Jobserver)
     }
 }
 
@@ -149,6 +144,23 @@ pub(super) struct Address {
 }
 
 impl Address {
+    /// For the command line of a child.
+    pub(super) fn arguments(&self) -> [String; 3] {
+        let kind = self.kind.name().to_owned();
+        [kind, self.permits.to_string(), self.place.clone()]
+    }
+
+    pub(super) fn from_arguments(arguments: &[String]) -> Result<Address, Box<dyn Error>> {
+        let [kind, permits, place] = arguments else {
+            return Err("an address has three parts".into());
+        };
+        Ok(Address {
+            kind: Kind::named(kind).ok_or("no limit has that name")?,
+            permits: permits.parse()?,
+            place: place.clone(),
+        })
+    }
+
     pub(super) fn open(&self) -> Result<Box<dyn Loops>, Box<dyn Error>> {
         let path = Path::new(&self.place);
         Ok(match self.kind {
