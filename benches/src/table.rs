@@ -169,7 +169,6 @@ impl<W: Write> Report<W> {
             }
             writeln!(self.out)?;
         }
-        writeln!(self.out)?;
         self.out.flush()
     }
 
@@ -265,7 +264,7 @@ mod tests {
             .table(&[line(["", "µs"]), line(["ours", "11"])])
             .unwrap();
         let text = String::from_utf8(report.out).unwrap();
-        assert!(text.ends_with("\n\n        µs\n  ours  11\n\n"), "{text:?}");
+        assert!(text.ends_with("\n\n        µs\n  ours  11\n"), "{text:?}");
     }
 
     #[test]

@@ -40,3 +40,21 @@ impl Jobserver {
         (&self.0).write_all(b"+")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_are_taken_as_were_put() {
+        let path =
+            std::env::temp_dir().join(format!("latchwork-bench-jobs-{}", std::process::id()));
+        let server = Jobserver::create(&path, 2).unwrap();
+        let client = Jobserver::open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        server.take().unwrap();
+        client.take().unwrap();
+        client.put().unwrap();
+        server.take().unwrap();
+    }
+}

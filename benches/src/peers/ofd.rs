@@ -69,3 +69,20 @@ impl Ofd {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_owners_have_a_byte_each() {
+        let path = std::env::temp_dir().join(format!("latchwork-bench-ofd-{}", process::id()));
+        let owners = [Ofd::open(&path, 2).unwrap(), Ofd::open(&path, 2).unwrap()];
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(owners[0].lock().unwrap(), 0);
+        assert_eq!(owners[1].lock().unwrap(), 1);
+        owners[0].unlock(0).unwrap();
+        owners[1].unlock(1).unwrap();
+        assert_eq!(owners[1].lock().unwrap(), 0);
+    }
+}

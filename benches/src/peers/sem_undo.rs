@@ -70,3 +70,19 @@ impl SemUndo {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_take_what_posts_give_until_it_is_removed() {
+        let semaphore = SemUndo::create(1).unwrap();
+        for _ in 0..3 {
+            semaphore.wait().unwrap();
+            semaphore.post().unwrap();
+        }
+        semaphore.remove();
+        assert!(semaphore.wait().is_err());
+    }
+}

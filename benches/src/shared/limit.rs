@@ -135,7 +135,7 @@ impl Kind {
 }
 
 /// What a process must know of a limit to open it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Address {
     pub(super) kind: Kind,
     pub(super) permits: u32,
@@ -205,5 +205,25 @@ impl Site {
             place,
         };
         Ok(Site { address, own })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_comes_out_of_its_arguments() {
+        for kind in Kind::ALL {
+            let address = Address {
+                kind,
+                permits: 2,
+                place: "/a place".into(),
+            };
+            let again = Address::from_arguments(&address.arguments()).unwrap();
+            assert_eq!(again, address);
+        }
+        assert!(Address::from_arguments(&["flock".into(), "1".into(), "x".into()]).is_err());
+        assert!(Address::from_arguments(&[]).is_err());
     }
 }
