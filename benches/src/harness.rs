@@ -139,13 +139,19 @@ pub(crate) fn percentile(rounds: &[Round<Histogram<u64>>], percent: f64) -> Rati
 
 /// Nanoseconds an operation of two loops on the calling thread: each side is told how
 /// many operations to do, and does them.
-pub(crate) fn per_op(
+pub(crate) fn per_op(effort: &mut Effort, ours: impl FnMut(u64), peer: impl FnMut(u64)) -> Ratio {
+    let rounds = effort.pick(61, 201);
+    per_op_of(rounds, effort, ours, peer)
+}
+
+/// The same with a number of rounds of its own.
+pub(crate) fn per_op_of(
+    rounds: usize,
     effort: &mut Effort,
     mut ours: impl FnMut(u64),
     mut peer: impl FnMut(u64),
 ) -> Ratio {
     let run = effort.pick(Duration::from_millis(4), Duration::from_millis(10));
-    let rounds = effort.pick(61, 201);
     let ours_ops = calibrate(run, &mut ours);
     let peer_ops = calibrate(run, &mut peer);
     let Ok(rounds) = interleave::<_, Infallible>(

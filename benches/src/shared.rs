@@ -8,11 +8,12 @@
 //! waiting for it, for a while drawn at random; the first is killed. The figure is the time from just
 //! before `kill` until the waiter's first look at the clock with the permit. Small holders are killed
 //! in pairs, one of each side, in an order that a coin decides, and the end of the one is awaited
-//! before the other is started. To make a large one takes a second, so it holds a permit of each
-//! kind, and its death serves all of them: its waiters are called far apart.
+//! before the other's. To make a large one takes a second, so it holds a permit of each kind, and
+//! its death serves all of them: our waiter is called long before the others.
 //!
 //! *After a kill*: the uncontended cost on a file before a hundred processes slept waiting on it and
-//! were killed all at once, and after.
+//! were killed all at once, and after. Both times it is measured beside another file that nothing
+//! happens to, and what has become of the cost there is taken out.
 //!
 //! *Side by side*: one table, which is not judged, with more peers. The processes of its contended
 //! column take a permit, do half a microsecond of arithmetic, give it back, and at once ask again;
@@ -27,7 +28,7 @@ mod resident;
 use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use latchwork::SharedSemaphore;
@@ -36,7 +37,7 @@ use self::child::{Child, clock};
 use self::janitor::Janitor;
 use self::limit::{Address, Kind, Loops, Site};
 use crate::Bench;
-use crate::harness::{Nanos, Ratio, cost, per_op};
+use crate::harness::{Nanos, Ratio, cost, per_op, per_op_of};
 use crate::rows;
 use crate::stats::median;
 use crate::work::Work;
@@ -45,9 +46,6 @@ const MB: usize = 1 << 20;
 const SMALL: usize = MB;
 const MEDIUM: usize = 256 * MB;
 const LARGE: usize = 2048 * MB;
-
-/// How often the cost on a file is measured, before a kill and after.
-const RUNS: usize = 15;
 
 /// How many are killed while they wait.
 const KILLED: usize = 100;
@@ -107,20 +105,31 @@ fn uncontended(bench: &mut Bench, janitor: &mut Janitor) -> Outcome {
 
 /// Each round has a file of its own, so that none begins with what the one before has left.
 fn after_kill(bench: &mut Bench, janitor: &mut Janitor) -> Outcome {
+    let control = Site::create(Kind::Shared, 1, janitor)?.own;
     let mut rounds = Vec::new();
-    for _ in 0..bench.effort.pick(3, 21) {
+    for _ in 0..bench.effort.pick(5, 21) {
         let address = Address {
             kind: Kind::Shared,
             permits: 1,
             place: janitor.new_path().display().to_string(),
         };
         let semaphore = SharedSemaphore::open(&address.place, 1)?;
-        let before = cost(&bench.effort, RUNS, |ops| semaphore.cycle(ops));
+        let beside = |bench: &mut Bench| {
+            per_op_of(
+                15,
+                &mut bench.effort,
+                |ops| semaphore.cycle(ops),
+                |ops| control.cycle(ops),
+            )
+        };
+        let before = beside(bench);
         let permit = semaphore.acquire()?;
         kill_waiters(&semaphore, &address)?;
         drop(permit);
-        let after = cost(&bench.effort, RUNS, |ops| semaphore.cycle(ops));
-        rounds.push((after, before));
+        let after = beside(bench);
+        // What it would be, were the machine still as it was before.
+        let cost = before.ours * after.ratio.median / before.ratio.median;
+        rounds.push((cost, before.ours));
         SharedSemaphore::remove(&address.place)?;
     }
     let ratio = Ratio::of_pairs(&rounds);
@@ -137,7 +146,11 @@ fn kill_waiters(semaphore: &SharedSemaphore, address: &Address) -> Outcome {
         child.expect("ready")?;
         child.ask()?;
     }
+    let end = Instant::now() + child::PATIENCE;
     while semaphore.waiters() != KILLED as u32 {
+        if Instant::now() > end {
+            return Err("those who wait for a permit are not counted as such".into());
+        }
         thread::sleep(Duration::from_millis(1));
     }
     for child in &children {
