@@ -115,8 +115,9 @@ fn after_kill(bench: &mut Bench, janitor: &mut Janitor) -> Outcome {
         };
         let semaphore = SharedSemaphore::open(&address.place, 1)?;
         let beside = |bench: &mut Bench| {
+            let rounds = bench.effort.pick(7, 15);
             per_op_of(
-                15,
+                rounds,
                 &mut bench.effort,
                 |ops| semaphore.cycle(ops),
                 |ops| control.cycle(ops),
