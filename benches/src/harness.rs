@@ -35,6 +35,11 @@ impl Effort {
         if self.quick { quick } else { full }
     }
 
+    /// A time of the seeded sequence.
+    pub(crate) fn between(&mut self, least: Duration, most: Duration) -> Duration {
+        least + (most - least).mul_f64(self.rng.f64())
+    }
+
     /// A fair coin of the seeded sequence.
     pub(crate) fn coin(&mut self) -> bool {
         self.rng.bool()
@@ -134,13 +139,19 @@ pub(crate) fn percentile(rounds: &[Round<Histogram<u64>>], percent: f64) -> Rati
 
 /// Nanoseconds an operation of two loops on the calling thread: each side is told how
 /// many operations to do, and does them.
-pub(crate) fn per_op(
+pub(crate) fn per_op(effort: &mut Effort, ours: impl FnMut(u64), peer: impl FnMut(u64)) -> Ratio {
+    let rounds = effort.pick(61, 201);
+    per_op_of(rounds, effort, ours, peer)
+}
+
+/// The same with a number of rounds of its own.
+pub(crate) fn per_op_of(
+    rounds: usize,
     effort: &mut Effort,
     mut ours: impl FnMut(u64),
     mut peer: impl FnMut(u64),
 ) -> Ratio {
     let run = effort.pick(Duration::from_millis(4), Duration::from_millis(10));
-    let rounds = effort.pick(61, 201);
     let ours_ops = calibrate(run, &mut ours);
     let peer_ops = calibrate(run, &mut peer);
     let Ok(rounds) = interleave::<_, Infallible>(
@@ -150,6 +161,16 @@ pub(crate) fn per_op(
         || Ok(nanos(time(&mut peer, peer_ops)) / peer_ops as f64),
     );
     Ratio::of(&rounds, mean)
+}
+
+/// Nanoseconds an operation of one loop on the calling thread: the median of `runs` runs.
+pub(crate) fn cost(effort: &Effort, runs: usize, mut side: impl FnMut(u64)) -> f64 {
+    let run = effort.pick(Duration::from_millis(4), Duration::from_millis(10));
+    let ops = calibrate(run, &mut side);
+    let runs: Vec<f64> = (0..runs)
+        .map(|_| nanos(time(&mut side, ops)) / ops as f64)
+        .collect();
+    median(&runs)
 }
 
 /// How many operations take about `run`.

@@ -15,6 +15,7 @@ mod peers;
 mod rmw;
 mod rows;
 mod semaphore;
+mod shared;
 mod stats;
 mod table;
 mod work;
@@ -130,6 +131,9 @@ fn options() -> Result<Option<Options>, lexopt::Error> {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = shared::role() {
+        return code;
+    }
     let options = match options() {
         Ok(Some(options)) => options,
         Ok(None) => {

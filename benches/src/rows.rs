@@ -18,6 +18,17 @@ pub(crate) const SEM_TAIL: Row = Row::at_most("sem.contended.tail", 1.0);
 /// The least thread's count over the greatest's, five seconds, `Fairness::Eventual`.
 pub(crate) const SEM_FAIRNESS: Row = Row::at_least("sem.contended.fairness", 0.8);
 
+/// A shared semaphore's `acquire` + drop on one thread, over a process-shared `sem_t`.
+pub(crate) const SHM_SEM_T: Row = Row::at_most("shm.uncontended.sem_t", 1.3);
+/// The same over System V's `semop` with `SEM_UNDO`.
+pub(crate) const SHM_SEM_UNDO: Row = Row::at_most("shm.uncontended.sem_undo", 0.03);
+/// From the SIGKILL of a holder of 1 MB until the next waiter has its permit, over `SEM_UNDO`.
+pub(crate) const SHM_RECOVERY_SMALL: Row = Row::at_most("shm.recovery.small", 1.0);
+/// The same with 2 GB.
+pub(crate) const SHM_RECOVERY_LARGE: Row = Row::at_most("shm.recovery.large", 0.05);
+/// `acquire` + drop on one thread after a hundred sleeping waiters were killed, over before.
+pub(crate) const SHM_AFTER_KILL: Row = Row::at_most("shm.after_kill", 1.2);
+
 /// Latch + drop on one thread, over lockable's.
 pub(crate) const LATCH_FREE: Row = Row::at_most("latch.free.lockable", 0.3);
 /// Ten-microsecond sections of one key on four threads, without the sections, over lockable's.
@@ -59,6 +70,11 @@ pub(crate) const SEMAPHORE: &[Row] = &[
     SEM_CONDVAR,
     SEM_TAIL,
     SEM_FAIRNESS,
+    SHM_SEM_T,
+    SHM_SEM_UNDO,
+    SHM_AFTER_KILL,
+    SHM_RECOVERY_SMALL,
+    SHM_RECOVERY_LARGE,
 ];
 pub(crate) const LATCH: &[Row] = &[LATCH_FREE, LATCH_LONG];
 pub(crate) const RMW: &[Row] = &[

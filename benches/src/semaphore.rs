@@ -11,6 +11,8 @@
 //! runs over both sides, see `crowd`. For the tail each wait lies between two clock reads,
 //! the same two on both sides, and the percentile is taken over a round's waits of a side. Two
 //! unjudged lines show the same loops with half a microsecond of arithmetic inside the permit.
+//!
+//! *Across processes*: see `shared`.
 
 use std::error::Error;
 use std::hint::black_box;
@@ -26,6 +28,7 @@ use crate::harness::{Ratio, Round, interleave, mean, per_op, percentile};
 use crate::peers::condvar;
 use crate::peers::sem_t::SemT;
 use crate::rows;
+use crate::shared;
 use crate::table::Shown;
 use crate::work::Work;
 
@@ -50,7 +53,8 @@ pub(crate) fn run(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
     tokio(bench)?;
     contended(bench)?;
     tail(bench)?;
-    fairness(bench)
+    fairness(bench)?;
+    shared::run(bench)
 }
 
 /// Acquires and releases, `ops` times. The semaphore is opaque to the compiler each time.
@@ -119,7 +123,8 @@ fn contended(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
     let ratio = cost(bench, time, rounds, || ())?;
     bench.report.row(rows::SEM_CONDVAR, &ratio.into())?;
     let work = Work::of(WORK);
-    let ratio = cost(bench, time, rounds / 3, || work.run())?;
+    let rounds = bench.effort.pick(5, 33);
+    let ratio = cost(bench, time, rounds, || work.run())?;
     bench.report.detail(WITH_WORK, &ratio.into())?;
     Ok(())
 }
@@ -157,7 +162,8 @@ fn tail(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
             .detail(&format!("p{percent} of the wait"), &ratio.into())?;
     }
     let work = Work::of(WORK);
-    let waits = contested_waits(bench, time, rounds / 4, || work.run())?;
+    let rounds = bench.effort.pick(5, 25);
+    let waits = contested_waits(bench, time, rounds, || work.run())?;
     bench
         .report
         .detail(WITH_WORK, &percentile(&waits, 99.9).into())?;
@@ -180,7 +186,8 @@ fn contested_waits(
     )?)
 }
 
-/// Five seconds a run; the full effort takes five runs, each with the peer's beside it.
+/// Five seconds a run; the full effort takes five runs, each with the peer's beside it. The peer is
+/// not judged, and its quick run is of one second.
 fn fairness(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
     let ours = Semaphore::builder("fair")
         .permits(1)
@@ -188,11 +195,12 @@ fn fairness(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
         .build()?;
     let peer = condvar::Semaphore::new(1);
     let time = Duration::from_secs(5);
+    let peer_time = bench.effort.pick(Duration::from_secs(1), time);
     let runs = bench.effort.pick(1, 5);
     let (mut ours_runs, mut peer_runs) = (Vec::new(), Vec::new());
     for _ in 0..runs {
         ours_runs.push(contest(THREADS, time, &ours, || ())?.evenness());
-        peer_runs.push(contest(THREADS, time, &peer, || ())?.evenness());
+        peer_runs.push(contest(THREADS, peer_time, &peer, || ())?.evenness());
     }
     let shown = Shown::evenness(&ours_runs, &peer_runs);
     bench.report.row(rows::SEM_FAIRNESS, &shown)?;

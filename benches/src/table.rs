@@ -151,6 +151,27 @@ impl<W: Write> Report<W> {
         self.show(&format!("  {name}"), shown, "")
     }
 
+    /// A table that informs and is not judged; its first line is its head. Columns are as wide as
+    /// they need be, the first one flush left.
+    pub(crate) fn table(&mut self, lines: &[Vec<String>]) -> io::Result<()> {
+        let width = |column: usize| {
+            let cells = lines.iter().filter_map(|line| line.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        writeln!(self.out)?;
+        for line in lines {
+            for (column, cell) in line.iter().enumerate() {
+                let width = width(column);
+                match column {
+                    0 => write!(self.out, "  {cell:<width$}")?,
+                    _ => write!(self.out, "  {cell:>width$}")?,
+                }
+            }
+            writeln!(self.out)?;
+        }
+        self.out.flush()
+    }
+
     /// A row that cannot be measured here; `why` says how to enable it.
     pub(crate) fn skip(&mut self, row: Row, why: impl fmt::Display) -> io::Result<()> {
         writeln!(self.out, "{:<32} SKIP: {why}", row.id)?;
@@ -233,6 +254,17 @@ mod tests {
         assert!(line(LEAST, Outcome::Value(0.95)).ends_with(" ok"));
         assert!(line(MOST, Outcome::Value(f64::NAN)).ends_with(" MISS"));
         assert!(line(LEAST, Outcome::Value(f64::NAN)).ends_with(" MISS"));
+    }
+
+    #[test]
+    fn a_table_is_as_wide_as_its_cells() {
+        let mut report = Report::new(Vec::new()).unwrap();
+        let line = |cells: [&str; 2]| cells.map(String::from).to_vec();
+        report
+            .table(&[line(["", "µs"]), line(["ours", "11"])])
+            .unwrap();
+        let text = String::from_utf8(report.out).unwrap();
+        assert!(text.ends_with("\n\n        µs\n  ours  11\n"), "{text:?}");
     }
 
     #[test]

@@ -24,6 +24,15 @@ impl Work {
         }
     }
 
+    /// Work that was calibrated in another process.
+    pub(crate) fn of_steps(steps: u64) -> Work {
+        Work { steps }
+    }
+
+    pub(crate) fn steps(self) -> u64 {
+        self.steps
+    }
+
     #[inline(never)]
     pub(crate) fn run(self) {
         steps(self.steps);
