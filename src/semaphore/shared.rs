@@ -151,7 +151,7 @@ impl SharedSemaphore {
     /// # Blocking
     ///
     /// For as long as it takes.
-    #[inline]
+    #[inline(always)]
     #[track_caller]
     pub fn acquire(&self) -> Result<SharedPermit<'_>, AcquireError> {
         match self.try_now() {

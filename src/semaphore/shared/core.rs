@@ -279,14 +279,16 @@ impl Core {
 
     /// Gives a permit back, and calls a waiter if there are any. `false`: it was not this claim's
     /// any more, or this is a fork's child, whose claims are its parent's.
-    #[inline]
+    #[inline(always)]
     pub(super) fn give_back(&self, claim: Claim) -> bool {
+        // Both found before the step: what comes after waits for it.
+        let Area { control, cells, .. } = self.area();
+        let Some(cell) = cells.get(claim.cell) else {
+            return false;
+        };
         if self.attached.is_inherited() {
             return false;
         }
-        // Both found before the step: what comes after waits for it.
-        let Area { control, cells, .. } = self.area();
-        let cell = &cells[claim.cell];
         if !cell.word.change(claim.value, Value::FREE) {
             return self.retire(cell, claim);
         }

@@ -9,7 +9,7 @@ use crate::holder::claim::Held;
 
 use super::core::{Claim, Core};
 
-#[inline]
+#[inline(always)]
 fn give_back(bound: &Bound<'_, Core>) {
     if let Some((core, held)) = bound.release() {
         core.give_back(core.claim_of(held, bound.tag()));
@@ -116,7 +116,7 @@ impl<'a> SharedPermit<'a> {
 }
 
 impl Drop for SharedPermit<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         give_back(&self.bound);
     }
