@@ -95,7 +95,11 @@ fn run(job: &Job) -> Result<End, Failure> {
         None => slots.acquire().map_err(Into::into),
     };
     let permit = permit.map_err(|error| refused(job, &slots, error))?;
-    let end = Spawned::start(&job.command, slots.lifeline_fd())?.wait()?;
+    let end = Spawned::start(
+        &job.command,
+        slots.lifeline_fd().expect("this is no fork's child"),
+    )?
+    .wait()?;
     // Before it ends by a signal itself, perhaps.
     drop(permit);
     Ok(end)

@@ -229,6 +229,24 @@ fn after_a_cut_nobody_takes_until_enough_have_come_back() {
     });
 }
 
+/// Catches one who had found the gate open and takes a permit after it was shut and all were counted.
+#[test]
+fn who_takes_beside_a_cut_is_counted_or_gives_back() {
+    model(|| {
+        let memory = SharedMemory::new(2, 2, false);
+        let (holder, taker) = (memory.attach(), memory.attach());
+        let (low, high) = (holder.acquire().unwrap(), holder.acquire().unwrap());
+        drop(low);
+        let other = thread::spawn(move || taker.try_acquire().map(SharedPermit::detach).ok());
+        holder.set_max(1).unwrap();
+        let running = holder.current();
+        let taken = other.join().unwrap();
+        assert!(running == 2 || taken.is_none(), "it came after the cut");
+        drop((high, taken));
+        assert_eq!(holder.available(), 1);
+    });
+}
+
 /// Catches the end of a permit that was one too many and tells nobody.
 #[test]
 fn after_a_cut_who_waits_is_called_by_the_last_that_was_too_many() {

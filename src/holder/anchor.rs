@@ -47,8 +47,13 @@ struct Inner<C> {
 }
 
 impl<C: Core> Inner<C> {
+    /// Whether no claim stands on the core. Lists first: a claim that was seen to be off its list has
+    /// been counted before.
     fn is_idle(&self) -> bool {
-        self.returning.load(Ordering::Relaxed) == 0 && self.core.is_idle(NonNull::from(self).cast())
+        let is_idle = self.core.is_idle(NonNull::from(self).cast());
+        // Acquire, pairs with the fence in `announce_reclaim`.
+        unmodelled::fence(Ordering::Acquire);
+        is_idle && self.returning.load(Ordering::Relaxed) == 0
     }
 }
 
@@ -200,8 +205,9 @@ impl<C: Core> Drop for Anchor<C> {
 pub(crate) unsafe fn announce_reclaim<C: Core>(core: NonNull<()>) {
     // SAFETY: the claim keeps the core.
     let inner = unsafe { core.cast::<Inner<C>>().as_ref() };
-    // Relaxed: it is read under `LIFETIME` by who can free, and the claim stands until this is done.
     inner.returning.fetch_add(1, Ordering::Relaxed);
+    // Release: who sees the claim off its list sees it counted.
+    unmodelled::fence(Ordering::Release);
 }
 
 /// Lets `give_back` return a leaked claim, and frees the core if it was the last thing that kept

@@ -289,7 +289,8 @@ impl SharedSemaphore {
     }
 
     /// Asks for a permit without waiting for it: `f` is called with it once it is there, on a thread
-    /// of the library's. Dropping the [`Pending`] cancels.
+    /// of the library's; or at once, on this one, if it is there or refused. Dropping the [`Pending`]
+    /// cancels.
     ///
     /// ```
     /// # let path = std::env::temp_dir().join(format!("latchwork-with-{}", std::process::id()));
@@ -470,7 +471,8 @@ impl SharedSemaphore {
 
     /// How many requests wait, in all processes.
     pub fn waiters(&self) -> u32 {
-        self.core.waiting().map(|(_, requests)| requests).sum()
+        let waiting = self.core.waiting().map(|(_, requests)| requests);
+        waiting.fold(0, u32::saturating_add)
     }
 
     /// Refuses everybody who waits, and everybody who asks from now on, in all processes and for
@@ -499,8 +501,11 @@ impl SharedSemaphore {
     /// With [`strict`](Builder::strict), permits come back when the last descriptor of it has been closed: hand
     /// a command a duplicate that it inherits, and they last until both have ended. Dropping the
     /// permits gives them back all the same.
-    pub fn lifeline_fd(&self) -> BorrowedFd<'_> {
-        self.core.attached.lock_fd()
+    ///
+    /// `None` in the child of a fork, which does not have it.
+    pub fn lifeline_fd(&self) -> Option<BorrowedFd<'_>> {
+        let attached = &self.core.attached;
+        (!attached.is_inherited()).then(|| attached.lock_fd())
     }
 
     fn check(&self, n: u32) -> Result<usize, AcquireError> {

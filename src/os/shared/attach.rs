@@ -16,7 +16,7 @@
 //! Detaching takes the node off the list, then clears the life, then gives the byte back. It needs no lock, and a kill in between leaves a life that no mark will come
 //! to: the second evidence, the byte that nobody has locked, frees it.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 
 use crate::sync::atomic::Ordering;
 use crate::sync::unmodelled::Arc;
@@ -78,8 +78,12 @@ impl<T: Plain, C: Plain> Attachment<T, C> {
             shape,
         } = opened;
         let process = Process::current()?;
-        ofd::lock(file.as_fd(), ATTACH)?;
-        let slot = free_slot(&file, &mapping)?;
+        // Opened once more: a mapping keeps the description that it was made from, also in a fork's
+        // child, and with it the locks. From here on a child closes it.
+        let fd = OwnFd::new(file::reopen(&file)?);
+        drop(file);
+        ofd::lock(fd.borrow(), ATTACH)?;
+        let slot = free_slot(fd.borrow(), &mapping)?;
         let offset = SLOTS_AT + slot * size_of::<ProcessSlot>();
         let own: &ProcessSlot = mapping.at(offset);
         // Who slept on the life that was there looks again.
@@ -99,7 +103,7 @@ impl<T: Plain, C: Plain> Attachment<T, C> {
             mapped: Mapped::new(mapping, shape.cells as usize),
             shape,
             process,
-            fd: Some(OwnFd::new(file)),
+            fd: Some(fd),
             slot,
             owner: Owner::new(slot, generation),
             thread_id,
@@ -151,7 +155,8 @@ impl<T: Plain, C: Plain> Attachment<T, C> {
     /// The second evidence: whether nobody has the lock on the slot's byte, so that no process of
     /// its owner is left, nor one that was handed its descriptor.
     pub(crate) fn is_unlocked(&self, slot: usize) -> bool {
-        slot != self.slot
+        !self.is_inherited()
+            && slot != self.slot
             && matches!(
                 ofd::is_locked_elsewhere(self.lock_fd(), byte(slot)),
                 Ok(false)
@@ -182,6 +187,7 @@ impl<T, C> Drop for Attachment<T, C> {
     fn drop(&mut self) {
         if !self.process.is_current() {
             // The child has neither the node nor the descriptor.
+            self.mapped.mapping_mut().forget_nodes();
             std::mem::forget(self.fd.take());
             return;
         }
@@ -209,7 +215,7 @@ impl<T, C> Drop for Attachment<T, C> {
 
 /// A slot whose byte nobody had, and `file` has now: free ones first, then those whose process has
 /// died, then those whose life is garbage.
-fn free_slot(file: &OwnedFd, mapping: &Mapping) -> Result<usize, Cause> {
+fn free_slot(file: BorrowedFd<'_>, mapping: &Mapping) -> Result<usize, Cause> {
     let slots: &[ProcessSlot] = mapping.slice(SLOTS_AT, SLOTS);
     let rank = |slot: &ProcessSlot| match slot.life.load() {
         0 => 0,
@@ -218,7 +224,7 @@ fn free_slot(file: &OwnedFd, mapping: &Mapping) -> Result<usize, Cause> {
     };
     for wanted in 0..=2 {
         for (index, slot) in slots.iter().enumerate() {
-            if rank(slot) == wanted && ofd::try_lock(file.as_fd(), byte(index))? {
+            if rank(slot) == wanted && ofd::try_lock(file, byte(index))? {
                 return Ok(index);
             }
         }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, fallocate, fstatfs, linkat, openat};
 
-use super::area::Shape;
+use super::area::{SLOTS, Shape};
 use super::error::{Cause, OpenError};
 use super::layout::{BootId, Header};
 use super::mapping::Mapping;
@@ -67,13 +67,14 @@ pub(crate) fn resolve(name: &Path) -> Result<PathBuf, OpenError> {
         let cause = Cause::Unsafe("a name has no slashes; a path starts with one");
         return Err(OpenError::new(name, OPEN, cause));
     }
-    let directory = match std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty()) {
-        Some(runtime) => Path::new(&runtime).join("latchwork"),
-        None => {
-            let user = rustix::process::geteuid().as_raw();
-            PathBuf::from(format!("/dev/shm/latchwork-{user}"))
-        }
-    };
+    let directory =
+        match std::env::var_os("XDG_RUNTIME_DIR").filter(|path| Path::new(path).is_absolute()) {
+            Some(runtime) => Path::new(&runtime).join("latchwork"),
+            None => {
+                let user = rustix::process::geteuid().as_raw();
+                PathBuf::from(format!("/dev/shm/latchwork-{user}"))
+            }
+        };
     make_directory(&directory).map_err(|cause| OpenError::new(&directory, MAKE, cause))?;
     Ok(directory.join(name))
 }
@@ -122,8 +123,11 @@ pub(super) fn open(open: Open<'_>, prepare: &dyn Fn(&Mapping, Shape)) -> Result<
                 agree(open, opened.shape).map_err(at(OPEN))?;
                 return Ok(opened);
             }
+            Some(_) if open.existing_only => {
+                return Err(at(OPEN)(io::Error::from(io::ErrorKind::NotFound).into()));
+            }
             Some((old, _)) => {
-                let made = make(open, old.shape, boot, prepare).map_err(at(MAKE))?;
+                let made = make(open, open.shape, boot, prepare).map_err(at(MAKE))?;
                 replace(open.path, &old.file, &made).map_err(at("replace"))?;
             }
             None if open.existing_only => {
@@ -157,6 +161,17 @@ fn existing(open: Open<'_>) -> Result<Option<(Opened, BootId)>, Cause> {
         shape,
     };
     Ok(Some((opened, boot)))
+}
+
+/// The same file through a description of its own.
+pub(super) fn reopen(file: &OwnedFd) -> Result<OwnedFd, Cause> {
+    let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(openat(
+        CWD,
+        own,
+        OFlags::RDWR | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
 }
 
 /// What can be told of a file without reading it. Returns its size.
@@ -256,6 +271,12 @@ fn link(file: &OwnedFd, path: &Path) -> Result<(), Cause> {
 fn replace(path: &Path, old: &OwnedFd, new: &OwnedFd) -> Result<(), Cause> {
     // One at a time: whoever comes next finds another file at the path.
     ofd::lock(old.as_fd(), ATTACH)?;
+    if ofd::is_any_locked_elsewhere(old.as_fd(), ATTACH + 1, SLOTS as u64)? {
+        return Err(Cause::Unsafe(
+            "it is of another boot, and yet processes live that have it open: containers with boots \
+             of their own share it",
+        ));
+    }
     let same = |other: &fs::Metadata| -> io::Result<bool> {
         let old = File::from(old.try_clone()?).metadata()?;
         Ok((old.dev(), old.ino()) == (other.dev(), other.ino()))

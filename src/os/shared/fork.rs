@@ -21,11 +21,11 @@ use super::lifeline::Lifeline;
 
 /// A page of zeros that is not inherited: what is written to it is zero again in a child.
 ///
-/// It is in the program's own zero-filled memory, so that looking at it is one load.
-#[repr(C, align(4096))]
+/// A whole page, of whatever size the kernel has them. It is in the program's own zero-filled memory, so that looking at it is one load.
+#[repr(C, align(65536))]
 struct Page {
     process: AtomicPtr<Process>,
-    rest: [u8; 4096 - size_of::<AtomicPtr<Process>>()],
+    rest: [u8; (64 << 10) - size_of::<AtomicPtr<Process>>()],
 }
 
 static HOME: Page = Page {

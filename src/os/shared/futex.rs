@@ -74,8 +74,17 @@ pub(crate) fn wait_any(words: &[(&SharedFutex, u32)], deadline: Option<Instant>)
         ClockId::Monotonic,
     ) {
         Err(Errno::TIMEDOUT) => Wait::TimedOut,
-        // A word that has changed, a signal, a wake; the caller looks again.
-        _ => Wait::Woken,
+        // A wake, a word that has changed, a signal: the caller looks again.
+        Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Wait::Woken,
+        // A word is not there any more, or the call was taken away: slower, but no spinning.
+        Err(_) => {
+            let pause = Timespec {
+                tv_sec: 0,
+                tv_nsec: 1_000_000,
+            };
+            let _ = rustix::thread::nanosleep(&pause);
+            Wait::Woken
+        }
     }
 }
 
@@ -86,11 +95,13 @@ pub(crate) fn wait_any(words: &[(&SharedFutex, u32)], deadline: Option<Instant>)
 /// If it has not: without it, waiting would be spinning.
 pub(super) fn is_there() -> std::io::Result<()> {
     match waitv(&[], WaitvFlags::empty(), None, ClockId::Monotonic) {
-        Err(Errno::NOSYS) => Err(std::io::Error::new(
+        // It is there, and has nothing to wait for.
+        Err(Errno::INVAL) | Ok(_) => Ok(()),
+        Err(_) => Err(std::io::Error::new(
             std::io::ErrorKind::Unsupported,
-            "the kernel has no futex_waitv: Linux 5.16 or newer is needed",
+            "futex_waitv cannot be called: it takes Linux 5.16 or newer, and no filter of system \
+             calls against it",
         )),
-        _ => Ok(()),
     }
 }
 

@@ -14,6 +14,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
@@ -243,7 +244,9 @@ impl Keeper {
     fn stop(self, watchers: &Watchers) {
         self.stops.store(true, Ordering::Release);
         watchers.ring();
-        if thread::is_current(&self.thread) {
+        // Not by std's handles: this may be a thread whose thread-locals are gone.
+        let own = rustix::thread::gettid().as_raw_nonzero().get() as u32;
+        if own == self.thread_id {
             // The kernel is not to look for the list when the page is gone.
             let _ = set_robust_list(ptr::null_mut());
         } else {
@@ -265,18 +268,38 @@ impl Watchers {
             if stops.load(Ordering::Acquire) {
                 return;
             }
-            let served = self.list.lock().clone();
+            let mut served = self.list.lock().clone();
             let mut words = vec![(NonNull::from(&self.bell), rung)];
+            let mut lives = Vec::new();
             let mut done = Vec::new();
             for (number, watcher) in &served {
-                let waits = watcher.look(&mut |word, seen| words.push((NonNull::from(word), seen)));
-                if !waits {
+                // A panic here would end the thread, and the process would pass for dead.
+                let waits = catch_unwind(AssertUnwindSafe(|| {
+                    watcher.look(&mut |word, seen, is_life| {
+                        let words = if is_life { &mut lives } else { &mut words };
+                        let word = NonNull::from(word);
+                        // The first look's value: if it has changed since, there is to be another.
+                        if !words.iter().any(|(other, _)| *other == word) {
+                            words.push((word, seen));
+                        }
+                    })
+                }));
+                if !waits.unwrap_or(false) {
                     done.push(*number);
                 }
             }
-            self.list
-                .lock()
-                .retain(|(number, _)| !done.contains(number));
+            if !done.is_empty() {
+                self.list
+                    .lock()
+                    .retain(|(number, _)| !done.contains(number));
+                // Outside the lock: it may be the last that somebody has of a semaphore, and this
+                // thread the one that is to end with it.
+                let forget = || served.retain(|(number, _)| !done.contains(number));
+                let _ = catch_unwind(AssertUnwindSafe(forget));
+                continue;
+            }
+            // What all wait for comes first: only so many words can be waited for.
+            words.append(&mut lives);
             let words: Vec<_> = words
                 .iter()
                 // SAFETY: the bell is this value's; the others are in areas that `served` keeps.

@@ -34,6 +34,8 @@ pub(crate) struct Mapping {
     base: NonNull<u8>,
     /// Of the file.
     size: usize,
+    /// Not in a fork's child: what is in front of the file there may be another mapping.
+    has_nodes: bool,
 }
 
 // SAFETY: what is reached through it is atomic; the mapping itself changes in `drop` only.
@@ -51,6 +53,7 @@ impl Mapping {
         let this = Self {
             base: NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?,
             size,
+            has_nodes: true,
         };
         let access = ProtFlags::READ | ProtFlags::WRITE;
         let shared = MapFlags::SHARED | MapFlags::FIXED;
@@ -90,6 +93,11 @@ impl Mapping {
         unsafe { std::slice::from_raw_parts(first.as_ptr().cast(), count) }
     }
 
+    /// In a fork's child, before the drop.
+    pub(super) fn forget_nodes(&mut self) {
+        self.has_nodes = false;
+    }
+
     /// The node of the word at `offset` of the file.
     pub(super) fn node(&self, offset: usize) -> NonNull<Node> {
         assert!(
@@ -103,9 +111,12 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        let front = if self.has_nodes { 0 } else { NODES };
+        // SAFETY: within what was mapped.
+        let start = unsafe { self.base.add(front) };
         // SAFETY: the range is this mapping's; references into it do not outlive `self`, and its
-        // nodes have been unlinked. In a fork's child the nodes are not there, which is no error.
-        let _ = unsafe { munmap(self.base.as_ptr().cast(), NODES + self.size) };
+        // nodes have been unlinked.
+        let _ = unsafe { munmap(start.as_ptr().cast(), NODES - front + self.size) };
     }
 }
 
@@ -151,5 +162,9 @@ impl<T: Plain, C: Plain> Mapped<T, C> {
 impl<T, C> Mapped<T, C> {
     pub(crate) fn mapping(&self) -> &Mapping {
         &self.mapping
+    }
+
+    pub(crate) fn mapping_mut(&mut self) -> &mut Mapping {
+        &mut self.mapping
     }
 }

@@ -168,7 +168,7 @@ impl<T, C> Attachment<T, C> {
     pub(crate) fn ring(&self) {
         let watchers = std::mem::take(&mut *self.watchers.lock());
         for watcher in watchers {
-            if watcher.look(&mut |_: &SharedFutex, _| {}) {
+            if watcher.look(&mut |_: &SharedFutex, _, _| {}) {
                 self.watchers.lock().push(watcher);
             }
         }

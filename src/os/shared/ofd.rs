@@ -34,19 +34,39 @@ pub(crate) fn is_locked_elsewhere(file: BorrowedFd<'_>, byte: u64) -> io::Result
     Ok(found != libc::F_UNLCK)
 }
 
-/// Says which kind of lock the kernel has left in the request.
+/// The same for `count` bytes from `first` on.
+pub(crate) fn is_any_locked_elsewhere(
+    file: BorrowedFd<'_>,
+    first: u64,
+    count: u64,
+) -> io::Result<bool> {
+    let found = control_range(file, libc::F_OFD_GETLK, libc::F_WRLCK, first, count)?;
+    Ok(found != libc::F_UNLCK)
+}
+
 fn control(
     file: BorrowedFd<'_>,
     command: libc::c_int,
     kind: libc::c_int,
     byte: u64,
 ) -> io::Result<libc::c_int> {
+    control_range(file, command, kind, byte, 1)
+}
+
+/// Says which kind of lock the kernel has left in the request.
+fn control_range(
+    file: BorrowedFd<'_>,
+    command: libc::c_int,
+    kind: libc::c_int,
+    byte: u64,
+    count: u64,
+) -> io::Result<libc::c_int> {
     // SAFETY: a plain structure, for which zero is good; the kernel wants `l_pid` to be zero.
     let mut request: libc::flock = unsafe { std::mem::zeroed() };
     request.l_type = kind as libc::c_short;
     request.l_whence = libc::SEEK_SET as libc::c_short;
     request.l_start = byte as libc::off_t;
-    request.l_len = 1;
+    request.l_len = count as libc::off_t;
     loop {
         // SAFETY: the descriptor is open for as long as it is borrowed, and `request` is valid.
         let status = unsafe { libc::fcntl(file.as_raw_fd(), command, &mut request) };

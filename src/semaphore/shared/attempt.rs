@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use crate::holder::claim;
 use crate::os::shared::watcher::LONGEST_SLEEP;
-use crate::os::shared::word::Value;
+use crate::os::shared::word::{Owner, Value};
 use crate::sync::atomic::{AtomicU64, Ordering, model_fence};
 use crate::sync::futex::{SharedFutex, Wait, wait_any};
 use crate::sync::time::{Instant, monotonic_millis, now};
@@ -66,6 +66,8 @@ pub(super) struct Attempt {
     seen: (u32, u32),
     holders: Vec<usize>,
     rotation: usize,
+    /// Whether what comes free is not for it to take: it waits for `turn` only.
+    is_aside: bool,
     /// When the first lease of a permit that it may want is over.
     next_expiry: Option<Instant>,
     /// When it looked at the second evidence last.
@@ -84,6 +86,7 @@ impl Attempt {
             seen: (0, 0),
             holders: Vec::new(),
             rotation: 0,
+            is_aside: false,
             next_expiry: None,
             deep_at: since,
         }
@@ -114,16 +117,15 @@ impl Attempt {
         if change & CLOSED != 0 {
             return Look::Refused(Refusal::Closed);
         }
-        if self.wanted > core.target() {
-            // It blocks nobody until `set_max` makes it possible.
+        let dead = self.find_dead(core, waits);
+        let had = self.taken.len();
+        let may_take = self.may_take(core, &dead);
+        let (free, freed) = self.scan(core, may_take, &dead);
+        if self.taken.len() > had && change & GATED == 0 && core.is_gated() {
+            // As `Core::keep`: who shut the gate meanwhile may not have counted these.
             self.put_back(core);
             return Look::Wait;
         }
-        if self.wanted > 1 && !self.collect(core) {
-            return Look::Wait;
-        }
-        let may_take = self.is_first(core);
-        let (free, freed) = self.scan(core, may_take);
         if self.taken.len() == self.wanted {
             self.leave(core);
             // Whoever takes a permit and sees another one calls one more: the call for that one may
@@ -139,35 +141,57 @@ impl Attempt {
         Look::Wait
     }
 
-    /// Goes through the cells. Says how many were free and not taken, and how many it has freed.
-    fn scan(&mut self, core: &Core, may_take: bool) -> (u32, u32) {
+    /// The owners that only the second evidence knows to be dead, from time to time.
+    fn find_dead(&mut self, core: &Core, waits: bool) -> Vec<Owner> {
         let time = now();
-        let is_deep = time.saturating_duration_since(self.deep_at) >= LONGEST_SLEEP;
-        let dead = match is_deep {
-            true => core.find_dead(),
-            false => Vec::new(),
+        let is_due = match waits {
+            true => time.saturating_duration_since(self.deep_at) >= LONGEST_SLEEP,
+            // One that does not wait has no time of its own.
+            false => core.is_deep_look_due(),
         };
-        if is_deep {
-            self.deep_at = time;
+        if !is_due {
+            return Vec::new();
         }
+        self.deep_at = time;
+        core.find_dead()
+    }
+
+    /// Whether this request may take what is free: it can be served, nobody stands before it, and if
+    /// it wants several, it is the one that collects. What it has and may not complete, others get.
+    fn may_take(&mut self, core: &Core, dead: &[Owner]) -> bool {
+        let is_possible = self.wanted <= core.target();
+        let is_first = is_possible && self.is_first(core);
+        let may_take = is_first && (self.wanted == 1 || self.collect(core, dead));
+        // It blocks nobody until `set_max` makes it possible, or the other one has collected; those
+        // are told to everybody, and it takes no call from who can use it.
+        self.is_aside = !is_possible || is_first && !may_take;
+        if !may_take && (!self.taken.is_empty() || self.collects.is_some()) {
+            self.put_back(core);
+        }
+        may_take
+    }
+
+    /// Goes through the cells. Says how many were free and not taken, and how many it has freed.
+    fn scan(&mut self, core: &Core, may_take: bool, dead: &[Owner]) -> (u32, u32) {
+        let time = now();
         self.holders.clear();
         self.next_expiry = None;
         let (mut free, mut freed) = (0, 0);
         // How many it may take. After a cut, more may run than there are permits: then those who take
         // do so one after the other, having counted.
-        let mut most = if may_take {
-            self.wanted - self.taken.len()
-        } else {
-            0
+        let mut most = match may_take {
+            true => self.wanted - self.taken.len(),
+            false => 0,
         };
         if self.seen.0 & GATED != 0 {
-            let mut survey = core.survey(&dead);
+            let target = core.target();
+            let mut survey = core.survey(dead);
             freed += survey.freed;
             if !survey.is_cut {
-                core.open_gate(self.seen.0);
+                core.open_gate(self.seen.0, target);
             } else if !mutant::enabled("shared-cut-takes-uncounted") {
-                if most > 0 && self.collect(core) {
-                    survey = core.survey(&dead);
+                if most > 0 && self.collect(core, dead) {
+                    survey = core.survey(dead);
                     freed += survey.freed;
                     most = most.min(core.target().saturating_sub(survey.held));
                 } else {
@@ -176,7 +200,7 @@ impl Attempt {
             }
         }
         for (index, cell) in core.area().cells.iter().enumerate() {
-            let (mut found, count) = core.inspect(index, &dead);
+            let (mut found, count) = core.inspect(index, dead);
             freed += count;
             if found == Found::Free && most > 0 {
                 let value = core.new_claim();
@@ -194,12 +218,9 @@ impl Attempt {
                 Found::Held(value) => self.note_holder(core, cell, value, time),
             }
         }
-        if self.wanted == 1
-            && self.taken.is_empty()
-            && let Some(collects) = self.collects.take()
-        {
+        if self.wanted == 1 && self.taken.is_empty() && self.collects.is_some() {
             // It counted, and waits with the others.
-            clear(&core.control().collector, collects.bits());
+            self.stop_collecting(core);
         }
         (free, freed)
     }
@@ -222,7 +243,7 @@ impl Attempt {
     }
 
     /// Whether this request is the one that collects, from now on if need be.
-    fn collect(&mut self, core: &Core) -> bool {
+    fn collect(&mut self, core: &Core, dead: &[Owner]) -> bool {
         let word = &core.control().collector;
         if let Some(mine) = self.collects
             && word.load(Ordering::SeqCst) == mine.bits()
@@ -234,7 +255,7 @@ impl Attempt {
         loop {
             let is_taken = Value::from_bits(seen)
                 .owner()
-                .is_some_and(|owner| core.is_alive(owner));
+                .is_some_and(|owner| core.is_alive(owner) && !dead.contains(&owner));
             if is_taken && !mutant::enabled("shared-two-collectors") {
                 return false;
             }
@@ -278,6 +299,10 @@ impl Attempt {
             match word.compare_exchange(seen, next.0, Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => {
                     self.entry = starves.then_some(next);
+                    if starves {
+                        // Somebody may have opened it before there was an entry.
+                        core.gate(0);
+                    }
                     return true;
                 }
                 Err(now) => seen = now,
@@ -289,17 +314,21 @@ impl Attempt {
         time.saturating_duration_since(self.since) >= PATIENCE
     }
 
-    /// Calls `watch` with the words to sleep on. `false`: one of them has changed already.
+    /// Calls `watch` with the words to sleep on, what they are, and whether they are lives. `false`:
+    /// one of them has changed already.
     pub(super) fn watch<'a>(
         &mut self,
         core: &'a Core,
-        watch: &mut dyn FnMut(&'a SharedFutex, u32),
+        watch: &mut dyn FnMut(&'a SharedFutex, u32, bool),
     ) -> bool {
         let area = core.area();
-        watch(&area.control.change, self.seen.0);
-        if self.entry.is_some() {
-            watch(&area.control.turn, self.seen.1);
+        if self.entry.is_some() || self.is_aside {
+            watch(&area.control.turn, self.seen.1, false);
         }
+        if self.is_aside {
+            return true;
+        }
+        watch(&area.control.change, self.seen.0, false);
         // Not all of them: a wait on many words costs much. The others' turn comes.
         let first = self.rotation;
         self.rotation = self.rotation.wrapping_add(LIVES);
@@ -309,7 +338,7 @@ impl Attempt {
                 continue;
             };
             match slot.watch_life() {
-                Some((life, seen)) => watch(life, seen),
+                Some((life, seen)) => watch(life, seen, true),
                 // A strict semaphore waits for the second evidence, which wakes nobody.
                 None if core.is_strict => {}
                 None => return mutant::enabled("shared-sleeps-beside-the-dead"),
@@ -334,7 +363,7 @@ impl Attempt {
 
     /// Gives up: what was taken is given back, and nothing will be.
     pub(super) fn abandon(mut self, core: &Core) {
-        if mutant::enabled("shared-timeout-keeps-share") {
+        if mutant::enabled("shared-timeout-keeps-share") || core.attached.is_inherited() {
             return;
         }
         self.put_back(core);
@@ -359,10 +388,14 @@ impl Attempt {
                 core.announce(1);
             }
         }
+        self.stop_collecting(core);
+    }
+
+    fn stop_collecting(&mut self, core: &Core) {
         if let Some(collects) = self.collects.take()
-            && clear(&control.collector, collects.bits())
+            && clear(&core.control().collector, collects.bits())
         {
-            core.call_all();
+            core.call_aside();
         }
     }
 }
@@ -444,7 +477,7 @@ impl Core {
             }
             let until = attempt.look_by(time).into_iter().chain(deadline).min();
             let mut words = Vec::with_capacity(LIVES + 2);
-            if attempt.watch(self, &mut |word, seen| words.push((word, seen))) {
+            if attempt.watch(self, &mut |word, seen, _| words.push((word, seen))) {
                 let _: Wait = wait_any(&words, until);
             }
         };

@@ -15,6 +15,7 @@
 //! |---|---|
 //! | `FREE` | anybody's |
 //! | an owner | held |
+//! | an owner, `LEASED` | held until the deadline in the lease word of its sequence number |
 //! | an owner, `RETIRING` | held, and no permit any more once it is given back |
 //! | `RETIRED` | no permit |
 //!
@@ -36,7 +37,9 @@ pub(super) const GATED: u32 = 4;
 /// One wake.
 pub(super) const ONE: u32 = 8;
 
+/// Of a held permit; `LEASED` beside it or not.
 const RETIRING: u64 = 1;
+const LEASED: u64 = 2;
 pub(super) const RETIRED: Value = Value::vacant(2);
 
 /// Which component's file it is.
@@ -64,7 +67,9 @@ pub(crate) struct Cell {
     pub(super) word: OwnedWord<Permits>,
     /// When it was taken, in coarse nanoseconds; for people, and only where that is tracked.
     pub(super) since: AtomicU64,
-    pub(super) lease: AtomicU64,
+    /// Those of even and of odd sequence numbers: a renewal writes the one before it changes the
+    /// number, so the lease that is in force is always whole.
+    pub(super) leases: [AtomicU64; 2],
 }
 
 // SAFETY: as for `Control`.
@@ -77,20 +82,37 @@ pub(crate) struct Permits;
 impl Role for Permits {
     #[inline]
     fn vacated(state: u64) -> Value {
-        match state {
-            RETIRING => RETIRED,
-            _ => Value::FREE,
+        match state & RETIRING {
+            0 => Value::FREE,
+            _ => RETIRED,
         }
     }
 }
 
 /// Whether a held permit is to be retired.
 pub(super) fn is_retiring(value: Value) -> bool {
-    value.state() == RETIRING
+    value.state() & RETIRING != 0
+}
+
+/// Whether a held permit has a lease.
+pub(super) fn is_leased(value: Value) -> bool {
+    value.state() & LEASED != 0
+}
+
+pub(super) fn leased(value: Value) -> Value {
+    value.with_state(value.state() | LEASED)
+}
+
+impl Cell {
+    /// Where the lease of a claim is.
+    pub(super) fn lease(&self, claim: Value) -> &AtomicU64 {
+        &self.leases[claim.sequence() as usize & 1]
+    }
 }
 
 pub(super) fn retiring(value: Value, retires: bool) -> Value {
-    value.with_state(if retires { RETIRING } else { 0 })
+    let others = value.state() & !RETIRING;
+    value.with_state(if retires { others | RETIRING } else { others })
 }
 
 /// Writes the first contents: `permits` free cells, the others retired.
@@ -181,7 +203,7 @@ impl Cell {
         Self {
             word: OwnedWord::new(Value::FREE),
             since: AtomicU64::new(0),
-            lease: AtomicU64::new(0),
+            leases: [AtomicU64::new(0), AtomicU64::new(0)],
         }
     }
 }

@@ -13,16 +13,18 @@ use crate::holder::{OnLeak, anchor};
 use crate::os::clock;
 use crate::os::shared::Attachment;
 use crate::os::shared::area::Area;
+use crate::os::shared::watcher::LONGEST_SLEEP;
 use crate::os::shared::word::{Owner, Value};
 use crate::sync::atomic::{Ordering, model_fence};
 use crate::sync::lock::Mutex;
 use crate::sync::mutant;
 use crate::sync::time::monotonic_millis;
-use crate::sync::unmodelled::{Arc, AtomicU32};
+use crate::sync::unmodelled::{Arc, AtomicU32, AtomicU64};
 use crate::waiter::{Counter, Recorder, Wakes};
 
 use super::control::{
-    CLOSED, Cell, Control, Entry, GATED, LeaseWord, ONE, RETIRED, WAITERS, is_retiring, retiring,
+    CLOSED, Cell, Control, Entry, GATED, LeaseWord, ONE, RETIRED, WAITERS, is_leased, is_retiring,
+    leased, retiring,
 };
 use super::requests::Requests;
 
@@ -93,6 +95,8 @@ pub(crate) struct Core {
     pub(super) on_leak: Option<OnLeak>,
     pub(super) counters: Counters,
     pub(super) requests: Mutex<Requests>,
+    /// When one who did not wait looked at the second evidence last, in milliseconds.
+    deep_looked_at: AtomicU64,
 }
 
 /// What a thread keeps for its next claim.
@@ -176,6 +180,7 @@ impl Core {
                 lost: Counter::new(),
             },
             requests: Mutex::new(Requests::default()),
+            deep_looked_at: AtomicU64::new(0),
         }
     }
 
@@ -242,7 +247,7 @@ impl Core {
         let cells = self.area().cells;
         let hint = OWN.with(|own| own.hint.get()) as usize;
         let cell = cells.get(hint)?;
-        self.is_open().then_some((hint, cell))
+        (hint < self.target() && self.is_open()).then_some((hint, cell))
     }
 
     /// A cell that is free for everybody to see, and not taken yet. `None`: look closer.
@@ -250,7 +255,7 @@ impl Core {
         if !self.is_open() {
             return None;
         }
-        let mut cells = self.area().cells.iter().enumerate();
+        let mut cells = self.area().cells[..self.target()].iter().enumerate();
         let (index, cell) = cells.find(|(_, cell)| cell.word.looks_free())?;
         OWN.with(|own| own.hint.set(index as u32));
         Some((index, cell))
@@ -262,9 +267,20 @@ impl Core {
             let (index, cell) = self.find()?;
             let value = self.new_claim();
             if self.take(cell, value) {
-                return Some(Claim { cell: index, value });
+                return self.keep(Claim { cell: index, value });
             }
         }
+    }
+
+    /// Looks at the gate again after a permit has been taken: if it was shut meanwhile, who shut it may
+    /// not have counted this one. Gives it back then.
+    #[inline(always)]
+    pub(super) fn keep(&self, claim: Claim) -> Option<Claim> {
+        if self.is_gated() {
+            self.give_back(claim);
+            return None;
+        }
+        Some(claim)
     }
 
     /// Takes a free cell as `value`. `false`: it is not free.
@@ -312,12 +328,13 @@ impl Core {
         true
     }
 
-    /// Has a claim go on under another value. `None`: it does not stand any more.
+    /// Has a claim go on as a lease under another value, or its own. `None`: it does not stand any
+    /// more.
     pub(super) fn exchange(&self, claim: Claim, next: Value) -> Option<Value> {
         let cell = &self.area().cells[claim.cell];
         let mut seen = cell.word.read();
         while seen.is_same_claim(claim.value) || mutant::enabled("shared-renews-blindly") {
-            let next = next.with_state(seen.state());
+            let next = leased(next.with_state(seen.state()));
             if cell.word.change(seen, next) {
                 return Some(next.with_state(0));
             }
@@ -369,6 +386,24 @@ impl Core {
         }
     }
 
+    /// Calls those who wait aside, for several permits.
+    pub(super) fn call_aside(&self) {
+        let turn = &self.control().turn;
+        turn.fetch_add(1);
+        turn.wake(u32::MAX);
+    }
+
+    /// Whether it is time for one who does not wait to look at the second evidence.
+    pub(super) fn is_deep_look_due(&self) -> bool {
+        let now = monotonic_millis();
+        let last = self.deep_looked_at.load(Ordering::Relaxed);
+        let is_due = now.saturating_sub(last) >= LONGEST_SLEEP.as_millis() as u64;
+        if is_due {
+            self.deep_looked_at.store(now, Ordering::Relaxed);
+        }
+        is_due
+    }
+
     /// Calls everybody.
     pub(super) fn call_all(&self) {
         let control = self.control();
@@ -404,7 +439,9 @@ impl Core {
         let Area { cells, slots, .. } = self.area();
         let mut seen = Vec::new();
         let mut dead = Vec::new();
-        for owner in cells.iter().filter_map(|cell| cell.word.read().owner()) {
+        let collector = Value::from_bits(self.control().collector.load(Ordering::SeqCst));
+        let values = cells.iter().map(|cell| cell.word.read());
+        for owner in values.chain([collector]).filter_map(Value::owner) {
             if seen.contains(&owner) || !self.is_alive(owner) {
                 continue;
             }
@@ -440,10 +477,10 @@ impl Core {
 
     /// What a held cell's lease has left; `None` without one.
     pub(super) fn lease_left(&self, cell: &Cell, value: Value) -> Option<u64> {
-        let lease = LeaseWord(cell.lease.load(Ordering::SeqCst));
-        if lease.0 == 0 {
+        if !is_leased(value) {
             return None;
         }
+        let lease = LeaseWord(cell.lease(value).load(Ordering::SeqCst));
         lease.left(value, monotonic_millis())
     }
 
@@ -499,9 +536,11 @@ impl Core {
     /// Sets the number of permits.
     pub(super) fn set_max(&self, permits: u32) {
         let control = self.control();
-        // The count moves, so that nobody takes the gate for one that was there before.
-        let gated = self.gate(ONE);
+        self.gate(ONE);
         control.target.store(permits, Ordering::SeqCst);
+        // Who has looked at everything before the store may have opened it; the count moves, so that
+        // nobody takes this gate for the one before.
+        let gated = self.gate(ONE);
         loop {
             let target = self.target();
             let survey = match mutant::enabled("shared-cut-retires-nothing") {
@@ -511,7 +550,7 @@ impl Core {
             // Another one sets it at the same time: the later store is the one that stands.
             if self.target() == target {
                 if !survey.is_cut {
-                    self.open_gate(gated);
+                    self.open_gate(gated, target);
                 }
                 break;
             }
@@ -546,12 +585,32 @@ impl Core {
         }
     }
 
-    /// Lets newcomers in, who has looked at everything since `change` was `seen`.
-    pub(super) fn open_gate(&self, seen: u32) {
+    /// Lets newcomers in, who has found everything in order since `change` was `seen`, with so many
+    /// permits.
+    pub(super) fn open_gate(&self, seen: u32, target: usize) {
         let control = self.control();
-        if seen & GATED != 0 && control.starving.load(Ordering::SeqCst) == 0 {
-            let _ = control.change.compare_exchange(seen, seen & !GATED);
+        let is_over = || control.starving.load(Ordering::SeqCst) == 0 && self.target() == target;
+        if seen & GATED != 0
+            && is_over()
+            && control.change.compare_exchange(seen, seen & !GATED).is_ok()
+        {
+            model_fence();
+            // Somebody may have set it just before, and found that it was.
+            if !is_over() {
+                self.gate(0);
+            }
         }
+    }
+
+    /// Whether newcomers are sent the slow way. After a permit was taken: that step or the gate's was
+    /// first, and who shut the gate has counted the permit or is seen here.
+    #[inline(always)]
+    pub(super) fn is_gated(&self) -> bool {
+        if mutant::enabled("shared-passes-a-shut-gate") {
+            return false;
+        }
+        model_fence();
+        self.control().change.load() & (CLOSED | GATED) != 0
     }
 
     pub(super) fn close(&self) {

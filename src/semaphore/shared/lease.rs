@@ -69,8 +69,11 @@ fn deadline(ttl: Duration) -> (u64, Instant) {
 impl SharedLease {
     /// A permit that has just been taken becomes a lease.
     pub(super) fn new(core: Anchor<Core>, claim: Claim, ttl: Duration) -> Self {
-        let token = core.control().tokens.fetch_add(1, Ordering::SeqCst) + 1;
+        let tokens = &core.control().tokens;
+        let token = tokens.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
         let expires_at = write(&core, claim.cell, claim.value, ttl);
+        // From here on it ends by itself. It may be gone already, as any lease may be.
+        core.exchange(claim, claim.value);
         Self {
             core,
             token,
@@ -81,7 +84,8 @@ impl SharedLease {
         }
     }
 
-    /// The fencing token: larger than that of every lease granted before.
+    /// The fencing token: larger than that of every lease granted before on this file. It begins anew
+    /// where the file is [removed](super::SharedSemaphore::remove) or the machine started again.
     pub fn token(&self) -> u64 {
         self.token
     }
@@ -118,10 +122,14 @@ impl SharedLease {
         if self.core.attached.is_inherited() || now() >= state.expires_at {
             return Err(LeaseLost);
         }
-        let next = self.core.new_claim();
+        let mut next = self.core.new_claim();
+        while next.sequence() & 1 == claim.value.sequence() & 1 {
+            next = self.core.new_claim();
+        }
+        let expires_at = write(&self.core, claim.cell, next, ttl);
         let value = self.core.exchange(claim, next).ok_or(LeaseLost)?;
         state.claim = Some(Claim { value, ..claim });
-        state.expires_at = write(&self.core, claim.cell, value, ttl);
+        state.expires_at = expires_at;
         Ok(())
     }
 
@@ -147,9 +155,8 @@ impl SharedLease {
 fn write(core: &Core, cell: usize, value: Value, ttl: Duration) -> Instant {
     let (millis, at) = deadline(ttl);
     let lease = LeaseWord::new(value, millis);
-    core.area().cells[cell]
-        .lease
-        .store(lease.0, Ordering::SeqCst);
+    let word = core.area().cells[cell].lease(value);
+    word.store(lease.0, Ordering::SeqCst);
     at
 }
 

@@ -64,9 +64,11 @@ impl<'a> SharedPermit<'a> {
             // Written down before it is taken: what comes after that step waits for it.
             let prepared = Bound::prepare(core.borrow(), held, acquired_at, 0);
             if core.take(cell, core.tagged(prepared.tag())) {
-                return Some(Self {
+                let this = Self {
                     bound: prepared.claim(),
-                });
+                };
+                // As `Core::keep`: the gate may have been shut meanwhile.
+                return (!core.is_gated()).then_some(this);
             }
         }
         Self::take_another(core, acquired_at)

@@ -32,7 +32,7 @@ struct Request {
 struct Looker(Anchor<Core>);
 
 impl Watcher for Looker {
-    fn look(&self, watch: &mut dyn FnMut(&SharedFutex, u32)) -> bool {
+    fn look(&self, watch: &mut dyn FnMut(&SharedFutex, u32, bool)) -> bool {
         let core = &*self.0;
         let mut answered = Vec::new();
         let mut is_current = true;
@@ -42,7 +42,7 @@ impl Watcher for Looker {
                 Look::Wait => {
                     is_current &= request
                         .attempt
-                        .watch(core, &mut |word, seen| watch(word, seen));
+                        .watch(core, &mut |word, seen, is_life| watch(word, seen, is_life));
                     requests.list.push(request);
                 }
                 look => answered.push((look, request)),
@@ -101,6 +101,10 @@ pub(super) fn register(core: &Anchor<Core>, wanted: usize, callback: Callback<Ou
 
 /// Takes a request away, if it has not been answered.
 pub(super) fn cancel(core: &Core, number: u64) {
+    if core.attached.is_inherited() {
+        // The request is the parent's.
+        return;
+    }
     let mut requests = core.requests.lock();
     let place = requests.list.iter().position(|r| r.number == number);
     let request = place.map(|place| requests.list.remove(place));
