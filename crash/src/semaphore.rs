@@ -1,0 +1,48 @@
+//! Scenarios of permits across processes.
+
+mod audit;
+mod storm;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::Scenario;
+use crate::stand_in::SharedSemaphore;
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "storm",
+        run: storm::storm,
+    },
+    Scenario {
+        name: "ops-storm",
+        run: storm::operations,
+    },
+];
+
+/// Prints who holds and who waits.
+pub(crate) fn inspect(path: &Path) -> Result<()> {
+    let semaphore = SharedSemaphore::open(path, 1)?;
+    println!(
+        "    {} of {} taken, {} waiting",
+        semaphore.current(),
+        semaphore.max(),
+        semaphore.waiters()
+    );
+    for holder in semaphore.holders() {
+        println!("    {} holds {}", holder.pid, holder.permits);
+    }
+    for waiter in semaphore.waiting() {
+        println!("    {} waits with {}", waiter.pid, waiter.threads);
+    }
+    Ok(())
+}
+
+/// The new image of a process that execs: lives until it is killed.
+pub(crate) fn linger() -> Result<ExitCode> {
+    loop {
+        std::thread::park();
+    }
+}

@@ -1,0 +1,86 @@
+//! What a fresh process must find when nobody holds anything: all permits, and not one more.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::child;
+use crate::stand_in::{SharedSemaphore, TryAcquireError};
+
+/// Far beyond any recovery: who has not got its permits by then never will.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Takes every permit that the semaphore says it has, in a process of its own.
+///
+/// `permits` are those it was made with, `expected` those it must have now.
+pub(crate) fn capacity(path: &Path, permits: u32, expected: u32) -> Result<()> {
+    let one_of = |max| ensure_exact(max, expected);
+    audit(path, permits, one_of)
+}
+
+/// As [`capacity`], where a process may have been killed on its way from one maximum to another:
+/// one of the two holds, and the other can be set.
+pub(crate) fn capacity_between(path: &Path, permits: u32, either: [u32; 2]) -> Result<()> {
+    audit(path, permits, |max| {
+        ensure!(either.contains(&max), "max() is {max}, neither of {either:?}");
+        Ok(())
+    })
+}
+
+fn ensure_exact(max: u32, expected: u32) -> Result<()> {
+    ensure!(max == expected, "max() is {max}, not {expected}");
+    Ok(())
+}
+
+fn audit(path: &Path, permits: u32, judge: impl Fn(u32) -> Result<()>) -> Result<()> {
+    child::ask(|| {
+        let semaphore = SharedSemaphore::open(path, permits).context("open")?;
+        judge(semaphore.max())?;
+        take_all(&semaphore)?;
+        if semaphore.max() != permits {
+            semaphore.set_max(permits).context("set_max")?;
+            take_all(&semaphore).context("after set_max")?;
+        }
+        Ok(String::new())
+    })
+    .map(drop)
+}
+
+/// Takes all permits, finds that no more can be had, and gives them back.
+fn take_all(semaphore: &SharedSemaphore) -> Result<()> {
+    let max = semaphore.max();
+    let before = semaphore.current();
+    let all = match semaphore.try_acquire_many(max) {
+        Ok(all) => all,
+        Err(refused) => match semaphore.acquire_many_timeout(max, PATIENCE) {
+            Ok(_) => bail!("{before} of {max} taken: {refused}, though they came back later"),
+            Err(error) => bail!(
+                "{before} of {max} taken, and all of them cannot be had: {error}; {:?}",
+                semaphore.holders()
+            ),
+        },
+    };
+    ensure!(
+        semaphore.current() == max,
+        "current() is {} with all {max} taken",
+        semaphore.current()
+    );
+    match semaphore.try_acquire() {
+        Err(TryAcquireError::WouldBlock) => {}
+        Err(error) => bail!("one more than all: {error}"),
+        Ok(_) => bail!("over-granted: one more than all {max} could be taken"),
+    }
+    drop(all);
+    ensure!(
+        semaphore.current() == 0,
+        "current() is {} with nothing taken",
+        semaphore.current()
+    );
+    ensure!(
+        semaphore.waiters() == 0,
+        "waiters() is {} with nobody there",
+        semaphore.waiters()
+    );
+    Ok(())
+}
