@@ -3,7 +3,7 @@
 //! `latchwork-crash SUITE [--full] [--seed N] [--only SCENARIO]`; `cargo xtask crash` runs it.
 //! Each scenario prints one or more lines, `CRASH <scenario> <figures> ok|FAIL`; the exit code is
 //! 1 if one failed. [`supervisor`] runs each in a process group of its own and notices hangs,
-//! [`child`] forks, [`page`] is memory that the processes share, stops
+//! [`child`] forks, [`page`] is memory that the processes share, [`trace`] stops a process at a
 //! chosen instruction.
 
 mod child;
@@ -12,7 +12,7 @@ mod scene;
 mod semaphore;
 mod stand_in;
 mod supervisor;
-
+mod trace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,6 +1,7 @@
 //! Scenarios of permits across processes.
 
 mod audit;
+mod single_step;
 mod storm;
 
 use std::path::Path;
@@ -19,6 +20,14 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "ops-storm",
         run: storm::operations,
+    },
+    Scenario {
+        name: "single-step",
+        run: single_step::instructions,
+    },
+    Scenario {
+        name: "system-calls",
+        run: single_step::system_calls,
     },
 ];
 

@@ -30,7 +30,7 @@ impl SharedSemaphore{
  pub fn acquire_many(&self,n:u32)->Result<SharedPermit<'_>,AcquireError>{Ok(self.acquire_many_timeout(n,Duration::MAX).unwrap())}
  pub fn acquire(&self)->Result<SharedPermit<'_>,AcquireError>{self.acquire_many(1)}
  pub fn current(&self)->u32{ let mut n=0; for i in 0..64 { if self.lock(i).is_none(){n+=1} } n }
- pub fn waiters(&self)->u32{0}
+ pub fn waiters(&self)->u32{u32::from(false)}
  pub fn path(&self)->&Path{&self.path}
  pub fn holders(&self)->Vec<SharedHolder>{vec![]} pub fn waiting(&self)->Vec<SharedWaiter>{vec![]}
  pub fn is_closed(&self)->bool{false}
