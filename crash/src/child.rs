@@ -9,15 +9,17 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::exit;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::libc;
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, getppid, pipe2};
 
 /// The exit code of a child whose role panicked, as of any Rust program.
@@ -88,6 +90,31 @@ impl Child {
                 // The stops of a traced one.
                 Ok(_) => {}
             }
+        }
+    }
+
+    /// Kills it and takes its memory at once, as the OOM reaper does; whether that was possible
+    /// before the process had let go of it by itself.
+    pub(crate) fn kill_and_take_memory(&self) -> Result<bool> {
+        // SAFETY: takes two numbers and returns a new descriptor or -1.
+        let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, self.pid.as_raw(), 0) };
+        let pidfd = Errno::result(pidfd).context("pidfd_open")?;
+        // SAFETY: the descriptor is new and nobody else's.
+        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd.try_into()?) };
+        self.signal(Signal::SIGKILL)?;
+        // SAFETY: takes two numbers; it is the other process's memory that goes.
+        let taken = unsafe { libc::syscall(libc::SYS_process_mrelease, pidfd.as_raw_fd(), 0) };
+        Ok(taken == 0)
+    }
+
+    /// Its end, if that has come.
+    pub(crate) fn ended(&mut self) -> Result<Option<WaitStatus>> {
+        match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)).context("waitpid")? {
+            status @ (WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => {
+                self.waited = true;
+                Ok(Some(status))
+            }
+            _ => Ok(None),
         }
     }
 

@@ -1,7 +1,10 @@
 //! Scenarios of permits across processes.
 
 mod audit;
+mod hostile;
+mod matrix;
 mod single_step;
+mod starve;
 mod storm;
 
 use std::path::Path;
@@ -28,6 +31,18 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "system-calls",
         run: single_step::system_calls,
+    },
+    Scenario {
+        name: "matrix",
+        run: matrix::run,
+    },
+    Scenario {
+        name: "hostile",
+        run: hostile::run,
+    },
+    Scenario {
+        name: "starve",
+        run: starve::run,
     },
 ];
 

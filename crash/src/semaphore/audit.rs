@@ -23,7 +23,10 @@ pub(crate) fn capacity(path: &Path, permits: u32, expected: u32) -> Result<()> {
 /// one of the two holds, and the other can be set.
 pub(crate) fn capacity_between(path: &Path, permits: u32, either: [u32; 2]) -> Result<()> {
     audit(path, permits, |max| {
-        ensure!(either.contains(&max), "max() is {max}, neither of {either:?}");
+        ensure!(
+            either.contains(&max),
+            "max() is {max}, neither of {either:?}"
+        );
         Ok(())
     })
 }

@@ -48,7 +48,13 @@ pub(super) fn system_calls(scene: &mut Scene) -> Result<()> {
             run(scene, "system-calls", operation, Step::SystemCall, Led::Own)?;
         }
         if operation.starts_keeper {
-            run(scene, "keeper-calls", operation, Step::SystemCall, Led::Started)?;
+            run(
+                scene,
+                "keeper-calls",
+                operation,
+                Step::SystemCall,
+                Led::Started,
+            )?;
         }
     }
     Ok(())
@@ -190,7 +196,10 @@ impl Walk {
         };
         let place = subject.place();
         subject.kill()?;
-        Ok((result.with_context(|| format!("on the way to {point}"))?, place))
+        Ok((
+            result.with_context(|| format!("on the way to {point}"))?,
+            place,
+        ))
     }
 
     /// Lets the company return what it has.

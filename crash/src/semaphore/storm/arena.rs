@@ -143,7 +143,9 @@ impl<'a> Tickets<'a> {
         let mine = (self.slot as u64) << 56 | self.generation << 24 | self.serial & 0xff_ffff;
         let arena = self.arena;
         let swap = |index: usize, from: u64| {
-            let swapped = arena.ticket(index).compare_exchange(from, mine, SeqCst, SeqCst);
+            let swapped = arena
+                .ticket(index)
+                .compare_exchange(from, mine, SeqCst, SeqCst);
             swapped.is_ok().then_some((index, mine))
         };
         loop {

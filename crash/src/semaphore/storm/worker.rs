@@ -89,7 +89,11 @@ impl Member<'_> {
             },
         };
         if self.slot == 0 && random.u8(..100) < 5 {
-            let max = if random.bool() { self.permits } else { self.fewest };
+            let max = if random.bool() {
+                self.permits
+            } else {
+                self.fewest
+            };
             semaphore.set_max(max).context("set_max")?;
         }
         Ok(Some(permit))
