@@ -10,7 +10,6 @@ mod child;
 mod page;
 mod scene;
 mod semaphore;
-mod stand_in;
 mod supervisor;
 mod trace;
 

@@ -55,8 +55,4 @@ impl Page {
         // it through atomics only. The file is in the scenario's own directory: nobody shrinks it.
         unsafe { AtomicU64::from_ptr(cell.cast()) }
     }
-
-    pub(crate) fn cells(&self) -> impl Iterator<Item = &AtomicU64> {
-        (0..self.len()).map(|index| self.cell(index))
-    }
 }

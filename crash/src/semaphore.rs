@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::Scenario;
-use crate::stand_in::SharedSemaphore;
+use latchwork::SharedSemaphore;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -48,7 +48,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 
 /// Prints who holds and who waits.
 pub(crate) fn inspect(path: &Path) -> Result<()> {
-    let semaphore = SharedSemaphore::open(path, 1)?;
+    let semaphore = SharedSemaphore::builder(path).existing_only(true).open()?;
+    if (semaphore.current(), semaphore.waiters()) == (0, 0) {
+        return Ok(());
+    }
+    println!("    {}:", path.display());
     println!(
         "    {} of {} taken, {} waiting",
         semaphore.current(),
@@ -59,7 +63,7 @@ pub(crate) fn inspect(path: &Path) -> Result<()> {
         println!("    {} holds {}", holder.pid, holder.permits);
     }
     for waiter in semaphore.waiting() {
-        println!("    {} waits with {}", waiter.pid, waiter.threads);
+        println!("    {} waits with {}", waiter.pid, waiter.requests);
     }
     Ok(())
 }

@@ -176,7 +176,6 @@ fn describe_semaphores(directory: &Path) {
         if path.extension().is_none_or(|extension| extension != "sem") {
             continue;
         }
-        println!("    {}:", path.display());
         let look = Command::new("/proc/self/exe")
             .arg("inspect")
             .arg(&path)
@@ -187,7 +186,7 @@ fn describe_semaphores(directory: &Path) {
         let started = Instant::now();
         while matches!(look.ended(), Ok(None)) {
             if started.elapsed() > Duration::from_secs(5) {
-                println!("    looking at it hangs as well");
+                println!("    {}: looking at it hangs as well", path.display());
                 break;
             }
             thread::sleep(LOOK);

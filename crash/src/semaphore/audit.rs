@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::child;
-use crate::stand_in::{SharedSemaphore, TryAcquireError};
+use latchwork::SharedSemaphore;
+use latchwork::semaphore::shared::TryAcquireError;
 
 /// Far beyond any recovery: who has not got its permits by then never will.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);

@@ -23,7 +23,7 @@ use super::matrix::puppet::{Puppet, Theatre};
 use crate::child::{self, Child, End};
 use crate::page::Page;
 use crate::scene::Scene;
-use crate::stand_in::SharedSemaphore;
+use latchwork::SharedSemaphore;
 
 const PERMITS: u32 = 4;
 const VICTIMS: usize = 4;

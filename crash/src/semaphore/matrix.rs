@@ -17,6 +17,7 @@ use self::puppet::{Puppet, Theatre};
 use super::audit;
 use crate::child;
 use crate::scene::Scene;
+use latchwork::SharedSemaphore;
 
 const PERMITS: u32 = 4;
 
@@ -229,7 +230,7 @@ fn other_boot(_: &mut Scene, theatre: &Theatre) -> Result<String> {
     observer.ok("try 4")?;
     observer.ok("drop")?;
     drop((holder, observer, stranger));
-    crate::stand_in::SharedSemaphore::remove(&theatre.path)?;
+    SharedSemaphore::remove(&theatre.path)?;
     Ok(format!("answer={answer}"))
 }
 
@@ -296,7 +297,7 @@ fn strict(_: &mut Scene, theatre: &Theatre) -> Result<String> {
     all_come_back(&mut observer)?;
     kill(command, Signal::SIGKILL)?;
     drop(observer);
-    crate::stand_in::SharedSemaphore::remove(&theatre.path)?;
+    SharedSemaphore::remove(&theatre.path)?;
 
     let (mut holder, mut observer) = (theatre.puppet()?, theatre.puppet()?);
     holder.ok("open strict")?;
@@ -315,6 +316,6 @@ fn strict(_: &mut Scene, theatre: &Theatre) -> Result<String> {
     all_come_back(&mut observer)?;
     drop(observer);
     // The audit opens one that is not strict.
-    crate::stand_in::SharedSemaphore::remove(&theatre.path)?;
+    SharedSemaphore::remove(&theatre.path)?;
     Ok(String::new())
 }

@@ -93,19 +93,20 @@ fn run(
         step,
         led,
     };
-    // Somebody keeps the file from being made anew, unless the making is the operation.
     walk.audit()?;
     let total = match walk.visit(u64::MAX)?.0 {
         Reached::End(steps) => steps,
         Reached::Point => unreachable!("an operation has an end"),
     };
     walk.clear()?;
+    walk.audit()?;
     let chosen = points(scene, step, total);
     let (mut covered, mut longest, mut failures) = (0, total, Vec::new());
-    for (index, point) in chosen.iter().enumerate() {
+    for point in &chosen {
         let (reached, place) = walk.visit(*point)?;
-        if let Reached::End(steps) = reached {
-            longest = longest.max(steps);
+        match reached {
+            Reached::Point => covered += 1,
+            Reached::End(steps) => longest = longest.max(steps),
         }
         let result = walk.clear().and_then(|()| walk.audit());
         if let Err(error) = result {
@@ -115,7 +116,6 @@ fn run(
             }
             walk.begin_anew()?;
         }
-        covered = index + 1;
         scene.beat();
     }
     let unit = match step {
@@ -123,7 +123,8 @@ fn run(
         Step::SystemCall => "boundaries",
     };
     let figures = format!(
-        "points={covered}/{} {unit}={longest} seconds={:.1}",
+        "points={}/{} {unit}={longest} seconds={:.1}",
+        covered + 1,
         longest + 1,
         started.elapsed().as_secs_f64()
     );

@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use super::audit;
 use crate::child::Child;
 use crate::scene::Scene;
-use crate::stand_in::SharedSemaphore;
+use latchwork::SharedSemaphore;
 
 const STOP: usize = 0;
 const HOG: usize = 1;

@@ -19,7 +19,7 @@ use self::worker::{Member, Work};
 use super::audit;
 use crate::child::Child;
 use crate::scene::{Scene, now, percentiles};
-use crate::stand_in::SharedSemaphore;
+use latchwork::SharedSemaphore;
 
 struct Plan {
     name: &'static str,

@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::page::Page;
-use crate::stand_in::{AcquireTimeoutError, SharedSemaphore, TryAcquireError};
+use latchwork::SharedSemaphore;
+use latchwork::semaphore::shared::{AcquireTimeoutError, TryAcquireError};
 
 pub(super) const CELLS: usize = 4;
 

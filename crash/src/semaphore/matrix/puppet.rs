@@ -20,7 +20,8 @@ use nix::unistd::{Pid, chdir, execv, getpid};
 
 use crate::child::{Child, Lifetime};
 use crate::scene::Scene;
-use crate::stand_in::{SharedOwnedPermit, SharedSemaphore};
+use latchwork::SharedSemaphore;
+use latchwork::semaphore::shared::SharedOwnedPermit;
 
 /// Where puppets connect.
 pub(in crate::semaphore) struct Theatre {

@@ -14,8 +14,9 @@ use super::super::audit::PATIENCE;
 use super::operations::Stage;
 use crate::child::Child;
 use crate::page::Page;
-use crate::stand_in::{SharedPermit, SharedSemaphore};
 use crate::trace::Marks;
+use latchwork::SharedSemaphore;
+use latchwork::semaphore::shared::SharedPermit;
 
 /// What company an operation needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,8 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::company::Need;
-use crate::stand_in::{AcquireTimeoutError, SharedSemaphore};
 use crate::trace::Marks;
+use latchwork::SharedSemaphore;
+use latchwork::semaphore::shared::AcquireTimeoutError;
+
+/// A lease that no point outlasts: it must come back with its holder.
+const AN_HOUR: Duration = Duration::from_secs(3600);
 
 /// Where an operation takes place.
 #[derive(Clone, Debug)]
@@ -167,6 +171,26 @@ pub(super) const OPERATIONS: &[Operation] = &[
         let permits = semaphore.acquire_many(stage.permits);
         marks.end();
         std::mem::forget(permits);
+    }),
+    short("lease", Need::Nobody, |stage, marks| {
+        let semaphore = stage.warm();
+        marks.begin();
+        let lease = semaphore.acquire_leased(AN_HOUR);
+        marks.end();
+        std::mem::forget(lease);
+    }),
+    short("renew", Need::Nobody, |stage, marks| {
+        let mut lease = stage.warm().acquire_leased(AN_HOUR).expect("acquire");
+        marks.begin();
+        lease.renew(AN_HOUR).expect("renew");
+        marks.end();
+        std::mem::forget(lease);
+    }),
+    short("release-lease", Need::Nobody, |stage, marks| {
+        let lease = stage.warm().acquire_leased(AN_HOUR).expect("acquire");
+        marks.begin();
+        drop(lease);
+        marks.end();
     }),
     Operation {
         starts_keeper: true,

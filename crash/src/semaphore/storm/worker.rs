@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 
 use super::arena::{Arena, Tickets};
-use crate::stand_in::{AcquireTimeoutError, SharedPermit, SharedSemaphore, TryAcquireError};
+use latchwork::SharedSemaphore;
+use latchwork::semaphore::shared::{AcquireTimeoutError, SharedPermit, TryAcquireError};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Work {
