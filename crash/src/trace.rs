@@ -2,7 +2,8 @@
 //!
 //! The subject marks where the operation begins and where it is over. Between the two its tracer
 //! goes instruction by instruction, or system call by system call, as many as it likes, and then
-//! kills the process. Only one thread is traced: the subject's own, or the first one that it
+//! kills the process. Where the processor has breakpoints that we know how to set, a place that an
+//! earlier subject has passed is reached at once: forks have their code at the same addresses. Only one thread is traced: the subject's own, or the first one that it
 //! starts; all others run freely.
 
 use std::sync::atomic::Ordering::SeqCst;
@@ -57,6 +58,9 @@ pub(crate) enum Led {
     Started,
 }
 
+/// Whether [`Subject::record`] and [`Subject::lead_to`] work here.
+pub(crate) const KNOWS_PLACES: bool = cfg!(target_arch = "x86_64");
+
 /// How far a subject came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reached {
@@ -72,8 +76,9 @@ pub(crate) struct Subject<'p> {
     thread: Pid,
 }
 
-/// A thread that takes no further step although the operation is over is asleep.
+/// Who takes no further step for so long although the operation is over is asleep.
 const ASLEEP: Duration = Duration::from_millis(20);
+const ASLEEP_ITSELF: Duration = Duration::from_millis(1);
 
 impl<'p> Subject<'p> {
     /// Forks a process that calls `operation`, and waits for its beginning.
@@ -149,6 +154,46 @@ impl<'p> Subject<'p> {
         Ok(Reached::Point)
     }
 
+    /// Leads it to the end by instructions, and returns where it was before each.
+    pub(crate) fn record(&self) -> Result<Vec<u64>> {
+        let mut places = Vec::new();
+        while !self.is_over() {
+            places.push(self.place().context("no place")?);
+            self.step(Step::Instruction)?;
+            self.expect_trap()?;
+        }
+        Ok(places)
+    }
+
+    /// Lets it run until it comes to a place for the `arrivals`th time.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn lead_to(&self, place: u64, arrivals: u64) -> Result<Reached> {
+        const REGISTERS: usize = std::mem::offset_of!(nix::libc::user, u_debugreg);
+        // Register 0 holds an address; bit 0 of register 7 has this thread stop before it executes
+        // the instruction there.
+        let set = |register: usize, value: u64| {
+            let offset = REGISTERS + register * size_of::<u64>();
+            let set = ptrace::write_user(self.thread, offset as *mut _, value.cast_signed());
+            set.context("a breakpoint")
+        };
+        set(0, place)?;
+        set(7, 1)?;
+        for arrival in 0..arrivals {
+            ptrace::cont(self.thread, None).context("cont")?;
+            match self.stop_or_end()? {
+                None => return Ok(Reached::End(arrival)),
+                Some(WaitStatus::Stopped(_, Signal::SIGTRAP)) => {}
+                Some(status) => bail!("on the way to {place:#x}: {}", End(status)),
+            }
+        }
+        Ok(Reached::Point)
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(crate) fn lead_to(&self, _: u64, _: u64) -> Result<Reached> {
+        bail!("breakpoints are not known here")
+    }
+
     /// Where it is, as an address in this program, which it has inherited.
     pub(crate) fn place(&self) -> Option<u64> {
         #[cfg(target_arch = "x86_64")]
@@ -183,6 +228,13 @@ impl<'p> Subject<'p> {
         taken.context("a step")
     }
 
+    fn expect_trap(&self) -> Result<()> {
+        match self.stop()? {
+            WaitStatus::Stopped(_, Signal::SIGTRAP) => Ok(()),
+            status => bail!("a step ended in {}", End(status)),
+        }
+    }
+
     fn stop(&self) -> Result<WaitStatus> {
         let status = waitpid(self.thread, Some(WaitPidFlag::__WALL)).context("waitpid")?;
         ensure!(
@@ -196,6 +248,10 @@ impl<'p> Subject<'p> {
     /// As `stop`; none if the thread does not stop any more and the operation is over.
     fn stop_or_end(&self) -> Result<Option<WaitStatus>> {
         let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
+        let asleep = match self.thread == self.child.pid() {
+            true => ASLEEP_ITSELF,
+            false => ASLEEP,
+        };
         let mut since = None;
         loop {
             match waitpid(self.thread, Some(flags)).context("waitpid")? {
@@ -210,7 +266,7 @@ impl<'p> Subject<'p> {
             }
             if self.is_over() {
                 let since = since.get_or_insert_with(Instant::now);
-                if since.elapsed() > ASLEEP {
+                if since.elapsed() > asleep {
                     return Ok(None);
                 }
             }

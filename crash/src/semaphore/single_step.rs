@@ -6,6 +6,7 @@
 mod company;
 mod operations;
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
@@ -21,7 +22,7 @@ use self::operations::{OPERATIONS, Operation, Stage};
 use super::audit;
 use crate::page::Page;
 use crate::scene::Scene;
-use crate::trace::{Led, Reached, Step, Subject};
+use crate::trace::{KNOWS_PLACES, Led, Reached, Step, Subject};
 
 /// The permits that there are at first, and those that a lower maximum leaves.
 const PERMITS: u32 = 4;
@@ -94,23 +95,26 @@ fn run(
         led,
     };
     walk.audit()?;
-    let total = match walk.visit(u64::MAX)?.0 {
-        Reached::End(steps) => steps,
-        Reached::Point => unreachable!("an operation has an end"),
-    };
-    walk.clear()?;
-    walk.audit()?;
-    let chosen = points(scene, step, total);
-    let (mut covered, mut longest, mut failures) = (0, total, Vec::new());
-    for point in &chosen {
-        let (reached, place) = walk.visit(*point)?;
-        match reached {
-            Reached::Point => covered += 1,
-            Reached::End(steps) => longest = longest.max(steps),
+    let goals = walk.survey(scene)?;
+    let total = goals.len() as u64;
+    let (mut covered, mut failures) = (0, Vec::new());
+    // Steps to points that are not reached otherwise.
+    let mut budget: u64 = scene.choose(40_000, 8_000_000);
+    for goal in chosen(scene, goals) {
+        let (mut reached, mut place) = walk.visit(goal)?;
+        if let (Reached::End(_), Goal::Place { point, .. }) = (reached, goal)
+            && point <= budget
+        {
+            // It came another way, or not so often. Step by step, then.
+            budget -= point;
+            walk.clear()?;
+            walk.audit()?;
+            (reached, place) = walk.visit(Goal::Step(point))?;
         }
+        covered += u64::from(reached == Reached::Point);
         let result = walk.clear().and_then(|()| walk.audit());
         if let Err(error) = result {
-            failures.push((*point, place, error));
+            failures.push((goal, place, error));
             if failures.len() == ENOUGH {
                 break;
             }
@@ -119,52 +123,57 @@ fn run(
         scene.beat();
     }
     let unit = match step {
-        Step::Instruction => "instructions",
-        Step::SystemCall => "boundaries",
+        Step::Instruction => "instruction",
+        Step::SystemCall => "system-call-boundary",
     };
     let figures = format!(
-        "points={}/{} {unit}={longest} seconds={:.1}",
-        covered + 1,
-        longest + 1,
+        "points={covered}/{total} unit={unit} seconds={:.1}",
         started.elapsed().as_secs_f64()
     );
     scene.report(&name, figures, verdict(&failures));
     Ok(())
 }
 
-fn verdict(failures: &[(u64, Option<u64>, anyhow::Error)]) -> Result<()> {
+fn verdict(failures: &[(Goal, Option<u64>, anyhow::Error)]) -> Result<()> {
     if failures.is_empty() {
         return Ok(());
     }
     let mut text = String::new();
-    for (point, place, error) in failures {
+    for (goal, place, error) in failures {
+        let (Goal::Step(point) | Goal::Place { point, .. }) = goal;
         let place = place.and_then(source_line).unwrap_or_default();
         write!(text, "\n    killed at {point} {place}: {error:#}")?;
     }
     Err(anyhow!("{} points failed{text}", failures.len()))
 }
 
-/// Which points to kill at: all, where that takes a reasonable number of steps; else evenly
-/// spread ones with a random beginning, and the first and last ones.
-fn points(scene: &mut Scene, step: Step, total: u64) -> Vec<u64> {
-    let steps_for_all = total * total / 2;
-    let budget = match step {
-        Step::SystemCall => u64::MAX,
-        Step::Instruction => scene.choose(150_000, 40_000_000),
+/// A point to kill at.
+#[derive(Clone, Copy, Debug)]
+enum Goal {
+    /// After so many steps.
+    Step(u64),
+    /// The same, known as the place at which it is for the `arrivals`th time.
+    Place {
+        point: u64,
+        place: u64,
+        arrivals: u64,
+    },
+}
+
+/// All goals, or in the short form evenly spread ones with a random beginning, and the last.
+fn chosen(scene: &mut Scene, goals: Vec<Goal>) -> Vec<Goal> {
+    let most = scene.choose(64, usize::MAX);
+    let Some(last) = goals.last().copied() else {
+        return goals;
     };
-    let most = scene.choose(250, u64::MAX);
-    // A path may be a little longer the next time, since others run as well.
-    let last = total + total / 8 + 4;
-    if steps_for_all <= budget && total <= most {
-        return (0..=last).collect();
+    if goals.len() <= most {
+        return goals;
     }
-    let stride = (steps_for_all / budget).max(total / most).max(1) + 1;
-    let first = scene.random.u64(..stride);
-    let mut points: Vec<u64> = (first..=last).step_by(stride as usize).collect();
-    points.extend([0, 1, total - 1, total]);
-    points.sort_unstable();
-    points.dedup();
-    points
+    let stride = goals.len() / most + 1;
+    let first = scene.random.usize(..stride);
+    let mut chosen: Vec<_> = goals.into_iter().skip(first).step_by(stride).collect();
+    chosen.push(last);
+    chosen
 }
 
 struct Walk {
@@ -177,8 +186,62 @@ struct Walk {
 }
 
 impl Walk {
+    /// Leads a subject through the whole operation, and returns every point on its way.
+    fn survey(&mut self, scene: &Scene) -> Result<Vec<Goal>> {
+        let goals = if self.step == Step::Instruction && KNOWS_PLACES {
+            let subject = self.subject()?;
+            let places = subject.record().context("the survey")?;
+            subject.kill()?;
+            let mut arrivals: HashMap<u64, u64> = HashMap::new();
+            let goal = |(point, place): (usize, u64)| {
+                let arrivals = arrivals.entry(place).or_default();
+                *arrivals += 1;
+                Goal::Place {
+                    point: point as u64,
+                    place,
+                    arrivals: *arrivals,
+                }
+            };
+            // The repetitions of a string instruction are one arrival.
+            let mut points: Vec<_> = places.into_iter().enumerate().collect();
+            points.dedup_by_key(|(_, place)| *place);
+            points.into_iter().map(goal).collect()
+        } else {
+            match self.visit(Goal::Step(u64::MAX))?.0 {
+                Reached::End(steps) => (0..=steps).map(Goal::Step).collect(),
+                Reached::Point => unreachable!("an operation has an end"),
+            }
+        };
+        scene.beat();
+        self.clear()?;
+        self.audit()?;
+        Ok(goals)
+    }
+
     /// Leads a subject to a point and kills it there: how far it came, and where that was.
-    fn visit(&mut self, point: u64) -> Result<(Reached, Option<u64>)> {
+    fn visit(&mut self, goal: Goal) -> Result<(Reached, Option<u64>)> {
+        let (step, led) = (self.step, self.led);
+        let mut subject = self.subject()?;
+        let result = match (led, goal) {
+            (Led::Started, _) if !subject.lead_started()? => Ok(Reached::End(0)),
+            (_, Goal::Step(point)) => subject.lead(step, point),
+            (
+                _,
+                Goal::Place {
+                    place, arrivals, ..
+                },
+            ) => subject.lead_to(place, arrivals),
+        };
+        let place = subject.place();
+        subject.kill()?;
+        Ok((
+            result.with_context(|| format!("on the way to {goal:x?}"))?,
+            place,
+        ))
+    }
+
+    /// A subject at the beginning of the operation, in its company.
+    fn subject(&mut self) -> Result<Subject<'_>> {
         if self.operation.creates && self.stage.path.exists() {
             fs::remove_file(&self.stage.path)?;
         }
@@ -189,18 +252,9 @@ impl Walk {
         let company = self.company.insert(company);
         company.gather(&self.page).context("the company")?;
         let (stage, run) = (&self.stage, self.operation.run);
-        let mut subject = Subject::start(&self.page, |marks| run(stage, marks))?;
+        let subject = Subject::start(&self.page, |marks| run(stage, marks))?;
         company.begin()?;
-        let result = match self.led {
-            Led::Started if !subject.lead_started()? => Ok(Reached::End(0)),
-            Led::Own | Led::Started => subject.lead(self.step, point),
-        };
-        let place = subject.place();
-        subject.kill()?;
-        Ok((
-            result.with_context(|| format!("on the way to {point}"))?,
-            place,
-        ))
+        Ok(subject)
     }
 
     /// Lets the company return what it has.
