@@ -16,39 +16,40 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 ///
 /// `permits` are those it was made with, `expected` those it must have now.
 pub(crate) fn capacity(path: &Path, permits: u32, expected: u32) -> Result<()> {
-    let one_of = |max| ensure_exact(max, expected);
-    audit(path, permits, one_of)
+    audit(path, permits, &[expected], false)
 }
 
 /// As [`capacity`], where a process may have been killed on its way from one maximum to another:
 /// one of the two holds, and the other can be set.
 pub(crate) fn capacity_between(path: &Path, permits: u32, either: [u32; 2]) -> Result<()> {
-    audit(path, permits, |max| {
+    audit(path, permits, &either, false)
+}
+
+/// As [`capacity_between`], for a strict semaphore: what its dead held may be free a little later.
+pub(crate) fn capacity_strict(path: &Path, permits: u32, either: [u32; 2]) -> Result<()> {
+    audit(path, permits, &either, true)
+}
+
+fn audit(path: &Path, permits: u32, expected: &[u32], strict: bool) -> Result<()> {
+    let question = || {
+        let semaphore = SharedSemaphore::builder(path)
+            .permits(permits)
+            .strict(strict)
+            .open()
+            .context("open")?;
+        let max = semaphore.max();
         ensure!(
-            either.contains(&max),
-            "max() is {max}, neither of {either:?}"
+            expected.contains(&max),
+            "max() is {max}, not in {expected:?}"
         );
-        Ok(())
-    })
-}
-
-fn ensure_exact(max: u32, expected: u32) -> Result<()> {
-    ensure!(max == expected, "max() is {max}, not {expected}");
-    Ok(())
-}
-
-fn audit(path: &Path, permits: u32, judge: impl Fn(u32) -> Result<()>) -> Result<()> {
-    child::ask(|| {
-        let semaphore = SharedSemaphore::open(path, permits).context("open")?;
-        judge(semaphore.max())?;
         take_all(&semaphore)?;
-        if semaphore.max() != permits {
+        if max != permits {
             semaphore.set_max(permits).context("set_max")?;
             take_all(&semaphore).context("after set_max")?;
         }
         Ok(String::new())
-    })
-    .map(drop)
+    };
+    child::ask(question).map(drop)
 }
 
 /// Takes all permits, finds that no more can be had, and gives them back.
@@ -58,6 +59,7 @@ fn take_all(semaphore: &SharedSemaphore) -> Result<()> {
     let all = match semaphore.try_acquire_many(max) {
         Ok(all) => all,
         Err(refused) => match semaphore.acquire_many_timeout(max, PATIENCE) {
+            Ok(all) if semaphore.is_strict() => all,
             Ok(_) => bail!("{before} of {max} taken: {refused}, though they came back later"),
             Err(error) => bail!(
                 "{before} of {max} taken, and all of them cannot be had: {error}; {:?}",

@@ -100,7 +100,7 @@ fn run(
     let (mut covered, mut failures) = (0, Vec::new());
     // Steps to points that are not reached otherwise.
     let mut budget: u64 = scene.choose(40_000, 8_000_000);
-    for goal in chosen(scene, goals) {
+    for goal in chosen(scene, step, goals) {
         let (mut reached, mut place) = walk.visit(goal)?;
         if let (Reached::End(_), Goal::Place { point, .. }) = (reached, goal)
             && point <= budget
@@ -161,8 +161,11 @@ enum Goal {
 }
 
 /// All goals, or in the short form evenly spread ones with a random beginning, and the last.
-fn chosen(scene: &mut Scene, goals: Vec<Goal>) -> Vec<Goal> {
-    let most = scene.choose(64, usize::MAX);
+fn chosen(scene: &mut Scene, step: Step, goals: Vec<Goal>) -> Vec<Goal> {
+    let most = match step {
+        Step::Instruction => scene.choose(64, usize::MAX),
+        Step::SystemCall => usize::MAX,
+    };
     let Some(last) = goals.last().copied() else {
         return goals;
     };

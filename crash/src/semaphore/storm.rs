@@ -31,6 +31,7 @@ struct Plan {
     kills_each: usize,
     /// How many acquisitions each round waits for, whatever its kills.
     acquisitions_each: u64,
+    strict: bool,
     work: Work,
 }
 
@@ -43,9 +44,19 @@ pub(super) fn storm(scene: &mut Scene) -> Result<()> {
         quiesces: scene.choose(20, 200),
         kills_each: 100,
         acquisitions_each: 0,
+        strict: false,
         work: Work::Mixed,
     };
     run(scene, &plan);
+    run(
+        scene,
+        &Plan {
+            name: "storm-strict",
+            quiesces: scene.choose(4, 40),
+            strict: true,
+            ..plan
+        },
+    );
     recovery(scene)
 }
 
@@ -58,6 +69,7 @@ pub(super) fn operations(scene: &mut Scene) -> Result<()> {
         quiesces: scene.choose(25, 1_000),
         kills_each: 20,
         acquisitions_each: scene.choose(2_000, 1_000),
+        strict: false,
         work: Work::Plain,
     };
     run(scene, &plan);
@@ -161,7 +173,11 @@ impl Crowd<'_> {
         self.arena.verdict()?;
         self.arena.all_returned()?;
         let (permits, fewest) = (self.plan.permits, self.plan.fewest);
-        audit::capacity_between(&self.path, permits, [permits, fewest]).context("quiesce")?;
+        let audit = match self.plan.strict {
+            true => audit::capacity_strict,
+            false => audit::capacity_between,
+        };
+        audit(&self.path, permits, [permits, fewest]).context("quiesce")?;
         scene.beat();
         Ok(self.plan.kills_each)
     }
@@ -178,6 +194,7 @@ impl Crowd<'_> {
             path: &self.path,
             permits: self.plan.permits,
             fewest: self.plan.fewest,
+            strict: self.plan.strict,
             slot,
             generation: self.generation,
             seed: scene.random.u64(..),

@@ -180,7 +180,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         std::mem::forget(lease);
     }),
     short("renew", Need::Nobody, |stage, marks| {
-        let mut lease = stage.warm().acquire_leased(AN_HOUR).expect("acquire");
+        let lease = stage.warm().acquire_leased(AN_HOUR).expect("acquire");
         marks.begin();
         lease.renew(AN_HOUR).expect("renew");
         marks.end();

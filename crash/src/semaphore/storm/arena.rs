@@ -23,7 +23,7 @@ const INHERITED: usize = 3;
 const TICKETS: usize = 4;
 const SLOTS: usize = 2;
 
-/// A ticket: worker's slot 8 | its generation 32 | serial 24, never zero since generations begin at 1.
+/// A ticket: worker's slot 8 | its generation 32 | thread 1 | serial 23, never zero since generations begin at 1.
 pub(super) struct Arena {
     page: Page,
     permits: usize,
@@ -33,11 +33,12 @@ pub(super) struct Arena {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct OverGranted;
 
-/// A worker's side of the page.
+/// The side of a worker's thread.
 pub(super) struct Tickets<'a> {
     arena: &'a Arena,
     slot: usize,
     generation: u64,
+    thread: u64,
     serial: u64,
     mine: Vec<(usize, u64)>,
 }
@@ -118,11 +119,12 @@ impl Arena {
 }
 
 impl<'a> Tickets<'a> {
-    pub(super) fn new(arena: &'a Arena, slot: usize, generation: u64) -> Tickets<'a> {
+    pub(super) fn new(arena: &'a Arena, slot: usize, generation: u64, thread: u64) -> Tickets<'a> {
         Tickets {
             arena,
             slot,
             generation,
+            thread,
             serial: 0,
             mine: Vec::new(),
         }
@@ -140,7 +142,8 @@ impl<'a> Tickets<'a> {
 
     fn take_one(&mut self) -> Result<(usize, u64), OverGranted> {
         self.serial += 1;
-        let mine = (self.slot as u64) << 56 | self.generation << 24 | self.serial & 0xff_ffff;
+        let serial = self.thread << 23 | self.serial & 0x7f_ffff;
+        let mine = (self.slot as u64) << 56 | self.generation << 24 | serial;
         let arena = self.arena;
         let swap = |index: usize, from: u64| {
             let swapped = arena
