@@ -153,6 +153,26 @@ fn lives(scene: &mut Scene) -> Result<String> {
         observer.expect("current", "0")?;
         scene.beat();
     }
+    for round in 0..rounds {
+        // Not the permits of the dead alone: it waited for several, or was the first in line.
+        let (held, wanted) = if round % 2 == 0 { (4, 1) } else { (2, 3) };
+        observer.ok(&format!("take {held}"))?;
+        let mut waiter = theatre.puppet()?;
+        waiter.ok("open")?;
+        waiter.tell(&format!("wait {wanted} 20000"))?;
+        thread::sleep(Duration::from_millis(5));
+        let keeper = keeper_of(&waiter)?;
+        overwrite(&theatre.path, keeper, keeper + 1).context("the life word")?;
+        waiter.kill()?;
+        observer.ok("drop")?;
+        let answer = observer.ask("wait 4 5000")?;
+        ensure!(
+            answer == "ok",
+            "behind a dead waiter whose life is garbage: {answer}"
+        );
+        observer.ok("drop")?;
+        scene.beat();
+    }
     drop(observer);
     audit::capacity(&theatre.path, PERMITS, PERMITS)?;
     begin_anew(&theatre.path)?;

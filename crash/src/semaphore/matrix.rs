@@ -31,6 +31,9 @@ type Act = fn(&mut Scene, &Theatre) -> Result<String>;
 
 const ACTS: &[(&str, Act)] = &[
     ("fork", fork),
+    ("exit", exit),
+    ("callback", callback),
+    ("crowd", crowd),
     ("failed-exec", failed_exec),
     ("exec", exec),
     ("pid-namespaces", pid_namespaces),
@@ -130,6 +133,63 @@ fn fork(_: &mut Scene, theatre: &Theatre) -> Result<String> {
     child.kill()?;
     all_come_back(&mut observer)?;
     Ok("forks=3".to_owned())
+}
+
+/// An exit that drops nothing, with several attachments.
+fn exit(_: &mut Scene, theatre: &Theatre) -> Result<String> {
+    let (mut holder, mut observer) = cast(theatre)?;
+    holder.ok("open")?;
+    holder.ok("take 1")?;
+    observer.expect("current", "3")?;
+    holder.tell("exit")?;
+    holder.hang_up()?;
+    all_come_back(&mut observer)?;
+    Ok(String::new())
+}
+
+/// Who waits without a thread is called when a holder dies; one who dies waiting is in nobody's way.
+fn callback(scene: &mut Scene, theatre: &Theatre) -> Result<String> {
+    let rounds = scene.choose(10, 100);
+    let mut observer = theatre.puppet()?;
+    observer.ok("open")?;
+    for _ in 0..rounds {
+        let mut holder = theatre.puppet()?;
+        holder.ok("open")?;
+        holder.ok("take 4")?;
+        let mut gone = theatre.puppet()?;
+        gone.ok("open")?;
+        gone.tell("callback 3")?;
+        observer.tell("callback 4")?;
+        thread::sleep(Duration::from_micros(scene.random.u64(..5_000)));
+        gone.kill()?;
+        holder.kill()?;
+        let answer = observer.reply()?;
+        ensure!(
+            answer == "ok",
+            "a callback for the permits of the dead: {answer}"
+        );
+        observer.ok("drop")?;
+        observer.expect("current", "0")?;
+        scene.beat();
+    }
+    Ok(format!("rounds={rounds}"))
+}
+
+/// As many attachments as there can be, by a process that is killed.
+fn crowd(scene: &mut Scene, theatre: &Theatre) -> Result<String> {
+    let rounds = scene.choose(2, 10);
+    let mut attached = 0;
+    for _ in 0..rounds {
+        let (mut holder, mut observer) = cast(theatre)?;
+        attached = holder.ask("open all")?.parse().context("a number")?;
+        holder.ok("take 2")?;
+        observer.expect("current", "4")?;
+        holder.kill()?;
+        all_come_back(&mut observer)?;
+        scene.beat();
+    }
+    ensure!(attached > 0, "not one more could attach");
+    Ok(format!("rounds={rounds} attachments={attached}"))
 }
 
 fn failed_exec(_: &mut Scene, theatre: &Theatre) -> Result<String> {

@@ -99,7 +99,7 @@ fn run(
     let total = goals.len() as u64;
     let (mut covered, mut failures) = (0, Vec::new());
     // Steps to points that are not reached otherwise.
-    let mut budget: u64 = scene.choose(40_000, 8_000_000);
+    let mut budget: u64 = scene.choose(40_000, 3_000_000);
     for goal in chosen(scene, step, goals) {
         let (mut reached, mut place) = walk.visit(goal)?;
         if let (Reached::End(_), Goal::Place { point, .. }) = (reached, goal)
@@ -286,7 +286,7 @@ impl Walk {
 fn source_line(address: u64) -> Option<String> {
     let maps = fs::read_to_string("/proc/self/maps").ok()?;
     let own = fs::read_link("/proc/self/exe").ok()?;
-    let (offset, file) = maps.lines().find_map(|line| mapped(line, address))?;
+    let (offset, file) = mapped(&maps, address)?;
     if file != own {
         return Some(format!("in {} at {offset:#x}", file.display()));
     }
@@ -297,21 +297,21 @@ fn source_line(address: u64) -> Option<String> {
         .output()
         .ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
-    Some(format!(
-        "at {offset:#x} ({})",
-        text.lines().take(6).collect::<Vec<_>>().join(" ")
-    ))
+    let lines: Vec<_> = text.lines().take(6).collect();
+    Some(format!("at {offset:#x} ({})", lines.join(" ")))
 }
 
-/// What a line of `maps` says of an address: what the linker called it, and the file.
-fn mapped(line: &str, address: u64) -> Option<(u64, PathBuf)> {
-    let mut words = line.split_whitespace();
-    let (from, to) = words.next()?.split_once('-')?;
-    let from = u64::from_str_radix(from, 16).ok()?;
-    let to = u64::from_str_radix(to, 16).ok()?;
-    let offset = u64::from_str_radix(words.nth(1)?, 16).ok()?;
-    let file = PathBuf::from(words.nth(2)?);
-    (from..to)
-        .contains(&address)
-        .then(|| (address - from + offset, file))
+/// The file that is mapped at an address, and how far from the file's beginning in memory that is.
+fn mapped(maps: &str, address: u64) -> Option<(u64, PathBuf)> {
+    let parse = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (from, to) = words.next()?.split_once('-')?;
+        let from = u64::from_str_radix(from, 16).ok()?;
+        let to = u64::from_str_radix(to, 16).ok()?;
+        Some((from..to, words.nth(4)?.to_owned()))
+    };
+    let all: Vec<_> = maps.lines().filter_map(parse).collect();
+    let (_, file) = all.iter().find(|(range, _)| range.contains(&address))?;
+    let (first, _) = all.iter().find(|(_, other)| other == file)?;
+    Some((address - first.start, PathBuf::from(file)))
 }

@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -21,7 +22,7 @@ use nix::unistd::{Pid, chdir, execv, getpid};
 use crate::child::{Child, Lifetime};
 use crate::scene::Scene;
 use latchwork::SharedSemaphore;
-use latchwork::semaphore::shared::SharedOwnedPermit;
+use latchwork::semaphore::shared::{SharedOwnedPermit, SharedSendPermit};
 
 /// Where puppets connect.
 pub(in crate::semaphore) struct Theatre {
@@ -220,6 +221,22 @@ impl Backstage<'_> {
             ["hello"] => ok,
             ["open"] => self.open(false),
             ["open", "strict"] => self.open(true),
+            ["open", "all"] => {
+                let mut opened = 0;
+                while let Ok(semaphore) = SharedSemaphore::open(self.path, self.permits) {
+                    self.semaphore = Some(Box::leak(Box::new(semaphore)));
+                    opened += 1;
+                }
+                Ok(Some(opened.to_string()))
+            }
+            ["callback", count] => {
+                let (sender, permits) = mpsc::channel();
+                let answer = move |permit| drop(sender.send(permit));
+                let pending = self.semaphore()?.acquire_many_with(count.parse()?, answer);
+                let permit = permits.recv().context("nobody called")?;
+                drop(pending);
+                self.keep(permit.map(SharedSendPermit::attach))
+            }
             ["take", count] => {
                 let permit = self.semaphore()?.acquire_many(count.parse()?)?;
                 self.held.push(permit.into_owned());

@@ -68,11 +68,7 @@ impl Member<'_> {
     }
 
     fn work_on(&self) -> Result<()> {
-        let semaphore = SharedSemaphore::builder(self.path)
-            .permits(self.permits)
-            .strict(self.strict)
-            .open()
-            .context("open")?;
+        let semaphore = self.open()?;
         if self.work == Work::Plain || self.generation % 4 != 0 {
             return self.take_turns(&semaphore, 0);
         }
@@ -83,10 +79,22 @@ impl Member<'_> {
         })
     }
 
+    fn open(&self) -> Result<SharedSemaphore> {
+        SharedSemaphore::builder(self.path)
+            .permits(self.permits)
+            .strict(self.strict)
+            .open()
+            .context("open")
+    }
+
     fn take_turns(&self, semaphore: &SharedSemaphore, thread: u64) -> Result<()> {
         let mut tickets = Tickets::new(self.arena, self.slot, self.generation, thread);
         let mut random = fastrand::Rng::with_seed(self.seed + thread);
         while self.arena.stop().load(SeqCst) == 0 {
+            if self.work == Work::Mixed && random.u8(..100) == 0 {
+                // Another attachment of this process, for a moment.
+                self.open()?;
+            }
             let held = match self.work {
                 Work::Plain => Some(Held::Permit(semaphore.acquire()?)),
                 Work::Mixed => self.take_somehow(semaphore, &mut random)?,
@@ -96,7 +104,8 @@ impl Member<'_> {
                 return Err(anyhow!("was granted a permit too many"));
             }
             if self.work == Work::Mixed {
-                if self.slot == 0 && random.u8(..100) < 5 {
+                // Two of them, so that they meet.
+                if self.slot < 2 && random.u8(..100) < 5 {
                     let either = [self.permits, self.fewest];
                     let max = either[random.usize(..2)];
                     semaphore.set_max(max).context("set_max")?;
