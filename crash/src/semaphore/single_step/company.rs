@@ -16,7 +16,7 @@ use crate::child::Child;
 use crate::page::Page;
 use crate::trace::Marks;
 use latchwork::SharedSemaphore;
-use latchwork::semaphore::shared::SharedPermit;
+use latchwork::semaphore::shared::SharedPermits;
 
 /// What company an operation needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,7 +149,7 @@ impl Companion {
 
 /// Does what it is told until nobody tells it anything any more.
 fn serve(semaphore: &SharedSemaphore, page: &Page, mut orders: File, mut answers: File) {
-    let mut held: Option<SharedPermit<'_>> = None;
+    let mut held: Option<SharedPermits<'_>> = None;
     let mut order = [0];
     while orders.read(&mut order).is_ok_and(|read| read == 1) {
         match order[0] {

@@ -10,7 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use latchwork::SharedSemaphore;
 use latchwork::semaphore::shared::{
-    AcquireTimeoutError, SharedLease, SharedPermit, SharedSendPermit, TryAcquireError,
+    AcquireTimeoutError, SharedLease, SharedPermit, SharedPermits, SharedSendPermit,
+    TryAcquireError,
 };
 
 use super::arena::{Arena, Tickets};
@@ -40,7 +41,8 @@ pub(super) struct Member<'a> {
 
 /// What was taken, in whatever form.
 enum Held<'s> {
-    Permit(SharedPermit<'s>),
+    Permit(#[expect(dead_code, reason = "held, not read")] SharedPermit<'s>),
+    Permits(SharedPermits<'s>),
     Sent(SharedSendPermit),
     Lease(#[expect(dead_code, reason = "held, not read")] SharedLease),
 }
@@ -48,9 +50,9 @@ enum Held<'s> {
 impl Held<'_> {
     fn count(&self) -> u32 {
         match self {
-            Held::Permit(permit) => permit.count(),
+            Held::Permit(_) | Held::Lease(_) => 1,
+            Held::Permits(permits) => permits.count(),
             Held::Sent(permit) => permit.count(),
-            Held::Lease(_) => 1,
         }
     }
 }
@@ -127,16 +129,16 @@ impl Member<'_> {
         // More than the fewest may be impossible for good once everybody stops.
         let some = random.u32(1..=self.fewest);
         let any = random.u32(1..=self.permits);
-        let permit = match random.u8(..100) {
-            0..30 => semaphore.acquire()?,
-            30..45 => semaphore.acquire_many(some)?,
+        Ok(Some(match random.u8(..100) {
+            0..30 => Held::Permit(semaphore.acquire()?),
+            30..45 => Held::Permits(semaphore.acquire_many(some)?),
             45..60 => match semaphore.acquire_timeout(wait) {
                 Err(AcquireTimeoutError::TimedOut) => return Ok(None),
-                other => other?,
+                other => Held::Permit(other?),
             },
             60..75 => match semaphore.acquire_many_timeout(any, wait) {
                 Err(AcquireTimeoutError::TimedOut) => return Ok(None),
-                other => other?,
+                other => Held::Permits(other?),
             },
             75..80 => return call_me_back(semaphore, some, wait),
             80..90 => {
@@ -144,14 +146,13 @@ impl Member<'_> {
                 if random.bool() {
                     lease.renew(AN_HOUR).context("renew")?;
                 }
-                return Ok(Some(Held::Lease(lease)));
+                Held::Lease(lease)
             }
             _ => match semaphore.try_acquire() {
                 Err(TryAcquireError::WouldBlock) => return Ok(None),
-                other => other?,
+                other => Held::Permit(other?),
             },
-        };
-        Ok(Some(Held::Permit(permit)))
+        }))
     }
 }
 
