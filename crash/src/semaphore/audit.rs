@@ -10,7 +10,7 @@ use latchwork::SharedSemaphore;
 use latchwork::semaphore::shared::TryAcquireError;
 
 /// Far beyond any recovery: who has not got its permits by then never will.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Takes every permit that the semaphore says it has, in a process of its own.
 ///

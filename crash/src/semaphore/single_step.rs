@@ -29,7 +29,7 @@ const PERMITS: u32 = 4;
 const FEWEST: u32 = 2;
 
 /// Failures after which an operation is given up.
-const ENOUGH: usize = 5;
+const ENOUGH: usize = 3;
 
 pub(super) fn instructions(scene: &mut Scene) -> Result<()> {
     share_one_processor()?;
