@@ -17,6 +17,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc;
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -67,6 +68,16 @@ impl Child {
                 exit(catch_unwind(AssertUnwindSafe(role)).unwrap_or(PANICKED))
             }
         }
+    }
+
+    /// As `fork`, as the first process of a PID namespace of its own: its number there is 1.
+    pub(crate) fn fork_in_namespace(role: impl FnOnce() -> i32) -> Result<Child> {
+        let own = File::open("/proc/self/ns/pid").context("our namespace")?;
+        unshare(CloneFlags::CLONE_NEWPID).context("unshare")?;
+        let child = Child::fork(role);
+        // The next one is to be another's.
+        setns(own, CloneFlags::CLONE_NEWPID).context("setns")?;
+        child
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -156,6 +167,15 @@ impl fmt::Display for End {
             status => write!(f, "{status:?}"),
         }
     }
+}
+
+/// Why there can be no namespaces of the kind here, if there cannot.
+pub(crate) fn no_namespaces(kind: CloneFlags) -> Option<String> {
+    let tried = ask(|| {
+        unshare(kind)?;
+        Ok(String::new())
+    });
+    tried.err().map(|error| format!("needs root: {error}"))
 }
 
 /// Runs `question` in a process of its own and returns its answer.

@@ -174,7 +174,6 @@ fn lives(scene: &mut Scene) -> Result<String> {
         scene.beat();
     }
     drop(observer);
-    audit::capacity(&theatre.path, PERMITS, PERMITS)?;
     begin_anew(&theatre.path)?;
     Ok(format!(
         "rounds={rounds} seconds={:.1}",

@@ -74,11 +74,7 @@ fn impossible(name: &str) -> Option<String> {
         "other-boot" => CloneFlags::CLONE_NEWNS,
         _ => return None,
     };
-    let tried = child::ask(|| {
-        unshare(needed)?;
-        Ok(String::new())
-    });
-    tried.err().map(|error| format!("needs root: {error}"))
+    child::no_namespaces(needed)
 }
 
 /// Somebody who holds two permits, and somebody who looks on.

@@ -17,9 +17,10 @@ use anyhow::{Context, Result};
 use self::arena::Arena;
 use self::worker::{Member, Work};
 use super::audit;
-use crate::child::Child;
+use crate::child::{self, Child};
 use crate::scene::{Scene, now, percentiles};
 use latchwork::SharedSemaphore;
+use nix::sched::CloneFlags;
 
 struct Plan {
     name: &'static str,
@@ -32,6 +33,8 @@ struct Plan {
     /// How many acquisitions each round waits for, whatever its kills.
     acquisitions_each: u64,
     strict: bool,
+    /// Each worker is number 1 of a PID namespace, and its keeper has the number of all keepers.
+    namespaces: bool,
     work: Work,
 }
 
@@ -45,6 +48,7 @@ pub(super) fn storm(scene: &mut Scene) -> Result<()> {
         kills_each: 100,
         acquisitions_each: 0,
         strict: false,
+        namespaces: false,
         work: Work::Mixed,
     };
     run(scene, &plan);
@@ -57,6 +61,16 @@ pub(super) fn storm(scene: &mut Scene) -> Result<()> {
             ..plan
         },
     );
+    let plan = Plan {
+        name: "storm-namespaces",
+        quiesces: scene.choose(4, 40),
+        namespaces: true,
+        ..plan
+    };
+    match child::no_namespaces(CloneFlags::CLONE_NEWPID) {
+        None => run(scene, &plan),
+        Some(why) => scene.skip(plan.name, &why),
+    }
     recovery(scene)
 }
 
@@ -70,6 +84,7 @@ pub(super) fn operations(scene: &mut Scene) -> Result<()> {
         kills_each: 20,
         acquisitions_each: scene.choose(2_000, 1_000),
         strict: false,
+        namespaces: false,
         work: Work::Plain,
     };
     run(scene, &plan);
@@ -200,7 +215,10 @@ impl Crowd<'_> {
             seed: scene.random.u64(..),
             work: self.plan.work,
         };
-        Child::fork(|| member.run())
+        match self.plan.namespaces {
+            true => Child::fork_in_namespace(|| member.run()),
+            false => Child::fork(|| member.run()),
+        }
     }
 }
 

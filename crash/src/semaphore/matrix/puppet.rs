@@ -67,15 +67,8 @@ impl Theatre {
 
     /// The first process of a PID namespace: its number there is 1.
     pub(in crate::semaphore) fn puppet_in_pid_namespace(&self) -> Result<Puppet> {
-        let outside = Child::fork(|| {
-            let entered = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID);
-            entered.expect("unshare, which worked a moment ago");
-            let first = Child::fork(|| self.perform(|| Ok(()))).expect("fork");
-            // Its end is this one's as well, whatever it is.
-            let _ = { first }.wait();
-            0
-        })?;
-        self.accept(Some(outside))
+        let child = Child::fork_in_namespace(|| self.perform(|| Ok(())))?;
+        self.accept(Some(child))
     }
 
     fn perform(&self, change: impl FnOnce() -> Result<()>) -> i32 {
