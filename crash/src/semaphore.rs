@@ -2,6 +2,7 @@
 
 mod audit;
 mod hostile;
+mod leases;
 mod matrix;
 mod single_step;
 mod starve;
@@ -31,6 +32,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "system-calls",
         run: single_step::system_calls,
+    },
+    Scenario {
+        name: "leases",
+        run: leases::run,
     },
     Scenario {
         name: "matrix",
