@@ -34,6 +34,7 @@ const ACTS: &[(&str, Act)] = &[
     ("exit", exit),
     ("callback", callback),
     ("crowd", crowd),
+    ("past-leases", past_leases),
     ("failed-exec", failed_exec),
     ("exec", exec),
     ("pid-namespaces", pid_namespaces),
@@ -186,6 +187,36 @@ fn crowd(scene: &mut Scene, theatre: &Theatre) -> Result<String> {
     }
     ensure!(attached > 0, "not one more could attach");
     Ok(format!("rounds={rounds} attachments={attached}"))
+}
+
+/// What a lease leaves behind says nothing of the next holder, whose process counts like the first's.
+fn past_leases(scene: &mut Scene, theatre: &Theatre) -> Result<String> {
+    let rounds = scene.choose(4, 40);
+    let mut observer = theatre.puppet()?;
+    observer.ok("open")?;
+    for round in 0..rounds {
+        let mut lessee = theatre.puppet()?;
+        lessee.ok("open")?;
+        for _ in 0..PERMITS {
+            lessee.ok("lease 5")?;
+        }
+        if round % 2 == 0 {
+            lessee.ok("drop")?;
+        }
+        lessee.kill()?;
+        let mut holder = theatre.puppet()?;
+        holder.ok("open")?;
+        for _ in 0..PERMITS {
+            holder.ok("take 1")?;
+        }
+        thread::sleep(Duration::from_millis(10));
+        observer.expect("try 1", "WouldBlock")?;
+        observer.expect("wait 1 5", "TimedOut")?;
+        holder.kill()?;
+        all_come_back(&mut observer)?;
+        scene.beat();
+    }
+    Ok(format!("rounds={rounds}"))
 }
 
 fn failed_exec(_: &mut Scene, theatre: &Theatre) -> Result<String> {

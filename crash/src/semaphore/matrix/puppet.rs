@@ -22,7 +22,7 @@ use nix::unistd::{Pid, chdir, execv, getpid};
 use crate::child::{Child, Lifetime};
 use crate::scene::Scene;
 use latchwork::SharedSemaphore;
-use latchwork::semaphore::shared::{SharedOwnedPermit, SharedSendPermit};
+use latchwork::semaphore::shared::{SharedLease, SharedOwnedPermit, SharedSendPermit};
 
 /// Where puppets connect.
 pub(in crate::semaphore) struct Theatre {
@@ -79,6 +79,7 @@ impl Theatre {
                 permits: self.permits,
                 semaphore: None,
                 held: Vec::new(),
+                leases: Vec::new(),
                 weight: Vec::new(),
             };
             stage.serve()
@@ -176,6 +177,7 @@ struct Backstage<'a> {
     permits: u32,
     semaphore: Option<&'static SharedSemaphore>,
     held: Vec<SharedOwnedPermit>,
+    leases: Vec<SharedLease>,
     weight: Vec<u8>,
 }
 
@@ -235,6 +237,11 @@ impl Backstage<'_> {
                 self.held.push(permit.into_owned());
                 ok
             }
+            ["lease", milliseconds] => {
+                let ttl = Duration::from_millis(milliseconds.parse()?);
+                self.leases.push(self.semaphore()?.acquire_leased(ttl)?);
+                ok
+            }
             ["try", count] => {
                 let permit = self.semaphore()?.try_acquire_many(count.parse()?);
                 self.keep(permit.map(|permit| permit.into_owned()))
@@ -246,6 +253,7 @@ impl Backstage<'_> {
             }
             ["drop"] => {
                 self.held.clear();
+                self.leases.clear();
                 ok
             }
             ["forget"] => {
