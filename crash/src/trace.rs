@@ -16,8 +16,17 @@ use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::child::{Child, End};
+use crate::child::{self, Child, End};
 use crate::page::Page;
+
+/// Why nothing can be traced here, if nothing can.
+pub(crate) fn impossible() -> Option<String> {
+    let tried = child::ask(|| {
+        ptrace::traceme()?;
+        Ok(String::new())
+    });
+    tried.err().map(|error| format!("no ptrace: {error}"))
+}
 
 /// Where an operation begins and ends, in the subject.
 #[derive(Debug)]

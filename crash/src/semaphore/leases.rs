@@ -157,7 +157,7 @@ fn is_one_too_many(page: &Page, slot: usize, lasts: u64) -> bool {
     let first = look();
     let is_same = look() == first;
     let time = now().as_micros() as u64;
-    let is_quiet = kills % 2 == 0 && page.cell(KILLS).load(SeqCst) == kills;
+    let is_quiet = kills.is_multiple_of(2) && page.cell(KILLS).load(SeqCst) == kills;
     let others = first.iter().filter(|lease| **lease >> 16 > time).count();
     is_same && is_quiet && lasts > time && others >= PERMITS as usize
 }

@@ -398,6 +398,16 @@ fn strict(_: &mut Scene, theatre: &Theatre) -> Result<String> {
     kill(command, Signal::SIGKILL)?;
     all_come_back(&mut observer)?;
 
+    // A child that was not handed it on purpose does not.
+    let mut parent = theatre.puppet()?;
+    parent.ok("open strict")?;
+    parent.ok("take 2")?;
+    let mut child = parent.fork(theatre)?;
+    parent.kill()?;
+    all_come_back(&mut observer)?;
+    child.ok("hello")?;
+    child.kill()?;
+
     let mut alone = theatre.puppet()?;
     alone.ok("open strict")?;
     alone.ok("take 2")?;

@@ -22,7 +22,7 @@ use self::operations::{OPERATIONS, Operation, Stage};
 use super::audit;
 use crate::page::Page;
 use crate::scene::Scene;
-use crate::trace::{KNOWS_PLACES, Led, Reached, Step, Subject};
+use crate::trace::{self, KNOWS_PLACES, Led, Reached, Step, Subject};
 
 /// The permits that there are at first, and those that a lower maximum leaves.
 const PERMITS: u32 = 4;
@@ -32,6 +32,10 @@ const FEWEST: u32 = 2;
 const ENOUGH: usize = 3;
 
 pub(super) fn instructions(scene: &mut Scene) -> Result<()> {
+    if let Some(why) = trace::impossible() {
+        scene.skip("single-step", &why);
+        return Ok(());
+    }
     share_one_processor()?;
     for operation in OPERATIONS {
         if operation.by_instruction || scene.full {
@@ -44,6 +48,10 @@ pub(super) fn instructions(scene: &mut Scene) -> Result<()> {
 /// What takes long by instructions is killed at each system call's entry and exit instead, in its
 /// own thread and in the one that it starts.
 pub(super) fn system_calls(scene: &mut Scene) -> Result<()> {
+    if let Some(why) = trace::impossible() {
+        scene.skip("system-calls", &why);
+        return Ok(());
+    }
     for operation in OPERATIONS {
         if !operation.by_instruction {
             run(scene, "system-calls", operation, Step::SystemCall, Led::Own)?;

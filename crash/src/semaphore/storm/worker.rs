@@ -71,7 +71,7 @@ impl Member<'_> {
 
     fn work_on(&self) -> Result<()> {
         let semaphore = self.open()?;
-        if self.work == Work::Plain || self.generation % 4 != 0 {
+        if self.work == Work::Plain || !self.generation.is_multiple_of(4) {
             return self.take_turns(&semaphore, 0);
         }
         thread::scope(|scope| {
