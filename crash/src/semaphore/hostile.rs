@@ -250,7 +250,7 @@ fn besiege(scene: &mut Scene, name: &str, attack: Attack) -> Result<String> {
                 file.write_all_at(&bytes[..length], chosen * 4096)?;
             }
             Attack::Words => {
-                for _ in 0..scene.choose(1_000, 10_000) {
+                for _ in 0..scene.choose(1_000, 2_000) {
                     let random = &mut scene.random;
                     let garbage = random.u64(..).to_ne_bytes();
                     let length = random.usize(1..=8);
