@@ -37,7 +37,8 @@ USAGE: cargo xtask <COMMAND>
   bench [NAME] [--quick] […]            a comparison with the peers; without a NAME: their names
   fuzz [TARGET] [--seconds N]           fuzz a target (60 s unless told); without a TARGET: their names
   tsan | asan [NAME]                    the storm tests under a sanitizer (nightly), and its seeded bug
-  crash NAME [--full]                   the crash suites
+  crash NAME [--full] [--seed N]        processes killed at random moments and at every instruction:
+        [--only SCENARIO]               `semaphore`; --full: 20,000 kills and more
   layering                              who may name and import whom in src/
   help                                  this text
 
@@ -92,7 +93,14 @@ fn dispatch() -> Result<ExitCode> {
             Long("fail-fast") if command == "test" => flags.fail_fast = true,
             Long("deep") if command == "loom" => flags.deep = true,
             Long("mutants") if command == "loom" => flags.mutants = true,
-            Long("full") if matches!(command.as_str(), "storm" | "crash") => flags.full = true,
+            Long("full") if command == "storm" => flags.full = true,
+            Long("full") if command == "crash" => flags.crash.full = true,
+            Long("seed") if command == "crash" => {
+                flags.crash.seed = Some(parser.value()?.parse()?);
+            }
+            Long("only") if command == "crash" => {
+                flags.crash.only = Some(parser.value()?.string()?);
+            }
             Long("seconds") if command == "fuzz" => flags.seconds = parser.value()?.parse()?,
             Long("help") | Short('h') => {
                 print!("{HELP}");
@@ -108,7 +116,7 @@ fn dispatch() -> Result<ExitCode> {
     let workspace = Workspace::load()?;
     let outcome = match command.as_str() {
         "test" => return steps::run(&workspace, &words, flags.list, flags.fail_fast),
-        "crash" => return Err(crash::run(name)),
+        "crash" => crash::run(&workspace, name, &flags.crash)?,
         "loom" => loom::run(&workspace, name, flags.deep, flags.mutants)?,
         "downstream" => downstream::run(&workspace)?,
         "storm" => storm::run(&workspace, name, flags.full)?,
@@ -131,6 +139,7 @@ struct Flags {
     mutants: bool,
     full: bool,
     seconds: u64,
+    crash: crash::Options,
 }
 
 impl Default for Flags {
@@ -142,6 +151,7 @@ impl Default for Flags {
             mutants: false,
             full: false,
             seconds: 60,
+            crash: crash::Options::default(),
         }
     }
 }

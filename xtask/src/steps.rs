@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use crate::process::{Failed, Program};
 use crate::report::{Outcome, count, failed, seconds, skipped, table};
 use crate::workspace::{LIBRARY, Workspace, has_cargo_command};
-use crate::{downstream, fuzz, layering, loom, sanitize, storm};
+use crate::{crash, downstream, fuzz, layering, loom, sanitize, storm};
 
 struct Step {
     name: &'static str,
@@ -82,6 +82,11 @@ const STEPS: &[Step] = &[
         name: "storm",
         what: "the storm tests in release, short",
         run: short_storm,
+    },
+    Step {
+        name: "crash",
+        what: "processes killed at random and at chosen instructions, short",
+        run: crash::short,
     },
     Step {
         name: "fuzz",
