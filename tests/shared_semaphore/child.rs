@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -92,6 +93,21 @@ impl State {
                 self.permits.clear();
                 self.leases.clear();
                 answer("released");
+            }
+            // Asks for one that is not there, gives it, and says so once the callback has run.
+            "callback" => {
+                let held = self.semaphore().acquire().unwrap();
+                let (send, told) = mpsc::channel();
+                let pending = self.semaphore().acquire_with(move |permit| {
+                    send.send(permit.map(drop)).unwrap();
+                });
+                if argument == "cancelled" {
+                    answer(pending.cancel());
+                } else {
+                    drop(held);
+                    told.recv().unwrap().unwrap();
+                    answer("called");
+                }
             }
             "current" => answer(self.semaphore().current()),
             "drop" => {

@@ -293,12 +293,18 @@ fn one_more_than_there_is_room_for_is_told_so() {
     };
     setrlimit(Resource::Nofile, more).unwrap();
     let mut semaphores: Vec<_> = (0..960).map(|_| place.open(1)).collect();
-    let error = refused(place.path());
+    let full = || SharedSemaphore::open(place.path(), 1).unwrap_err();
+    let error = full();
     assert_eq!(kinds(&error), FULL);
-    let text = "960 processes have it open, or left a descriptor to one that lives: no more can";
-    assert!(error.to_string().ends_with(text), "{error}");
+    let file = place.path().display().to_string();
+    let why = "960 processes have it open, or left a descriptor to one that lives: no more can";
+    assert_eq!(
+        error.to_string(),
+        format!("could not attach to {file}: {why}")
+    );
+    // A permit keeps the place of its handle.
     let _permit = semaphores.pop().unwrap().acquire().unwrap().into_owned();
-    refused(place.path());
+    assert_eq!(kinds(&full()), FULL);
     drop(semaphores.pop());
     assert_eq!(place.open(1).current(), 1);
 }

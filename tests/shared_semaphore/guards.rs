@@ -9,7 +9,7 @@ use latchwork::SharedSemaphore;
 use latchwork::holder;
 use latchwork::semaphore::shared::SharedOwnedPermit;
 
-use crate::support::{HOUR, Place};
+use crate::support::{HOUR, Place, until};
 
 #[test]
 fn a_leaked_permit_comes_back_when_its_thread_ends_and_is_reported() {
@@ -170,6 +170,24 @@ fn dropping_the_last_handle_detaches() {
         drop(place.open(1).acquire().unwrap().into_owned());
     }
     assert_eq!(other.available(), 1);
+}
+
+/// The library's thread kept an attachment whose last request it had answered, until something else
+/// woke it up.
+#[test]
+fn dropping_the_last_handle_detaches_also_after_a_callback() {
+    let place = Place::new();
+    let _other = place.open(1);
+    for order in ["callback", "callback cancelled"] {
+        let mut child = place.child();
+        child.ask(order);
+        child.ask("drop");
+        let maps = format!("/proc/{}/maps", child.pid());
+        let file = place.path();
+        let file = file.to_str().unwrap();
+        // It may be that thread that lets go last, and nobody hears of it.
+        until(|| !std::fs::read_to_string(&maps).unwrap().contains(file));
+    }
 }
 
 #[test]

@@ -3,17 +3,21 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use latchwork::SharedSemaphore;
-use latchwork::semaphore::shared::OpenError;
+use latchwork::semaphore::shared::{AcquireError, AcquireTimeoutError, OpenError, TryAcquireError};
 
 use crate::random::Random;
-use crate::support::Place;
+use crate::support::{HOUR, Place};
 
 const PERMITS: u32 = 4;
 /// Where the words begin that change while the file is used.
 const WORDS: usize = 256;
+/// Where the processes begin that have it open, and where the permits.
+const SLOTS: usize = 4096;
+const CELLS: usize = 65536;
 
 fn write(place: &Place, contents: &[u8]) {
     // In place, as whoever writes over it does; not another file.
@@ -122,7 +126,7 @@ fn a_header_that_asks_for_much_gets_nothing() {
         for size in [
             0,
             whole.len() as u64,
-            65536 + 32 * u64::from(cells),
+            CELLS as u64 + 32 * u64::from(cells),
             u64::MAX,
         ] {
             let mut changed = whole.clone();
@@ -167,7 +171,7 @@ fn garbage_that_comes_while_it_is_used_is_no_panic_and_no_endless_loop() {
         let permit = semaphore.acquire().unwrap();
         let lease = semaphore.acquire_leased(Duration::from_secs(60)).unwrap();
         let mut contents = fs::read(place.path()).unwrap();
-        let from = [WORDS, 4096, 65536][round % 3];
+        let from = [WORDS, SLOTS, CELLS][round % 3];
         for word in contents[from..].chunks_exact_mut(8) {
             word.copy_from_slice(&random.next().to_ne_bytes());
         }
@@ -180,27 +184,26 @@ fn garbage_that_comes_while_it_is_used_is_no_panic_and_no_endless_loop() {
 }
 
 #[test]
-fn a_semaphore_whose_file_was_emptied_of_its_words_says_that_it_has_no_place() {
-    use latchwork::semaphore::shared::{AcquireError, TryAcquireError};
-
+fn who_was_written_over_is_told_that_it_has_no_place() {
     let place = Place::new();
     let semaphore = place.open(PERMITS);
-    let whole = fs::read(place.path()).unwrap();
-    let mut emptied = vec![0; whole.len()];
-    emptied[..WORDS].copy_from_slice(&whole[..WORDS]);
-    let permit = semaphore.acquire().unwrap();
-    write(&place, &emptied);
-    assert_eq!(
-        semaphore.acquire_many(1).unwrap_err(),
-        AcquireError::Detached
-    );
-    let refused = semaphore.try_acquire_many(1).unwrap_err();
+    let permits = semaphore.acquire_many(PERMITS).unwrap();
+    let mut contents = fs::read(place.path()).unwrap();
+    contents[SLOTS..CELLS].fill(0);
+    write(&place, &contents);
+    assert_eq!(semaphore.acquire().unwrap_err(), AcquireError::Detached);
+    let refused = semaphore.try_acquire().unwrap_err();
     assert_eq!(refused, TryAcquireError::Detached);
     assert!(refused.to_string().contains("open it again"), "{refused}");
-    drop(permit);
-    assert_eq!(semaphore.stats().lost, 1);
-    // Its place is nobody's, so another one has it next.
-    drop(semaphore);
-    SharedSemaphore::remove(place.path()).unwrap();
-    drop(place.open(PERMITS).acquire().unwrap());
+    let refused = semaphore.acquire_many_timeout(2, HOUR).unwrap_err();
+    assert_eq!(refused, AcquireTimeoutError::Detached);
+    let (send, told) = mpsc::channel();
+    let _pending = semaphore.acquire_with(move |permit| send.send(permit).unwrap());
+    let refused = told.recv().unwrap().unwrap_err();
+    assert_eq!(refused, AcquireError::Detached);
+    // The others take it for dead.
+    let anew = place.open(PERMITS);
+    assert_eq!(anew.try_acquire_many(PERMITS).unwrap().count(), PERMITS);
+    drop(permits);
+    assert_eq!(semaphore.stats().lost, u64::from(PERMITS));
 }

@@ -116,7 +116,7 @@ fn those_who_wait_are_shown_to_every_process() {
 fn the_numbers_add_up() {
     let place = Place::new();
     let (one, other) = (place.open(4), place.open(4));
-    let held = one.acquire_many(3).unwrap();
+    let held = one.try_acquire_many(3).unwrap();
     let stats = other.stats();
     assert_eq!((stats.max, stats.current, stats.available), (4, 3, 1));
     assert_eq!((stats.waiters, stats.timeouts, stats.leaked), (0, 0, 0));
