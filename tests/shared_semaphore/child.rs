@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -22,6 +22,7 @@ struct State {
     semaphore: Option<SharedSemaphore>,
     permits: Vec<SharedSendPermit>,
     leases: Vec<SharedLease>,
+    commands: Vec<Child>,
 }
 
 fn answer(text: impl std::fmt::Display) {
@@ -114,14 +115,18 @@ impl State {
                 self.semaphore = None;
                 answer("dropped");
             }
-            // A command that has the semaphore's descriptor and lives on.
+            // A command that has the semaphore's descriptor and ends with its input: this one's, from
+            // which nothing may be ordered then, or one that ends with this process.
             "hand" => {
                 let fd = self.semaphore().lifeline_fd().try_clone_to_owned();
+                let input = match argument {
+                    "input" => Stdio::inherit(),
+                    _ => Stdio::piped(),
+                };
                 let mut shell = Command::new("sh");
-                shell
-                    .args(["-c", "read line"])
-                    .stderr(Stdio::from(fd.unwrap()));
-                shell.stdout(Stdio::null()).spawn().unwrap();
+                shell.args(["-c", "read line"]).stdin(input);
+                shell.stdout(Stdio::null()).stderr(fd.unwrap());
+                self.commands.push(shell.spawn().unwrap());
                 answer("handed");
             }
             "abort" => std::process::abort(),

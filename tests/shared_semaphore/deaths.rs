@@ -234,7 +234,7 @@ fn a_strict_semaphore_waits_for_who_was_handed_the_descriptor() {
     for is_strict in [true, false] {
         let place = Place::new();
         let (semaphore, mut child) = strict(&place, is_strict);
-        child.ask("hand");
+        child.ask("hand input");
         child.kill();
         if is_strict {
             let refused = semaphore.try_acquire().unwrap_err();
