@@ -13,6 +13,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use latchwork::SharedSemaphore;
 use latchwork::latch::LatchTable;
 use latchwork::rmw::{
     Command as RmwCommand, CoordinatorOptions, Rmw, RmwCoordinator, RmwError, SetOptions,
@@ -57,6 +58,8 @@ fn use_everything() -> impl Sized {
     while semaphore.waiters() < 3 {
         thread::yield_now();
     }
+
+    let shared = use_shared();
 
     // A latch table that was waited on, by all means, and is free again.
     let (send, reports) = mpsc::channel();
@@ -147,10 +150,36 @@ fn use_everything() -> impl Sized {
     assert_eq!(runs.iter().take(3).count(), 3);
 
     (
-        (semaphore, held, pending),
+        (semaphore, held, pending, shared),
         (table, delivered),
         (rmw, blocked, sweeper, coordinator, job, disarmed),
     )
+}
+
+/// Two attachments to a shared semaphore whose permits are held and leased, and were waited for in
+/// each way. Nobody waits any more.
+fn use_shared() -> impl Sized {
+    let path = std::env::temp_dir().join(format!("latchwork-idle-{}", std::process::id()));
+    let open = || SharedSemaphore::open(&path, 3).unwrap();
+    let (one, other) = (open(), open());
+    SharedSemaphore::remove(&path).unwrap();
+    let held = one.acquire().unwrap().into_owned();
+    let lease = one.acquire_leased(PERIOD).unwrap();
+    let renewed = one.acquire_leased(Duration::from_secs(3600)).unwrap();
+    other.acquire_many_timeout(3, PERIOD).unwrap_err();
+    let (send, told) = mpsc::channel();
+    let delivered = other.acquire_with(move |permit| send.send(permit).unwrap());
+    let cancelled = one.acquire_many_with(3, drop);
+    assert!(cancelled.cancel());
+    let waiter = thread::spawn({
+        let one = one.clone();
+        move || one.acquire().map(drop).unwrap()
+    });
+    // Once the lease is over.
+    drop(told.recv().unwrap().unwrap());
+    waiter.join().unwrap();
+    assert_eq!((one.waiters(), one.current()), (0, 2));
+    (one, other, held, (lease, renewed), delivered)
 }
 
 /// What the child does: its parent ends it by closing its input.
@@ -323,7 +352,7 @@ fn an_idle_process_is_never_scheduled() {
     let resting = Resting::start(RESTS);
     // The library's own threads are among them, so that it is known that they rest.
     let threads = resting.threads();
-    for name in ["lw-dispatch", "lw-sweep", "lw-rmw-0"] {
+    for name in ["lw-dispatch", "lw-sweep", "lw-rmw-0", "lw-lifeline"] {
         assert!(threads.values().any(|thread| thread.name == name), "{name}");
     }
     assert_eq!(resting.wakeful(), []);

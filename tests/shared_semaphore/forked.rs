@@ -1,0 +1,48 @@
+//! A fork's child, in the moment before it becomes another program.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use latchwork::semaphore::shared::{AcquireError, TryAcquireError};
+
+use crate::support::{HOUR, Place};
+
+/// Runs `job` in the child of a fork, and says whether it returned true.
+fn in_child(mut job: impl FnMut() -> bool + Send + Sync + 'static) -> bool {
+    let mut command = Command::new("true");
+    let job = move || match job() {
+        true => Ok(()),
+        false => Err(io::ErrorKind::Other.into()),
+    };
+    // SAFETY: what the jobs here do in the child takes no lock that another thread of the parent may
+    // have had: the semaphore's own refusals take none.
+    unsafe { command.pre_exec(job) };
+    command.status().is_ok_and(|status| status.success())
+}
+
+#[test]
+fn a_fork_s_child_has_no_place_and_frees_nothing() {
+    let place = Place::new();
+    let semaphore = place.open(2);
+    let permit = semaphore.acquire().unwrap();
+    let inherited = semaphore.clone();
+    let lease = semaphore.acquire_leased(HOUR).unwrap();
+    let mut sent = Some(lease);
+    assert!(in_child(move || {
+        let refused = inherited.try_acquire().unwrap_err() == TryAcquireError::Detached;
+        let waits = inherited.acquire().unwrap_err() == AcquireError::Detached;
+        // The lease is the parent's.
+        let is_dead = sent.take().is_some_and(|lease| {
+            !lease.is_live() && lease.renew(HOUR).is_err() && lease.release().is_err()
+        });
+        refused && waits && is_dead
+    }));
+    // The parent's copy of the closure, and its lease, are gone now; its permit is not.
+    assert_eq!((semaphore.current(), permit.count()), (1, 1));
+    assert_eq!(semaphore.stats().lost, 0);
+    drop(permit);
+    assert_eq!(semaphore.try_acquire_many(2).unwrap().count(), 2);
+}
