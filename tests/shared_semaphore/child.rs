@@ -118,7 +118,11 @@ impl State {
             // A command that has the semaphore's descriptor and ends with its input: this one's, from
             // which nothing may be ordered then, or one that ends with this process.
             "hand" => {
-                let fd = self.semaphore().lifeline_fd().try_clone_to_owned();
+                let fd = self
+                    .semaphore()
+                    .lifeline_fd()
+                    .expect("no fork")
+                    .try_clone_to_owned();
                 let input = match argument {
                     "input" => Stdio::inherit(),
                     _ => Stdio::piped(),

@@ -110,6 +110,8 @@ fn tools_get_an_error_or_something_to_look_at() {
             let tool = SharedSemaphore::builder(place.path()).existing_only(true);
             match tool.open() {
                 Ok(semaphore) => use_all(&semaphore),
+                // Another boot's: who makes nothing finds nothing.
+                Err(error) if (24..40).contains(&byte) => assert!(error.is_not_found()),
                 Err(error) => assert!(is_told(&error), "byte {byte} ^ {flip}: {error}"),
             }
         }

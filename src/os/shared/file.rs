@@ -126,6 +126,9 @@ pub(super) fn open(open: Open<'_>, prepare: &dyn Fn(&Mapping, Shape)) -> Result<
             Some(_) if open.existing_only => {
                 return Err(at(OPEN)(io::Error::from(io::ErrorKind::NotFound).into()));
             }
+            Some((old, _)) if old.shape.purpose != open.shape.purpose => {
+                agree(open, old.shape).map_err(at(OPEN))?;
+            }
             Some((old, _)) => {
                 let made = make(open, open.shape, boot, prepare).map_err(at(MAKE))?;
                 replace(open.path, &old.file, &made).map_err(at("replace"))?;

@@ -78,7 +78,11 @@ impl ProcessSlot {
     }
 
     pub(crate) fn stop_waiting(&self) {
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        // Others may have written over it.
+        let less = |waiting: u32| waiting.checked_sub(1);
+        let _ = self
+            .waiting
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
     /// How many wait.

@@ -120,11 +120,17 @@ impl Attempt {
         let dead = self.find_dead(core, waits);
         let had = self.taken.len();
         let may_take = self.may_take(core, &dead);
-        let (free, freed) = self.scan(core, may_take, &dead);
-        if self.taken.len() > had && change & GATED == 0 && core.is_gated() {
-            // As `Core::keep`: who shut the gate meanwhile may not have counted these.
-            self.put_back(core);
-            return Look::Wait;
+        let target = core.target();
+        let (free, freed) = self.scan(core, may_take, target, &dead);
+        if self.taken.len() > had {
+            // As `Core::keep`: who changes the number of permits, or shut the gate meanwhile, may not
+            // have counted these.
+            model_fence();
+            let is_passed = change & GATED == 0 && core.is_gated();
+            if is_passed || core.target() != target {
+                self.put_back(core);
+                return Look::Wait;
+            }
         }
         if self.taken.len() == self.wanted {
             self.leave(core);
@@ -172,7 +178,7 @@ impl Attempt {
     }
 
     /// Goes through the cells. Says how many were free and not taken, and how many it has freed.
-    fn scan(&mut self, core: &Core, may_take: bool, dead: &[Owner]) -> (u32, u32) {
+    fn scan(&mut self, core: &Core, may_take: bool, target: usize, dead: &[Owner]) -> (u32, u32) {
         let time = now();
         self.holders.clear();
         self.next_expiry = None;
@@ -184,7 +190,6 @@ impl Attempt {
             false => 0,
         };
         if self.seen.0 & GATED != 0 {
-            let target = core.target();
             let mut survey = core.survey(dead);
             freed += survey.freed;
             if !survey.is_cut {
@@ -193,7 +198,7 @@ impl Attempt {
                 if most > 0 && self.collect(core, dead) {
                     survey = core.survey(dead);
                     freed += survey.freed;
-                    most = most.min(core.target().saturating_sub(survey.held));
+                    most = most.min(target.saturating_sub(survey.held));
                 } else {
                     most = 0;
                 }
@@ -458,6 +463,13 @@ impl Core {
             }
         }
         let mut attempt = Attempt::new(wanted);
+        if let Look::Done = attempt.look(self, false) {
+            return Ok(attempt.into_claims());
+        }
+        if self.attached.is_inherited() {
+            // The slot is the parent's: nobody waits there.
+            return Err(Refusal::Detached);
+        }
         let since = attempt.since();
         let _waiting = Waiting::begin(self);
         let outcome = loop {

@@ -26,6 +26,8 @@
 
 #![allow(unsafe_code)]
 
+use std::time::Duration;
+
 use crate::os::shared::area::Plain;
 use crate::os::shared::word::{OwnedWord, Role, Value};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -65,7 +67,7 @@ unsafe impl Plain for Control {}
 #[repr(C, align(32))]
 pub(crate) struct Cell {
     pub(super) word: OwnedWord<Permits>,
-    /// When it was taken, in coarse nanoseconds; for people, and only where that is tracked.
+    /// [When](since) it was taken; for people, and only where that is tracked.
     pub(super) since: AtomicU64,
     /// Those of even and of odd sequence numbers: a renewal writes the one before it changes the
     /// number, so the lease that is in force is always whole.
@@ -121,6 +123,22 @@ pub(crate) fn prepare(control: &Control, cells: &[Cell], permits: u32) {
     for cell in cells.iter().skip(permits as usize) {
         cell.word.change(Value::FREE, RETIRED);
     }
+}
+
+/// Since when a claim holds a cell: milliseconds of the coarse clock above the claim's sequence number,
+/// so that it says nothing of the next one.
+pub(super) fn since(claim: Value, nanos: u64) -> u64 {
+    (nanos / 1_000_000) << 30 | u64::from(claim.sequence())
+}
+
+/// How long a claim has held its cell; `None` if that was not written down.
+pub(super) fn age(claim: Value, since: u64, nanos: u64) -> Option<Duration> {
+    if since == 0 || since & ((1 << 30) - 1) != u64::from(claim.sequence()) {
+        return None;
+    }
+    Some(Duration::from_millis(
+        (nanos / 1_000_000).saturating_sub(since >> 30),
+    ))
 }
 
 /// Until when a cell is leased, in the word beside it.

@@ -24,7 +24,7 @@ use crate::waiter::{Counter, Recorder, Wakes};
 
 use super::control::{
     CLOSED, Cell, Control, Entry, GATED, LeaseWord, ONE, RETIRED, WAITERS, is_leased, is_retiring,
-    leased, retiring,
+    leased, retiring, since,
 };
 use super::requests::Requests;
 
@@ -128,7 +128,9 @@ fn sequence() -> u32 {
 #[cold]
 fn next_block() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    NEXT.fetch_add(BLOCK, Ordering::Relaxed) + 1
+    // Processes begin at different numbers.
+    let begin = std::process::id().wrapping_mul(0x9e37_79b1) & !(BLOCK - 1);
+    begin.wrapping_add(NEXT.fetch_add(BLOCK, Ordering::Relaxed)) + 1
 }
 
 impl anchor::Core for Core {
@@ -288,7 +290,8 @@ impl Core {
     pub(super) fn take(&self, cell: &Cell, value: Value) -> bool {
         let is_taken = cell.word.change(Value::FREE, value);
         if is_taken && self.tracks_holders {
-            cell.since.store(clock::coarse_nanos(), Ordering::Relaxed);
+            cell.since
+                .store(since(value, clock::coarse_nanos()), Ordering::Relaxed);
         }
         is_taken
     }
@@ -537,16 +540,17 @@ impl Core {
     pub(super) fn set_max(&self, permits: u32) {
         let control = self.control();
         self.gate(ONE);
-        control.target.store(permits, Ordering::SeqCst);
+        if !mutant::enabled("shared-cut-changes-nothing") {
+            control.target.store(permits, Ordering::SeqCst);
+        }
         // Who has looked at everything before the store may have opened it; the count moves, so that
         // nobody takes this gate for the one before.
         let gated = self.gate(ONE);
+        // Pairs with the one in `is_gated`.
+        model_fence();
         loop {
             let target = self.target();
-            let survey = match mutant::enabled("shared-cut-retires-nothing") {
-                true => Survey::default(),
-                false => self.survey(&[]),
-            };
+            let survey = self.survey(&[]);
             // Another one sets it at the same time: the later store is the one that stands.
             if self.target() == target {
                 if !survey.is_cut {

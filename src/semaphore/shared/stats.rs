@@ -7,6 +7,7 @@ use crate::sync::atomic::Ordering;
 use crate::waiter::WaitHistogram;
 
 use super::SharedSemaphore;
+use super::control::age;
 
 /// A process that holds permits.
 #[derive(Clone, Debug)]
@@ -77,10 +78,8 @@ impl SharedSemaphore {
             let Some(slot) = value.owner().and_then(|owner| owner.slot()) else {
                 continue;
             };
-            let since = match cell.since.load(Ordering::Relaxed) {
-                0 => None,
-                since => time.checked_sub(Duration::from_nanos(coarse.saturating_sub(since))),
-            };
+            let age = age(value, cell.since.load(Ordering::Relaxed), coarse);
+            let since = age.and_then(|age| time.checked_sub(age));
             let left = self.core.lease_left(cell, value);
             let left = left.map(Duration::from_millis);
             match holders.iter_mut().find(|(of, _)| *of == slot) {

@@ -6,7 +6,6 @@
 use std::ffi::CString;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
@@ -325,7 +324,7 @@ impl Backstage<'_> {
         let inherited = self
             .semaphore()?
             .lifeline_fd()
-            .as_fd()
+            .context("a fork's child has no descriptor")?
             .try_clone_to_owned()?;
         fcntl(&inherited, FcntlArg::F_SETFD(FdFlag::empty()))?;
         let command = Command::new("/proc/self/exe").arg("linger").spawn()?;
