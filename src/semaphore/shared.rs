@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `control` | the words |
 //! | `core` | the steps on them: the fast way in and out |
+//! | `gate` | the number of permits, and when newcomers have to look closer |
 //! | `attempt` | the slow way: looking closely, and waiting |
 //! | `requests` | requests that wait without a thread |
 //! | `permit`, `lease` | the guards |
@@ -29,6 +30,7 @@ mod builder;
 pub(crate) mod control;
 mod core;
 mod error;
+mod gate;
 mod lease;
 mod permit;
 mod requests;
