@@ -88,6 +88,9 @@ use super::builder::InvalidPermits;
 /// taken back from owners that do not exist. [`remove`](Self::remove) and opening anew helps. One who
 /// cuts the file short has every process that looks at it killed by SIGBUS.
 ///
+/// A process that closes descriptors which it has not opened (`close_range`) gives up the lock that
+/// says that it lives, and with it, after a while, its permits.
+///
 /// # Fairness
 ///
 /// Newcomers may take a free permit past those who wait until one of these has waited for 2 ms; then
