@@ -52,7 +52,6 @@ use std::time::Duration;
 
 use crate::holder::OnLeak;
 use crate::holder::anchor::Anchor;
-use crate::os::shared::word::Value;
 use crate::os::shared::{Attachment, file};
 use crate::sync::time::{Instant, now};
 use crate::sync::unmodelled::Arc;
@@ -554,10 +553,8 @@ impl Core {
 }
 
 fn only(claims: Vec<Claim>) -> Claim {
-    claims.into_iter().next().unwrap_or(Claim {
-        cell: 0,
-        value: Value::FREE,
-    })
+    let claim = claims.into_iter().next();
+    claim.expect("a request for one permit is done when it has one")
 }
 
 impl fmt::Debug for SharedSemaphore {

@@ -265,8 +265,7 @@ impl Core {
 
     /// Looks at the gate again after a permit has been taken: if it was shut meanwhile, who shut it may
     /// not have counted this one. Gives it back then.
-    #[inline(always)]
-    pub(super) fn keep(&self, claim: Claim) -> Option<Claim> {
+    fn keep(&self, claim: Claim) -> Option<Claim> {
         if self.is_gated() {
             self.give_back(claim);
             return None;
