@@ -293,7 +293,8 @@ pub(crate) struct Claim {
 #[derive(Clone, Copy)]
 pub(crate) struct Seat {
     chunk: &'static Chunk,
-    /// The serial of the free slot.
+    /// The free slot, not found by its serial again, which would be one step after another.
+    slot: &'static Slot,
     serial: u64,
 }
 
@@ -301,13 +302,21 @@ impl Seat {
     #[inline(always)]
     pub(crate) fn find() -> Self {
         if let Some(chunk) = CHUNK.with(Cell::get)
-            && let Some(serial) = chunk.vacancy()
+            && let Some((slot, serial)) = chunk.vacancy()
         {
-            return Self { chunk, serial };
+            return Self {
+                chunk,
+                slot,
+                serial,
+            };
         }
         let chunk = Table::roomy_chunk();
-        let serial = chunk.vacancy().expect("made roomy just now");
-        Self { chunk, serial }
+        let (slot, serial) = chunk.vacancy().expect("made roomy just now");
+        Self {
+            chunk,
+            slot,
+            serial,
+        }
     }
 
     /// A claim that holds nothing, stands on no list, and is as good as reclaimed.
@@ -331,7 +340,7 @@ impl Seat {
         acquired_at: &'static Location<'static>,
         since: u64,
     ) -> Self {
-        let slot = self.chunk.slot_of(self.serial);
+        let slot = self.slot;
         // Pairs with the fence in `holders`: a reader that sees a word written below sees the
         // serial that the last release stored, or a later one.
         fence(Ordering::Release);
@@ -373,9 +382,8 @@ impl Seat {
     #[inline(always)]
     pub(crate) unsafe fn claim(self) -> Claim {
         let serial = self.serial + LIVE;
-        let slot = self.chunk.slot_of(self.serial);
-        debug_assert_eq!(slot.serial.load(Ordering::Relaxed), self.serial);
-        slot.serial.store(serial, Ordering::Release);
+        debug_assert_eq!(self.slot.serial.load(Ordering::Relaxed), self.serial);
+        self.slot.serial.store(serial, Ordering::Release);
         Claim {
             chunk: NonNull::from(self.chunk),
             serial,
@@ -409,7 +417,9 @@ impl Claim {
     pub(crate) fn release(&self) -> Option<(NonNull<()>, Held)> {
         let (chunk, slot) = self.slot()?;
         chunk.vacate(slot, self.serial);
-        Some((slot.core()?, slot.held()))
+        // SAFETY: a slot that is live has a core: `write` stores it first.
+        let core = unsafe { slot.core().unwrap_unchecked() };
+        Some((core, slot.held()))
     }
 
     /// A number that no other claim of the process has that stands, nor this slot's next ones; in

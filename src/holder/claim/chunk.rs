@@ -52,8 +52,10 @@ impl Slot {
     }
 }
 
+/// In this order: `low` must not lie a page behind the first slot, where the processor takes a load
+/// of one for a load of what was just stored to the other.
+#[repr(C)]
 pub(super) struct Chunk {
-    pub(super) slots: [Slot; SLOTS],
     /// Every slot below is live; all of them where it is `SLOTS`, and then freeing one puts the chunk
     /// on its table's list of roomy ones. The owner's.
     pub(super) low: Cell<usize>,
@@ -65,6 +67,7 @@ pub(super) struct Chunk {
     pub(super) next_roomy: Cell<Option<&'static Chunk>>,
     /// The table that the chunk is of, set once.
     pub(super) table: Cell<Option<&'static Table>>,
+    pub(super) slots: [Slot; SLOTS],
 }
 
 impl Chunk {
@@ -85,17 +88,17 @@ impl Chunk {
         &self.slots[serial as usize % SLOTS]
     }
 
-    /// The serial of the lowest slot that may be free, if it is.
+    /// The lowest slot that may be free, and its serial, if it is.
     #[inline(always)]
-    pub(super) fn vacancy(&self) -> Option<u64> {
+    pub(super) fn vacancy(&self) -> Option<(&Slot, u64)> {
         let slot = &self.slots[self.low.get() % SLOTS];
         let serial = slot.serial.load(Ordering::Relaxed);
-        (serial & LIVE == 0).then_some(serial)
+        (serial & LIVE == 0).then_some((slot, serial))
     }
 
-    /// Raises `low` to a free slot, and says its serial. It is only raised here, and lowered to slots
+    /// Raises `low` to a free slot, and returns that. It is only raised here, and lowered to slots
     /// that were given out before, so this is where `high` is kept above it.
-    pub(super) fn vacancy_above(&self) -> Option<u64> {
+    pub(super) fn vacancy_above(&self) -> Option<(&Slot, u64)> {
         let low = self.low.get();
         let Some(free) = self.slots[low..].iter().position(|slot| !slot.is_live()) else {
             self.low.set(SLOTS);

@@ -21,6 +21,7 @@ use crate::sync::mutant;
 const SEQUENCE_BITS: u32 = 30;
 const STATE_SHIFT: u32 = SEQUENCE_BITS;
 const OWNER_SHIFT: u32 = 32;
+const OWNER: u64 = u64::MAX << OWNER_SHIFT;
 const SEQUENCE: u64 = (1 << SEQUENCE_BITS) - 1;
 const STATE: u64 = 3 << STATE_SHIFT;
 const GENERATION_BITS: u32 = 20;
@@ -29,26 +30,32 @@ const GENERATION: u32 = (1 << GENERATION_BITS) - 1;
 /// The most slots that an owner can name.
 pub(crate) const MOST_SLOTS: usize = (1 << 12) - 1;
 
-/// An attachment of a process: its slot, and how often that had been taken before.
+/// An attachment of a process: its slot, and how often that had been taken before. The bits stand
+/// where a word has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Owner(u32);
+pub(crate) struct Owner(u64);
 
 impl Owner {
     pub(crate) fn new(slot: usize, generation: u32) -> Self {
         debug_assert!(slot < MOST_SLOTS);
-        Self((slot as u32 + 1) << GENERATION_BITS | (generation & GENERATION))
+        let number = (slot as u32 + 1) << GENERATION_BITS | (generation & GENERATION);
+        Self(u64::from(number) << OWNER_SHIFT)
     }
 
     /// `None`: it names no slot. Whether there is one with that number, the caller checks.
     pub(crate) fn slot(self) -> Option<usize> {
-        (self.0 >> GENERATION_BITS)
+        (self.number() >> GENERATION_BITS)
             .checked_sub(1)
             .map(|slot| slot as usize)
     }
 
     /// Whether `generation` is the one of this attachment.
     pub(crate) fn is_of(self, generation: u32) -> bool {
-        self.0 & GENERATION == generation & GENERATION
+        self.number() & GENERATION == generation & GENERATION
+    }
+
+    fn number(self) -> u32 {
+        (self.0 >> OWNER_SHIFT) as u32
     }
 }
 
@@ -60,7 +67,7 @@ impl Value {
     pub(crate) const FREE: Self = Self(0);
 
     pub(crate) fn new(owner: Owner, sequence: u32) -> Self {
-        Self(u64::from(owner.0) << OWNER_SHIFT | u64::from(sequence) & SEQUENCE)
+        Self(owner.0 | u64::from(sequence) & SEQUENCE)
     }
 
     /// Nobody's word in a state of its own.
@@ -79,7 +86,7 @@ impl Value {
     /// `None`: nobody's.
     #[inline]
     pub(crate) fn owner(self) -> Option<Owner> {
-        let owner = Owner((self.0 >> OWNER_SHIFT) as u32);
+        let owner = Owner(self.0 & OWNER);
         owner.slot().map(|_| owner)
     }
 

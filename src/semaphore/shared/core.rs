@@ -278,19 +278,50 @@ impl Core {
     pub(super) fn take(&self, cell: &Cell, value: Value) -> bool {
         let is_taken = cell.word.change(Value::FREE, value);
         if is_taken && self.tracks_holders {
-            cell.since
-                .store(since(value, clock::coarse_nanos()), Ordering::Relaxed);
+            Self::note_start(cell, value);
         }
         is_taken
     }
 
-    /// Gives a permit back, and calls a waiter if there are any. `false`: it was not this claim's
-    /// any more, or this is a fork's child, whose claims are its parent's.
+    #[cold]
+    fn note_start(cell: &Cell, value: Value) {
+        cell.since
+            .store(since(value, clock::coarse_nanos()), Ordering::Relaxed);
+    }
+
+    /// Gives back what stood on a claim list: [`give_back`](Self::give_back) where nothing is in the
+    /// way, and little enough of it to be compiled into every place where a guard is dropped.
     #[inline(always)]
-    pub(super) fn give_back(&self, claim: Claim) -> bool {
+    pub(super) fn give_back_held(&self, held: Held, tag: u64) {
         // Both found before the step: what comes after waits for it.
         let Area { control, cells, .. } = self.area();
-        let Some(cell) = cells.get(claim.cell) else {
+        // A claim with a value of its own is beyond the last cell, too.
+        let is_free = match cells.get(held.first as usize) {
+            Some(cell) if !self.attached.is_inherited() => {
+                cell.word.change(self.tagged(tag), Value::FREE)
+            }
+            _ => false,
+        };
+        let is_silent = mutant::enabled("shared-release-wakes-nobody");
+        if !is_free || (Self::has_waiters(control) && !is_silent) {
+            self.finish_giving_back(held, tag, is_free);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn finish_giving_back(&self, held: Held, tag: u64, is_free: bool) {
+        if is_free {
+            self.call(1);
+        } else {
+            self.give_back(self.claim_of(held, tag));
+        }
+    }
+
+    /// Gives a permit back, and calls a waiter if there are any. `false`: it was not this claim's
+    /// any more, or this is a fork's child, whose claims are its parent's.
+    pub(super) fn give_back(&self, claim: Claim) -> bool {
+        let Some(cell) = self.area().cells.get(claim.cell) else {
             return false;
         };
         if self.attached.is_inherited() {
@@ -300,7 +331,7 @@ impl Core {
             return self.retire(cell, claim);
         }
         if !mutant::enabled("shared-release-wakes-nobody") {
-            self.announce_at(control, 1);
+            self.announce(1);
         }
         true
     }
@@ -337,16 +368,17 @@ impl Core {
     /// Calls waiters, if there are any, for `count` permits that have come free.
     #[inline]
     pub(super) fn announce(&self, count: u32) {
-        self.announce_at(self.control(), count);
-    }
-
-    #[inline(always)]
-    fn announce_at(&self, control: &Control, count: u32) {
-        // The word was freed before this look; a waiter sets the flag before it looks at the word.
-        model_fence();
-        if control.change.load() & WAITERS != 0 {
+        if Self::has_waiters(self.control()) {
             self.call(count);
         }
+    }
+
+    /// Whether somebody waits for what has just been freed.
+    #[inline(always)]
+    fn has_waiters(control: &Control) -> bool {
+        // The word was freed before this look; a waiter sets the flag before it looks at the word.
+        model_fence();
+        control.change.load() & WAITERS != 0
     }
 
     /// The flag goes with the call: who is called sets it again, even when it needs no more, since

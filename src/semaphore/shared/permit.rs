@@ -12,7 +12,7 @@ use super::core::{Claim, Core};
 #[inline(always)]
 fn give_back(bound: &Bound<'_, Core>) {
     if let Some((core, held)) = bound.release() {
-        core.give_back(core.claim_of(held, bound.tag()));
+        core.give_back_held(held, bound.tag());
     }
 }
 
@@ -68,12 +68,23 @@ impl<'a> SharedPermit<'a> {
                     bound: prepared.claim(),
                 };
                 // As `Core::keep`: the gate may have been shut meanwhile.
-                return (!core.is_gated()).then_some(this);
+                if core.is_gated() {
+                    return this.refused();
+                }
+                return Some(this);
             }
         }
         Self::take_another(core, acquired_at)
     }
 
+    /// Gives the permit back. Out of line, so that the guard stays in registers everywhere else.
+    #[cold]
+    #[inline(never)]
+    fn refused(self) -> Option<Self> {
+        None
+    }
+
+    #[cold]
     #[inline(never)]
     fn take_another(
         core: &'a Anchor<Core>,
