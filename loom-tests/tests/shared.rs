@@ -206,6 +206,19 @@ fn a_cut_beside_an_acquire_leaves_what_it_says() {
     });
 }
 
+/// Catches a try that, its thread not run for long, puts itself before the others and is refused
+/// because of that.
+#[test]
+fn a_slow_try_takes_what_is_free() {
+    model(|| {
+        let memory = SharedMemory::new(2, 2, false);
+        let process = memory.attach();
+        let time = thread::spawn(|| Clock::advance(Duration::from_millis(5)));
+        assert!(process.try_acquire_many(2).is_ok());
+        time.join().unwrap();
+    });
+}
+
 /// Catches a cut after which a permit is taken again while more run than there are.
 #[test]
 fn after_a_cut_nobody_takes_until_enough_have_come_back() {

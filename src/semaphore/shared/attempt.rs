@@ -119,7 +119,7 @@ impl Attempt {
         }
         let dead = self.find_dead(core, waits);
         let had = self.taken.len();
-        let may_take = self.may_take(core, &dead);
+        let may_take = self.may_take(core, waits, &dead);
         let target = core.target();
         let (free, freed) = self.scan(core, may_take, target, &dead);
         if self.taken.len() > had {
@@ -164,9 +164,9 @@ impl Attempt {
 
     /// Whether this request may take what is free: it can be served, nobody stands before it, and if
     /// it wants several, it is the one that collects. What it has and may not complete, others get.
-    fn may_take(&mut self, core: &Core, dead: &[Owner]) -> bool {
+    fn may_take(&mut self, core: &Core, waits: bool, dead: &[Owner]) -> bool {
         let is_possible = self.wanted <= core.target();
-        let is_first = is_possible && self.is_first(core);
+        let is_first = is_possible && self.is_first(core, waits);
         let may_take = is_first && (self.wanted == 1 || self.collect(core, dead));
         // It blocks nobody until `set_max` makes it possible, or the other one has collected; those
         // are told to everybody, and it takes no call from who can use it.
@@ -275,8 +275,9 @@ impl Attempt {
     }
 
     /// Whether nobody stands before this request. Once it has waited for long, it stands before the
-    /// others itself.
-    fn is_first(&mut self, core: &Core) -> bool {
+    /// others itself; one that does not wait never does, however long its thread was not run: it would
+    /// find the gate shut, by itself.
+    fn is_first(&mut self, core: &Core, waits: bool) -> bool {
         let word = &core.control().starving;
         let mut seen = word.load(Ordering::SeqCst);
         loop {
@@ -290,7 +291,8 @@ impl Attempt {
                 self.entry = None;
                 return mutant::enabled("shared-starving-is-passed");
             }
-            let starves = self.is_out_of_patience(now());
+            let waits = waits || mutant::enabled("shared-try-starves");
+            let starves = waits && self.is_out_of_patience(now());
             let next = match starves {
                 true => Entry::new(core.new_claim(), monotonic_millis()),
                 false => Entry(0),
