@@ -51,6 +51,9 @@ mod waiter;
 #[cfg(feature = "latch")]
 pub mod worker;
 
+#[cfg(feature = "wal")]
+pub use os::fs;
+
 #[cfg(feature = "latch")]
 pub use latch::LatchTable;
 #[cfg(feature = "rmw")]

@@ -2,6 +2,8 @@
 
 pub(crate) mod clock;
 pub(crate) mod event;
+#[cfg(feature = "wal")]
+pub mod fs;
 #[cfg(not(latchwork_loom))]
 pub(crate) mod futex;
 pub(crate) mod home;
