@@ -32,6 +32,8 @@ compile_error!(
 )))]
 compile_error!("latchwork supports Linux with glibc on x86-64 and aarch64 only");
 
+#[cfg(feature = "flush")]
+pub mod flush;
 #[cfg(any(feature = "semaphore", feature = "latch"))]
 pub mod holder;
 #[cfg(feature = "latch")]
@@ -51,6 +53,8 @@ mod waiter;
 #[cfg(feature = "latch")]
 pub mod worker;
 
+#[cfg(feature = "flush")]
+pub use flush::FlushPipeline;
 #[cfg(feature = "wal")]
 pub use os::fs;
 

@@ -409,6 +409,26 @@ impl Semaphore {
         self.core.is_closed()
     }
 
+    /// Ends [`close`](Self::close).
+    #[cfg(feature = "flush")]
+    pub(crate) fn reopen(&self) {
+        self.core.reopen();
+    }
+
+    /// Whether the calling thread holds permits, by guards that are bound to it.
+    #[cfg(feature = "flush")]
+    pub(crate) fn is_held_here(&self) -> bool {
+        crate::holder::claim::holds(self.core.borrow().uncounted())
+    }
+
+    /// Gives back permits that were [taken out](Permit::take_out) of their guard.
+    #[cfg(feature = "flush")]
+    pub(crate) fn give_back(&self, permits: u64) {
+        if permits > 0 {
+            self.core.give(permits, 0);
+        }
+    }
+
     /// What the semaphore is called in reports.
     pub fn name(&self) -> &str {
         &self.core.name

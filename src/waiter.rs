@@ -20,11 +20,11 @@ pub(crate) mod dispatcher;
 mod event;
 mod histogram;
 mod line;
-#[cfg(feature = "latch")]
+#[cfg(any(feature = "latch", feature = "flush"))]
 mod panic;
 mod parker;
 mod pending;
-#[cfg(feature = "latch")]
+#[cfg(any(feature = "latch", feature = "flush"))]
 mod ticket;
 
 pub(crate) use bell::Bell;
@@ -33,14 +33,16 @@ pub(crate) use counter::{Counter, Gauge};
 pub(crate) use histogram::Recorder;
 pub use histogram::WaitHistogram;
 pub(crate) use line::{Key, Line, Slab};
-#[cfg(feature = "latch")]
+#[cfg(any(feature = "latch", feature = "flush"))]
 pub use panic::Panic;
 #[cfg(feature = "latch")]
 pub(crate) use parker::OwnParker;
 pub(crate) use parker::{Parker, Signal};
 pub(crate) use pending::Delivery;
 pub use pending::Pending;
-#[cfg(feature = "latch")]
+#[cfg(feature = "flush")]
+pub(crate) use ticket::Nudger;
+#[cfg(any(feature = "latch", feature = "flush"))]
 pub use ticket::{Completer, Ticket, TicketError, ticket};
 
 use std::time::Duration;

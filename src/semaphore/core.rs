@@ -564,6 +564,13 @@ impl Core {
         wakes.deliver();
     }
 
+    /// Ends [`close`](Self::close). Whoever it has turned away has been told.
+    #[cfg(feature = "flush")]
+    pub(super) fn reopen(&self) {
+        let _queue = self.queue.lock();
+        self.state.clear(CLOSED);
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.state.read(Ordering::Relaxed).has(CLOSED)
     }

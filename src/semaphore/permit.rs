@@ -190,7 +190,7 @@ impl<'a> Permit<'a> {
     }
 
     /// Takes the permits out of the guard, and says how many they are: the caller owns them now.
-    pub(super) fn take_out(self) -> u64 {
+    pub(crate) fn take_out(self) -> u64 {
         self.bound.release().map_or(0, |(_, held)| held.first)
     }
 
@@ -329,7 +329,7 @@ impl SendPermit {
     }
 
     /// Takes the permits out of the guard, and says how many they are: the caller owns them now.
-    pub(super) fn take_out(mut self) -> u64 {
+    pub(crate) fn take_out(mut self) -> u64 {
         std::mem::take(&mut self.permits)
     }
 

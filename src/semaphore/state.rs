@@ -131,6 +131,12 @@ impl State {
         self.0.fetch_or(flags, Ordering::Relaxed);
     }
 
+    /// Clears `flags`. Under the queue's lock.
+    #[cfg(feature = "flush")]
+    pub(super) fn clear(&self, flags: u64) {
+        self.0.fetch_and(!flags, Ordering::Relaxed);
+    }
+
     /// Makes `n` more permits available and leaves the line's flags as `flags`, in one step. Under
     /// the queue's lock, so that nobody else changes the flags meanwhile. Says what was there
     /// before, unless nothing had to be changed.

@@ -29,8 +29,10 @@ use crate::sync::lock::Mutex;
 use crate::sync::mutant;
 use crate::sync::time::{Instant, now};
 
+use super::callback::Callback;
 use super::event::Event;
 use super::panic::Panic;
+use super::pending::{Delivery, Pending};
 
 const WAITING: u32 = 0;
 const RUNNING: u32 = 1;
@@ -39,6 +41,9 @@ const CANCELLED: u32 = 3;
 const STAGE: u32 = 3;
 /// The waiter sleeps, or is about to.
 const ASLEEP: u32 = 4;
+#[cfg(feature = "flush")]
+/// Added by each nudge, so that a sleep on what was there before ends.
+const NUDGE: u32 = 8;
 
 /// Why there is no result.
 ///
@@ -84,8 +89,16 @@ impl From<Panic> for TicketError {
 
 struct Slot<T> {
     word: Futex,
-    result: Mutex<Option<Result<T, TicketError>>>,
+    result: Mutex<Outcome<T>>,
     event: Event,
+}
+
+enum Outcome<T> {
+    /// It is not there yet, or has been taken.
+    None,
+    Ready(Result<T, TicketError>),
+    /// It goes to this, once it is there.
+    For(Box<dyn FnOnce(Result<T, TicketError>) + Send>),
 }
 
 /// Makes the two ends of a result that is not there yet.
@@ -108,7 +121,7 @@ struct Slot<T> {
 pub fn ticket<T>() -> (Completer<T>, Ticket<T>) {
     let slot = Arc::new(Slot {
         word: Futex::new(WAITING),
-        result: Mutex::new(None),
+        result: Mutex::new(Outcome::None),
         event: Event::new(),
     });
     let completer = Completer {
@@ -143,16 +156,33 @@ impl<T> Slot<T> {
     }
 
     fn finish(&self, result: Result<T, TicketError>) {
-        *self.result.lock() = Some(result);
+        let called = {
+            let mut outcome = self.result.lock();
+            match std::mem::replace(&mut *outcome, Outcome::None) {
+                Outcome::For(deliver) => Some((deliver, result)),
+                Outcome::None | Outcome::Ready(_) => {
+                    *outcome = Outcome::Ready(result);
+                    None
+                }
+            }
+        };
         let before = self.word.swap(DONE, Ordering::AcqRel);
         if before & ASLEEP != 0 && !mutant::enabled("ticket-wakes-nobody") {
             self.word.wake_one();
         }
         self.event.announce(|| self.is_done());
+        if let Some((deliver, result)) = called {
+            deliver(result);
+        }
     }
 
     /// Sleeps until the result is there. `false`: the deadline came first.
     fn park(&self, deadline: Option<Instant>) -> bool {
+        self.park_unless(deadline, || false)
+    }
+
+    /// As `park`; `false` also when `is_over`, which is asked again after each nudge.
+    fn park_unless(&self, deadline: Option<Instant>, is_over: impl Fn() -> bool) -> bool {
         for () in hint::spins(false) {
             if self.is_done() {
                 return true;
@@ -163,6 +193,9 @@ impl<T> Slot<T> {
             let word = self.word.load(Ordering::Acquire);
             if word & STAGE == DONE {
                 return true;
+            }
+            if is_over() {
+                return false;
             }
             let asleep = word | ASLEEP;
             let is_set = word == asleep || mutant::enabled("ticket-sleeps-unannounced");
@@ -181,10 +214,23 @@ impl<T> Slot<T> {
         }
     }
 
+    /// Has the waiter, if it sleeps, look around.
+    #[cfg(feature = "flush")]
+    fn nudge(&self) {
+        let before = self.word.fetch_add(NUDGE, Ordering::AcqRel);
+        if before & ASLEEP != 0 {
+            self.word.wake_one();
+        }
+    }
+
     /// After `DONE`, for the one who waits.
     fn take(&self) -> Result<T, TicketError> {
-        let result = self.result.lock().take();
-        result.expect("stored before it was done, and taken once")
+        match std::mem::replace(&mut *self.result.lock(), Outcome::None) {
+            Outcome::Ready(result) => result,
+            Outcome::None | Outcome::For(_) => {
+                unreachable!("stored before it was done, and taken once")
+            }
+        }
     }
 }
 
@@ -373,6 +419,26 @@ impl<T> Ticket<T> {
         Some(self.slot.take())
     }
 
+    /// As [`wait_deadline`](Self::wait_deadline), but gives up when `is_over`, which is asked again
+    /// after each [`nudge`](Nudger::nudge).
+    #[cfg(feature = "flush")]
+    pub(crate) fn wait_unless(
+        self,
+        deadline: Option<Instant>,
+        is_over: impl Fn() -> bool,
+    ) -> Result<Result<T, TicketError>, Self> {
+        if self.slot.park_unless(deadline, is_over) {
+            Ok(self.slot.take())
+        } else {
+            Err(self)
+        }
+    }
+
+    #[cfg(feature = "flush")]
+    pub(crate) fn nudger(&self) -> Nudger<T> {
+        Nudger(Arc::clone(&self.slot))
+    }
+
     /// The result, if it is there.
     ///
     /// ```
@@ -427,6 +493,55 @@ impl<T> Ticket<T> {
         is_cancelled
     }
 
+    /// Has `f` called with the result once it is there, by whoever completes the work; at once, on
+    /// this thread, if it is there already. Dropping the [`Pending`] before that lets the work go on,
+    /// unseen.
+    ///
+    /// ```
+    /// # use latchwork::worker::ticket;
+    /// use std::sync::mpsc;
+    ///
+    /// let (completer, ticket) = ticket();
+    /// let (sender, results) = mpsc::channel();
+    /// let pending = ticket.wait_with(move |result| sender.send(result.unwrap()).unwrap());
+    /// completer.complete(Ok(7));
+    /// assert!(pending.is_delivered());
+    /// assert_eq!(results.recv().unwrap(), 7);
+    /// ```
+    pub fn wait_with(self, f: impl FnOnce(Result<T, TicketError>) + Send + 'static) -> Pending
+    where
+        T: Send + 'static,
+    {
+        let delivery = Delivery::new();
+        let callback = Callback {
+            run: Box::new(move |result, is_wanted| {
+                if is_wanted {
+                    f(result);
+                }
+            }),
+            delivery: Arc::clone(&delivery),
+        };
+        let slot = Arc::clone(&self.slot);
+        let mut outcome = slot.result.lock();
+        match std::mem::replace(&mut *outcome, Outcome::None) {
+            Outcome::Ready(result) => {
+                drop(outcome);
+                callback.deliver(result);
+                Pending::delivered(delivery)
+            }
+            Outcome::None | Outcome::For(_) => {
+                *outcome = Outcome::For(Box::new(|result| callback.deliver(result)));
+                drop(outcome);
+                Pending::new(delivery, move || {
+                    let mut outcome = slot.result.lock();
+                    let deliver = std::mem::replace(&mut *outcome, Outcome::None);
+                    drop(outcome);
+                    drop(deliver);
+                })
+            }
+        }
+    }
+
     /// A descriptor that becomes, and stays, readable once the result is there. It is made at the
     /// first call.
     ///
@@ -444,6 +559,21 @@ impl<T> Ticket<T> {
     /// When the process has no descriptor left.
     pub fn as_fd(&self) -> io::Result<BorrowedFd<'_>> {
         self.slot.event.as_fd(|| self.is_done())
+    }
+}
+
+/// Has whoever waits for a ticket look around.
+#[cfg(feature = "flush")]
+pub(crate) struct Nudger<T>(Arc<Slot<T>>);
+
+#[cfg(feature = "flush")]
+impl<T> Nudger<T> {
+    pub(crate) fn nudge(&self) {
+        self.0.nudge();
+    }
+
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 

@@ -1,0 +1,230 @@
+//! What can go wrong.
+
+use std::fmt;
+
+use crate::waiter::Panic;
+
+use super::finalizer::Finalize;
+use super::slot::Rotated;
+use super::ticket::FlushTicket;
+
+/// Why there is no reservation. Nothing was taken.
+///
+/// ```
+/// use latchwork::flush::{FlushPipeline, ReserveError, each};
+///
+/// let finalizer = each::<u64, _, _, _, _>(|_, page: &mut u64| Ok::<_, String>(*page));
+/// let flush = FlushPipeline::builder("pages").finalizer(finalizer).build()?;
+/// flush.close();
+/// assert_eq!(flush.reserve(0).unwrap_err(), ReserveError::Closed);
+/// # Ok::<(), latchwork::flush::BuildError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReserveError {
+    /// The pipeline has been closed.
+    Closed,
+    /// It has halted at this flush, see [`OnFailure`](super::OnFailure).
+    Halted(u64),
+    /// It would have to wait (`try_reserve`).
+    WouldBlock,
+    /// There was none in time.
+    TimedOut,
+    /// It would have to wait, for something that cannot happen while it does: this is one of the
+    /// pipeline's own threads, or has flushes in hand that are not submitted.
+    WouldDeadlock,
+}
+
+impl fmt::Display for ReserveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("the pipeline has been closed"),
+            Self::Halted(sequence) => write!(f, "the pipeline has halted at flush {sequence}"),
+            Self::WouldBlock => f.write_str("as many flushes are in flight as may be"),
+            Self::TimedOut => f.write_str("no flush in flight ended in time"),
+            Self::WouldDeadlock => f.write_str(
+                "this thread would wait for itself: it is the pipeline's own, or has a flush in hand",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for ReserveError {}
+
+/// Why the pipeline has not been drained.
+///
+/// ```
+/// use latchwork::flush::DrainError;
+///
+/// assert!(DrainError::Halted(3).to_string().contains("flush 3"));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DrainError {
+    /// It has halted at this flush: what comes after is not finalized until it goes on.
+    Halted(u64),
+    /// It was not, in time.
+    TimedOut,
+    /// It has been shut down with flushes left.
+    ShutDown,
+    /// This thread would wait for itself: it is one of the pipeline's own, or has flushes in hand
+    /// that are not submitted.
+    WouldDeadlock,
+}
+
+impl fmt::Display for DrainError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Halted(sequence) => write!(f, "the pipeline has halted at flush {sequence}"),
+            Self::TimedOut => f.write_str("flushes were left when the time was up"),
+            Self::ShutDown => f.write_str("the pipeline has been shut down with flushes left"),
+            Self::WouldDeadlock => f.write_str(
+                "this thread would wait for itself: it is the pipeline's own, or has a flush in hand",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for DrainError {}
+
+/// Why a flush could not be submitted: the pipeline has been shut down. The flush comes back.
+pub struct SubmitError<F: Finalize>(pub Rotated<F>);
+
+impl<F: Finalize> fmt::Debug for SubmitError<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SubmitError").field(&self.0).finish()
+    }
+}
+
+impl<F: Finalize> fmt::Display for SubmitError<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "flush {} came after the pipeline's shutdown",
+            self.0.sequence()
+        )
+    }
+}
+
+impl<F: Finalize> std::error::Error for SubmitError<F> {}
+
+/// Why a flush is not finalized, or not yet.
+#[non_exhaustive]
+pub enum WaitError<F: Finalize> {
+    /// It has failed, and the pipeline has gone on without it: what
+    /// [`finalize_failure`](Finalize::finalize_failure) made of that.
+    Failed(F::Error),
+    /// It has failed, and so has [`finalize_failure`](Finalize::finalize_failure), with this panic.
+    FailurePanicked(Panic),
+    /// The pipeline was shut down before its turn.
+    ShutDown,
+    /// The pipeline has halted at a flush, this one or an older. It may go on: the ticket can be
+    /// waited for again.
+    Halted(u64, FlushTicket<F>),
+    /// It was not, in time.
+    TimedOut(FlushTicket<F>),
+    /// This is one of the pipeline's own threads, or has flushes in hand that are not submitted: it
+    /// would wait for itself.
+    WouldDeadlock(FlushTicket<F>),
+}
+
+impl<F: Finalize> fmt::Debug for WaitError<F>
+where
+    F::Error: fmt::Debug,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(error) => f.debug_tuple("Failed").field(error).finish(),
+            Self::FailurePanicked(panic) => f.debug_tuple("FailurePanicked").field(panic).finish(),
+            Self::ShutDown => f.write_str("ShutDown"),
+            Self::Halted(sequence, _) => f.debug_tuple("Halted").field(sequence).finish(),
+            Self::TimedOut(_) => f.write_str("TimedOut"),
+            Self::WouldDeadlock(_) => f.write_str("WouldDeadlock"),
+        }
+    }
+}
+
+impl<F: Finalize> fmt::Display for WaitError<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(_) => f.write_str("the flush has failed"),
+            Self::FailurePanicked(panic) => {
+                write!(f, "the flush has failed, and what was to say so panicked: {panic}")
+            }
+            Self::ShutDown => f.write_str("the pipeline was shut down before the flush's turn"),
+            Self::Halted(sequence, _) => write!(f, "the pipeline has halted at flush {sequence}"),
+            Self::TimedOut(_) => f.write_str("the flush was not finalized in time"),
+            Self::WouldDeadlock(_) => f.write_str(
+                "this thread would wait for itself: it is the pipeline's own, or has a flush in hand",
+            ),
+        }
+    }
+}
+
+impl<F: Finalize> std::error::Error for WaitError<F>
+where
+    F::Error: std::error::Error + 'static,
+{
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Failed(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// How a flush failed.
+///
+/// ```
+/// use latchwork::flush::Failure;
+///
+/// assert!(Failure::<String>::Abandoned.to_string().contains("dropped"));
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Failure<E> {
+    /// Its stream returned an error, for the last time.
+    Stream(E),
+    /// Its stream panicked, for the last time.
+    StreamPanicked(Panic),
+    /// Its stream was not done in time.
+    StreamTimedOut,
+    /// Its guard was dropped between rotate and submit, or its stream unrun.
+    Abandoned,
+    /// The finalizer returned an error for it.
+    Finalize(E),
+    /// The finalizer panicked before it was done with it.
+    FinalizePanicked(Panic),
+    /// The finalizer returned without having said anything of it.
+    Unmarked,
+}
+
+impl<E> From<E> for Failure<E> {
+    fn from(error: E) -> Self {
+        Self::Stream(error)
+    }
+}
+
+impl<E> fmt::Display for Failure<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stream(_) => f.write_str("the stream failed"),
+            Self::StreamPanicked(panic) => write!(f, "the stream panicked: {panic}"),
+            Self::StreamTimedOut => f.write_str("the stream was not done in time"),
+            Self::Abandoned => f.write_str("the flush was dropped before it was complete"),
+            Self::Finalize(_) => f.write_str("the finalizer failed"),
+            Self::FinalizePanicked(panic) => write!(f, "the finalizer panicked: {panic}"),
+            Self::Unmarked => f.write_str("the finalizer returned without a word of the flush"),
+        }
+    }
+}
+
+impl<E: std::error::Error + 'static> std::error::Error for Failure<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Stream(error) | Self::Finalize(error) => Some(error),
+            Self::StreamPanicked(panic) | Self::FinalizePanicked(panic) => Some(panic),
+            _ => None,
+        }
+    }
+}

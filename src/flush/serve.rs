@@ -1,0 +1,335 @@
+//! The finalizer's thread: what it does in a turn, and how it waits for the next.
+
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, hint, mutant, thread};
+use crate::waiter::{Panic, contain};
+
+use super::core::{Core, Entry, Fate, Finalizing, RESUME, Refused, STOP};
+use super::error::{DrainError, Failure};
+use super::finalizer::{Batch, Failed, Finalize};
+use super::stats::record;
+use super::stream::Task;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// There may be more.
+    Worked,
+    /// Nothing is to be done before the bell rings.
+    Nothing,
+    /// The pipeline has been stopped.
+    Ended,
+}
+
+/// The body of the finalizer's thread.
+pub(super) fn serve<F: Finalize>(core: &Arc<Core<F>>) {
+    loop {
+        let number = core.bell.number();
+        match turn(core) {
+            Turn::Worked => {}
+            Turn::Nothing if comes_soon(core) => {}
+            Turn::Nothing if core.halted().is_some() || core.await_next() => {
+                core.bell.sleep(number, None);
+            }
+            Turn::Nothing => {}
+            Turn::Ended => return,
+        }
+    }
+}
+
+/// Looks for work a moment before the sleep, which would cost who completes a system call.
+fn comes_soon<F: Finalize>(core: &Core<F>) -> bool {
+    core.halted().is_none()
+        && hint::spins(false).any(|()| {
+            hint::spin_loop();
+            core.ring.is_complete(core.watermark())
+        })
+}
+
+/// What the finalizer does next, on whichever thread: its own, or a model's.
+pub(super) fn turn<F: Finalize>(core: &Arc<Core<F>>) -> Turn {
+    let orders = core.orders.load(Ordering::Acquire);
+    if orders & STOP != 0 {
+        return Turn::Ended;
+    }
+    if core.halted().is_some() {
+        if orders & RESUME == 0 {
+            return Turn::Nothing;
+        }
+        core.orders.fetch_and(!RESUME, Ordering::AcqRel);
+        return go_on(core);
+    }
+    let Some(mut hand) = core.take_up() else {
+        return Turn::Nothing;
+    };
+    let turn = hand.turn(core);
+    core.lay_down(hand);
+    turn
+}
+
+/// Ends a halt: what can be tried again is, what cannot is left behind.
+fn go_on<F: Finalize>(core: &Arc<Core<F>>) -> Turn {
+    let Some(mut hand) = core.take_up() else {
+        return Turn::Nothing;
+    };
+    {
+        let _control = core.control.lock();
+        core.halted.store(0, Ordering::Release);
+        core.let_in();
+    }
+    // A panic of the finalizer fails all that it was given.
+    for entry in &mut hand.backlog {
+        if let Fate::Failed { item, .. } = &mut entry.fate
+            && let Some(item) = item.take()
+        {
+            entry.fate = Fate::Item(item);
+            entry.refused = None;
+        }
+    }
+    let again = match hand.backlog.first_mut() {
+        Some(Entry {
+            fate: Fate::Failed { task, .. },
+            is_given_up,
+            ..
+        }) => {
+            *is_given_up = task.is_none();
+            task.take()
+        }
+        _ => None,
+    };
+    let Some((job, stream)) = again else {
+        core.lay_down(hand);
+        return Turn::Worked;
+    };
+    let entry = hand.backlog.remove(0);
+    core.ring.again(entry.sequence);
+    core.lay_down(hand);
+    core.rerun(Task::again(core, entry, job, stream));
+    Turn::Worked
+}
+
+impl<F: Finalize> Finalizing<F> {
+    fn turn(&mut self, core: &Arc<Core<F>>) -> Turn {
+        let mark = core.watermark();
+        // A flush that is tried again is missing at the front.
+        let is_next = |entry: &Entry<F>| entry.sequence == mark;
+        if !self.backlog.first().is_some_and(is_next) {
+            match core.ring.take(mark) {
+                Some(entry) => self.backlog.insert(0, entry),
+                None => return Turn::Nothing,
+            }
+        }
+        while self.backlog.len() < core.options.max_batch {
+            let next = self.backlog.last().map_or(mark, |last| last.sequence + 1);
+            match core.ring.take(next) {
+                Some(entry) => self.backlog.push(entry),
+                None => break,
+            }
+        }
+        let items = self
+            .backlog
+            .iter()
+            .take_while(|entry| entry.item().is_some());
+        match items.count() {
+            0 => self.fail_first(core),
+            ready => self.finalize(core, ready),
+        }
+        Turn::Worked
+    }
+
+    /// Has the user finalize the first `ready` flushes.
+    fn finalize(&mut self, core: &Arc<Core<F>>, ready: usize) {
+        let Self {
+            finalizer,
+            backlog,
+            outputs,
+        } = self;
+        for entry in &backlog[..ready] {
+            record(&core.counters.reorder, entry.completed_at);
+        }
+        let began = core.counters.sample(core.counters.batches.get());
+        let mut error = None;
+        let result = core.serving(|| {
+            let mut batch = Batch::new(&mut backlog[..ready], outputs, &mut error);
+            Panic::catch(|| finalizer.finalize(&mut batch))
+        });
+        core.counters.batches.add(1);
+        record(&core.counters.finalize, began);
+        let done = outputs.len();
+        match (result, error) {
+            (Err(panic), _) => {
+                let message = panic.message().to_owned();
+                let mut panic = Some(panic);
+                for entry in &mut backlog[done..ready] {
+                    let panic = panic.take();
+                    let panic = panic.unwrap_or_else(|| Panic::new(Box::new(message.clone())));
+                    entry.fail(Failure::FinalizePanicked(panic));
+                }
+            }
+            (Ok(()), Some(error)) => backlog[done].fail(Failure::Finalize(error)),
+            (Ok(()), None) => {
+                for entry in &mut backlog[done..ready] {
+                    entry.fail(Failure::Unmarked);
+                }
+            }
+        }
+        if done > 0 {
+            let finished: Vec<Entry<F>> = backlog.drain(..done).collect();
+            core.counters.finalized.add(done as u64);
+            let outcomes = outputs.drain(..).map(Ok);
+            core.advance(finished.into_iter().zip(outcomes), done as u64, true);
+        }
+    }
+
+    /// The first flush has failed: has the user told, and skips it or halts.
+    fn fail_first(&mut self, core: &Arc<Core<F>>) {
+        let Self {
+            finalizer, backlog, ..
+        } = self;
+        let Some(entry) = backlog.first_mut() else {
+            return;
+        };
+        let sequence = entry.sequence;
+        if let Fate::Failed {
+            failure,
+            task,
+            item,
+        } = &mut entry.fate
+            && let Some(failure) = failure.take()
+            && entry.refused.is_none()
+        {
+            let failed = Failed {
+                sequence,
+                failure,
+                job: task.as_mut().map(|(job, _)| &mut job.content),
+                item: item.as_mut(),
+            };
+            let result = core.serving(|| Panic::catch(|| finalizer.finalize_failure(failed)));
+            entry.refused = Some(match result {
+                Ok(error) => Refused::Failed(error),
+                Err(panic) => Refused::Panicked(panic),
+            });
+        }
+        if !core.options.policy.skips() && !entry.is_given_up {
+            return core.halt(sequence);
+        }
+        let mut entry = backlog.remove(0);
+        let refused = entry.refused.take();
+        let refused = refused.unwrap_or_else(|| unreachable!("it was made above"));
+        core.counters.skipped.add(1);
+        core.advance(std::iter::once((entry, Err(refused))), 1, false);
+    }
+}
+
+impl<F: Finalize> Entry<F> {
+    /// The finalizer has failed for it: the item stays, for another try.
+    fn fail(&mut self, failure: Failure<F::Error>) {
+        let failed = Fate::Failed {
+            failure: Some(failure),
+            task: None,
+            item: None,
+        };
+        if let Fate::Item(made) = std::mem::replace(&mut self.fate, failed)
+            && let Fate::Failed { item, .. } = &mut self.fate
+        {
+            *item = Some(made);
+        }
+    }
+}
+
+impl<F: Finalize> Core<F> {
+    /// The finalizer's side, for who runs it now. `None`: somebody does, or it is gone.
+    fn take_up(&self) -> Option<Finalizing<F>> {
+        let mut control = self.control.lock();
+        if control.is_stopped {
+            return None;
+        }
+        let hand = control.finalizing.take()?;
+        control.finalizer_runs = Some(thread::name().unwrap_or_default());
+        Some(hand)
+    }
+
+    fn lay_down(&self, hand: Finalizing<F>) {
+        let mut control = self.control.lock();
+        control.finalizer_runs = None;
+        if !control.is_stopped {
+            control.finalizing = Some(hand);
+            return;
+        }
+        // The shutdown did not wait for this.
+        drop(control);
+        contain(|| drop(hand));
+    }
+
+    /// Before the finalizer sleeps. `false`: there is something to do.
+    fn await_next(&self) -> bool {
+        self.ring.await_turn(self.watermark()) || mutant::enabled("flush-sleeps-over-its-turn")
+    }
+
+    /// The watermark moves past flushes, in order; then, and not before, who waits for them learns.
+    fn advance(
+        &self,
+        entries: impl Iterator<Item = (Entry<F>, Result<F::Output, Refused<F::Error>>)>,
+        count: u64,
+        is_durable: bool,
+    ) {
+        let before = self.watermark();
+        let mark = before + count;
+        if is_durable && self.durable.load(Ordering::Relaxed) == before {
+            self.durable.store(mark, Ordering::Release);
+        }
+        // Release, pairs with `watermark`.
+        self.watermark.store(mark, Ordering::Release);
+        let entries: Vec<_> = entries.collect();
+        let permits = entries.iter().map(|(entry, _)| entry.permits).sum();
+        let bytes = entries.iter().map(|(entry, _)| entry.bytes).sum();
+        self.give_back(permits, bytes);
+        for (entry, outcome) in entries {
+            let Entry {
+                fate, completer, ..
+            } = entry;
+            contain(|| drop(fate));
+            if let Some(completer) = completer {
+                contain(|| completer.complete(Ok(outcome)));
+            }
+        }
+        self.tell_drains(mark);
+    }
+
+    fn tell_drains(&self, mark: u64) {
+        let due: Vec<_> = {
+            let mut control = self.control.lock();
+            let is_due = |drain: &mut (u64, u64, _)| drain.0 <= mark;
+            control.drains.extract_if(.., is_due).collect()
+        };
+        for (_, _, completer) in due {
+            completer.complete(Ok(Ok(())));
+        }
+    }
+
+    /// Stops at a flush, and tells whoever waits for what it keeps from happening.
+    fn halt(&self, sequence: u64) {
+        self.counters.halts.add(1);
+        let drains = {
+            let mut control = self.control.lock();
+            self.halted.store(sequence + 1, Ordering::Release);
+            self.turn_away();
+            for sleeper in &control.sleepers {
+                sleeper.nudge();
+            }
+            std::mem::take(&mut control.drains)
+        };
+        for (_, _, completer) in drains {
+            completer.complete(Ok(Err(DrainError::Halted(sequence))));
+        }
+    }
+
+    /// Has a stream that failed run once more, by a streamer or, without those, here.
+    fn rerun(self: &Arc<Self>, task: Task<F>) {
+        if self.options.streamers == 0 {
+            super::stream::run_here(self, task);
+        } else {
+            // Refused only after a stop, which has closed its place.
+            drop(self.queue.push(task));
+        }
+    }
+}

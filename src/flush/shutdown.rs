@@ -1,0 +1,249 @@
+//! The end of a pipeline, and what did not get finalized by then.
+
+use std::fmt;
+
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+use crate::sync::time::{Instant, now};
+use crate::waiter::contain;
+
+use super::core::{Core, Entry, Fate, Finalizing, STOP, STOPPED};
+use super::error::DrainError;
+use super::finalizer::Finalize;
+use super::stream::Task;
+
+/// How a pipeline is shut down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Shutdown {
+    /// At once: what is not finalized comes back.
+    Now,
+    /// When all that was rotated is finalized, but at this time at the latest.
+    Drain(Instant),
+    /// When all that was rotated is finalized, however long that takes; or at once when it halts.
+    DrainAll,
+}
+
+/// What was not finalized when a pipeline was shut down, in order.
+///
+/// ```
+/// use std::time::Instant;
+/// use latchwork::flush::{FlushPipeline, LeftoverState, Shutdown, each};
+///
+/// let flush = FlushPipeline::builder("numbers")
+///     .finalizer(each(|_, item: &mut u64| Ok::<_, std::io::Error>(*item)))
+///     .build()?;
+/// let slot = flush.reserve(0)?.rotate(&mut 7, |state, _| *state);
+/// let left = flush.shutdown(Shutdown::Drain(Instant::now()));
+/// assert!(matches!(left.flushes[0].state, LeftoverState::Unsubmitted));
+/// # drop(slot);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[non_exhaustive]
+pub struct Leftovers<F: Finalize> {
+    /// The flushes.
+    pub flushes: Vec<Leftover<F>>,
+}
+
+impl<F: Finalize> Leftovers<F> {
+    /// Whether nothing was left.
+    pub fn is_empty(&self) -> bool {
+        self.flushes.is_empty()
+    }
+
+    pub(super) fn none() -> Self {
+        Self {
+            flushes: Vec::new(),
+        }
+    }
+}
+
+impl<F: Finalize> fmt::Debug for Leftovers<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.flushes).finish()
+    }
+}
+
+/// A flush that was not finalized.
+#[non_exhaustive]
+pub struct Leftover<F: Finalize> {
+    /// Its number.
+    pub sequence: u64,
+    /// How far it had come.
+    pub state: LeftoverState,
+    /// What was rotated, where it is not in use.
+    pub job: Option<F::Job>,
+    /// What its stream made, where that was done.
+    pub item: Option<F::Item>,
+}
+
+impl<F: Finalize> fmt::Debug for Leftover<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leftover")
+            .field("sequence", &self.sequence)
+            .field("state", &self.state)
+            .field("job", &self.job.is_some())
+            .field("item", &self.item.is_some())
+            .finish()
+    }
+}
+
+/// How far a flush had come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LeftoverState {
+    /// Its guard is in somebody's hand, job included.
+    Unsubmitted,
+    /// Its stream had not begun, or was to be tried again.
+    Queued,
+    /// This thread runs its stream, and holds what belongs to it until that returns.
+    Running(String),
+    /// Its stream was done.
+    Streamed,
+    /// It had failed.
+    Failed,
+    /// This thread runs the finalizer for it, and holds it until that returns.
+    Finalizing(String),
+}
+
+impl<F: Finalize> Core<F> {
+    /// Has no more reservations be made.
+    pub(super) fn close(&self) {
+        let _control = self.control.lock();
+        self.is_closed.store(1, Ordering::SeqCst);
+        self.turn_away();
+    }
+
+    /// Ends the pipeline, waiting for its threads until `deadline` where they run the user's code.
+    pub(super) fn stop(self: &Arc<Self>, deadline: Option<Instant>) -> Leftovers<F> {
+        let is_own = self.is_served_here();
+        {
+            let mut control = self.control.lock();
+            if control.is_stopped {
+                return Leftovers::none();
+            }
+            control.is_stopped = true;
+        }
+        let end = self.next.fetch_or(STOPPED, Ordering::AcqRel);
+        let queued = self.queue.close();
+        let delayed = self.timers.close();
+        self.order(STOP);
+        let finalizes = self.await_threads(is_own, deadline);
+        let (hand, threads) = {
+            let mut control = self.control.lock();
+            let threads = std::mem::take(&mut control.threads);
+            (control.finalizing.take(), threads)
+        };
+        let running = self.queue.running();
+        let is_running = !running.is_empty() || finalizes.is_some();
+        let mut left: Vec<Leftover<F>> = Vec::new();
+        left.extend(running.into_iter().map(|(sequence, thread)| Leftover {
+            sequence,
+            state: LeftoverState::Running(thread),
+            job: None,
+            item: None,
+        }));
+        left.extend(queued.into_iter().chain(delayed).map(Task::into_leftover));
+        let mark = self.watermark();
+        for sequence in mark..end {
+            if let Some(entry) = self.ring.close(sequence) {
+                left.push(entry.into_leftover());
+            }
+        }
+        let drains = std::mem::take(&mut self.control.lock().drains);
+        for (_, _, completer) in drains {
+            completer.complete(Ok(Err(DrainError::ShutDown)));
+        }
+        if let Some(Finalizing {
+            finalizer, backlog, ..
+        }) = hand
+        {
+            left.extend(backlog.into_iter().map(Entry::into_leftover));
+            contain(|| drop(finalizer));
+        }
+        // A stream that took too long is complete, too.
+        left.sort_by_key(|flush| flush.sequence);
+        left.dedup_by_key(|flush| flush.sequence);
+        let mut all: Vec<Leftover<F>> = Vec::with_capacity((end - mark) as usize);
+        let mut known = left
+            .into_iter()
+            .filter(|flush| flush.sequence >= mark)
+            .peekable();
+        for sequence in mark..end {
+            let it = known.next_if(|flush| flush.sequence == sequence);
+            all.push(it.unwrap_or_else(|| Leftover {
+                sequence,
+                state: match &finalizes {
+                    Some(thread) => LeftoverState::Finalizing(thread.clone()),
+                    None => LeftoverState::Unsubmitted,
+                },
+                job: None,
+                item: None,
+            }));
+        }
+        // Those that run the user's code end when that returns.
+        if !is_own && !is_running {
+            threads.into_iter().for_each(|thread| drop(thread.join()));
+        }
+        Leftovers { flushes: all }
+    }
+
+    /// Waits until the threads are at their end; where they run the user's code, until `deadline`. Says
+    /// which thread still runs the finalizer.
+    fn await_threads(&self, is_own: bool, deadline: Option<Instant>) -> Option<String> {
+        loop {
+            let number = self.gone.number();
+            let (finalizes, is_attended) = {
+                let control = self.control.lock();
+                (control.finalizer_runs.clone(), control.is_attended)
+            };
+            let streamers = self.queue.busy();
+            let is_leaving = streamers.leaving || (is_attended && finalizes.is_none());
+            let is_running = streamers.running || finalizes.is_some();
+            let is_over = is_own || deadline.is_some_and(|deadline| now() >= deadline);
+            if is_own || (!is_leaving && (!is_running || is_over)) {
+                return finalizes;
+            }
+            self.gone.sleep(number, deadline.filter(|_| !is_leaving));
+        }
+    }
+}
+
+impl<F: Finalize> Task<F> {
+    fn into_leftover(self) -> Leftover<F> {
+        let Task {
+            mut completion,
+            job,
+            stream,
+        } = self;
+        completion.is_due = false;
+        contain(|| drop(stream));
+        Leftover {
+            sequence: completion.sequence,
+            state: LeftoverState::Queued,
+            job: Some(job.content),
+            item: None,
+        }
+    }
+}
+
+impl<F: Finalize> Entry<F> {
+    fn into_leftover(self) -> Leftover<F> {
+        let (state, job, item) = match self.fate {
+            Fate::Item(item) => (LeftoverState::Streamed, None, Some(item)),
+            Fate::Failed { task, item, .. } => {
+                let job = task.map(|(job, stream)| {
+                    contain(|| drop(stream));
+                    job.content
+                });
+                (LeftoverState::Failed, job, item)
+            }
+        };
+        Leftover {
+            sequence: self.sequence,
+            state,
+            job,
+            item,
+        }
+    }
+}

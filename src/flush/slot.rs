@@ -1,0 +1,243 @@
+//! The guards of a flush, from the reservation to its completion.
+
+use std::fmt;
+
+use crate::semaphore::{Permit, SendPermit};
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+use crate::waiter::{self, Completer, contain};
+
+use super::core::{Completion, Core, Fate, Outcome, STOPPED};
+use super::error::{Failure, SubmitError};
+use super::finalizer::Finalize;
+use super::job::Job;
+use super::stream::{self, Task};
+use super::ticket::FlushTicket;
+
+/// Room for a flush: what [`rotate`](Self::rotate) needs. Dropping it gives the room back.
+///
+/// Bound to the thread that reserved, which gives it back when it ends, should the guard be leaked.
+#[must_use = "dropping a reservation gives it back"]
+pub struct Reservation<'p, F: Finalize> {
+    pub(super) core: &'p Arc<Core<F>>,
+    pub(super) permit: Permit<'p>,
+    pub(super) bytes: Option<Permit<'p>>,
+}
+
+impl<F: Finalize> Reservation<'_, F> {
+    /// Gives the flush its number, and takes what it is about out of the state that is being flushed.
+    ///
+    /// `state` is what the caller's lock guards: called under that lock, numbers are given out in the
+    /// order in which states are swapped. No lock of the pipeline's is taken here.
+    ///
+    /// ```
+    /// # use latchwork::flush::{FlushPipeline, each};
+    /// use std::sync::Mutex;
+    ///
+    /// let table = Mutex::new(vec![1, 2, 3]);
+    /// # let flush = FlushPipeline::builder("tables")
+    /// #     .finalizer(each(|_, rows: &mut usize| Ok::<_, std::io::Error>(*rows))).build()?;
+    /// let slot = flush.reserve(24)?; // before the lock
+    /// let slot = slot.rotate(&mut *table.lock().unwrap(), |table, _| std::mem::take(table));
+    /// assert_eq!(slot.submit(|rows| Ok(rows.len()))?.wait()?, 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Panics
+    /// As `swap` does; the flush is then abandoned.
+    pub fn rotate<S: ?Sized>(
+        self,
+        state: &mut S,
+        swap: impl FnOnce(&mut S, u64) -> F::Job,
+    ) -> Rotated<F> {
+        let Self {
+            core,
+            permit,
+            bytes,
+        } = self;
+        permit.take_out();
+        let bytes = bytes.map_or(0, Permit::take_out);
+        Rotated::new(core, bytes, |sequence| swap(state, sequence))
+    }
+}
+
+impl<F: Finalize> fmt::Debug for Reservation<'_, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservation")
+            .field("bytes", &self.bytes.as_ref().map_or(0, Permit::count))
+            .finish_non_exhaustive()
+    }
+}
+
+/// A [`Reservation`] that is bound to no thread: what
+/// [`reserve_with`](super::FlushPipeline::reserve_with) delivers.
+#[must_use = "dropping a reservation gives it back"]
+pub struct SendReservation<F: Finalize> {
+    pub(super) core: Arc<Core<F>>,
+    pub(super) permit: SendPermit,
+    pub(super) bytes: Option<SendPermit>,
+}
+
+impl<F: Finalize> SendReservation<F> {
+    /// As [`Reservation::rotate`].
+    ///
+    /// # Panics
+    /// As `swap` does; the flush is then abandoned.
+    pub fn rotate<S: ?Sized>(
+        self,
+        state: &mut S,
+        swap: impl FnOnce(&mut S, u64) -> F::Job,
+    ) -> Rotated<F> {
+        self.permit.take_out();
+        let bytes = self.bytes.map_or(0, SendPermit::take_out);
+        Rotated::new(&self.core, bytes, |sequence| swap(state, sequence))
+    }
+}
+
+impl<F: Finalize> fmt::Debug for SendReservation<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SendReservation").finish_non_exhaustive()
+    }
+}
+
+/// A flush that has its number. It goes on by [`submit`](Self::submit) or
+/// [`complete`](Self::complete); dropped, it is abandoned, which is a failure.
+///
+/// The thread that rotated has it in hand until then: blocking calls on the pipeline return
+/// `WouldDeadlock` there. Before moving it to another thread, [`hand_over`](Self::hand_over).
+#[must_use = "dropping it abandons the flush"]
+pub struct Rotated<F: Finalize> {
+    pub(super) completion: Completion<F>,
+    pub(super) job: F::Job,
+}
+
+impl<F: Finalize> Rotated<F> {
+    fn new(core: &Arc<Core<F>>, bytes: u64, swap: impl FnOnce(u64) -> F::Job) -> Self {
+        // AcqRel: after the last one's swap, which came before under the caller's lock, and before
+        // the `next` of a drain that is to wait for this.
+        let next = core.next.fetch_add(1, Ordering::AcqRel);
+        let sequence = next & !STOPPED;
+        let is_due = next & STOPPED == 0;
+        if is_due {
+            core.ring.hold(sequence, Core::<F>::this_thread());
+        } else {
+            core.give_back(1, bytes);
+        }
+        // Before the swap, which may panic.
+        let completion = Completion {
+            core: Arc::clone(core),
+            sequence,
+            bytes,
+            completer: None,
+            is_due,
+            is_held: is_due,
+        };
+        Self {
+            job: swap(sequence),
+            completion,
+        }
+    }
+
+    /// The flush's number: the first is 0.
+    pub fn sequence(&self) -> u64 {
+        self.completion.sequence
+    }
+
+    /// What was rotated.
+    pub fn job(&self) -> &F::Job {
+        &self.job
+    }
+
+    /// Says that another thread will submit it, so that this one may wait for that.
+    pub fn hand_over(mut self) -> Self {
+        self.completion.let_go();
+        self
+    }
+
+    fn with_ticket(&mut self) -> FlushTicket<F> {
+        let (completer, ticket): (Completer<Outcome<F>>, _) = waiter::ticket();
+        self.completion.completer = Some(completer);
+        FlushTicket::new(
+            Arc::clone(&self.completion.core),
+            self.completion.sequence,
+            ticket,
+        )
+    }
+
+    /// Has a streamer run `stream`; without streamers, runs it here and now.
+    ///
+    /// The ticket resolves when the flush has been finalized. Dropping it changes nothing.
+    ///
+    /// # Errors
+    /// After a shutdown, with the flush.
+    pub fn submit(
+        mut self,
+        stream: impl FnMut(&mut Job<F::Job>) -> Result<F::Item, F::Error> + Send + 'static,
+    ) -> Result<FlushTicket<F>, SubmitError<F>> {
+        let core = Arc::clone(&self.completion.core);
+        if core.is_stopped() {
+            return Err(SubmitError(self));
+        }
+        let ticket = self.with_ticket();
+        self.completion.let_go();
+        let task = Task {
+            job: Job {
+                content: self.job,
+                sequence: self.completion.sequence,
+                attempt: 0,
+                deadline: None,
+            },
+            completion: self.completion,
+            stream: Box::new(stream),
+        };
+        core.counters.submitted.add(1);
+        if core.options.streamers == 0 {
+            stream::run_here(&core, task);
+            return Ok(ticket);
+        }
+        match core.queue.push(task) {
+            Ok(()) => Ok(ticket),
+            Err(task) => {
+                core.counters.submitted.sub(1);
+                let Task {
+                    completion, job, ..
+                } = task;
+                Err(SubmitError(Self {
+                    completion,
+                    job: job.content,
+                }))
+            }
+        }
+    }
+
+    /// Completes the flush with what the caller's own thread made of it.
+    ///
+    /// # Errors
+    /// After a shutdown, with the flush; what was made of it is dropped.
+    pub fn complete(
+        mut self,
+        result: Result<F::Item, F::Error>,
+    ) -> Result<FlushTicket<F>, SubmitError<F>> {
+        if self.completion.core.is_stopped() {
+            contain(|| drop(result));
+            return Err(SubmitError(self));
+        }
+        let ticket = self.with_ticket();
+        self.completion.let_go();
+        self.completion.core.counters.submitted.add(1);
+        self.completion.complete(match result {
+            Ok(item) => Fate::Item(item),
+            Err(error) => Fate::failed(Failure::Stream(error)),
+        });
+        contain(|| drop(self.job));
+        Ok(ticket)
+    }
+}
+
+impl<F: Finalize> fmt::Debug for Rotated<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rotated")
+            .field("sequence", &self.sequence())
+            .finish_non_exhaustive()
+    }
+}

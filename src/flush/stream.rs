@@ -1,0 +1,373 @@
+//! The streams: what the user runs in parallel, and the threads that run it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::sync::lock::Mutex;
+use crate::sync::time::{Instant, now};
+use crate::sync::{Arc, hint, mutant, thread};
+use crate::waiter::{Bell, Completer, Panic, contain};
+
+use super::builder::Options;
+use super::core::{Completion, Core, Entry, Fate, Outcome};
+use super::error::Failure;
+use super::finalizer::Finalize;
+use super::job::Job;
+use super::stats::record;
+
+pub(super) type Stream<F> = Box<
+    dyn FnMut(
+            &mut Job<<F as Finalize>::Job>,
+        ) -> Result<<F as Finalize>::Item, <F as Finalize>::Error>
+        + Send,
+>;
+
+/// A stream that is to be run.
+pub(super) struct Task<F: Finalize> {
+    pub(super) completion: Completion<F>,
+    pub(super) job: Job<F::Job>,
+    pub(super) stream: Stream<F>,
+}
+
+impl<F: Finalize> Task<F> {
+    /// The stream of a flush that has failed, for another try: its tries are counted anew.
+    pub(super) fn again(
+        core: &Arc<Core<F>>,
+        entry: Entry<F>,
+        mut job: Job<F::Job>,
+        stream: Stream<F>,
+    ) -> Self {
+        job.attempt = 0;
+        let completion = Completion {
+            core: Arc::clone(core),
+            sequence: entry.sequence,
+            bytes: entry.bytes,
+            completer: entry.completer,
+            is_due: true,
+            is_held: false,
+        };
+        Self {
+            completion,
+            job,
+            stream,
+        }
+    }
+}
+
+/// Streams that wait for a streamer, first come first served, and those that are run.
+pub(super) struct Queue<F: Finalize> {
+    state: Mutex<State<F>>,
+    bell: Bell,
+}
+
+struct State<F: Finalize> {
+    tasks: VecDeque<Task<F>>,
+    /// How many streamers sleep, and have not been called.
+    asleep: usize,
+    is_closed: bool,
+    /// First the streamers, then threads that run a stream of their own.
+    hands: Vec<Hand<F>>,
+}
+
+/// What a thread does for the pipeline.
+enum Hand<F: Finalize> {
+    /// There is no such thread.
+    Absent,
+    Idle,
+    Running(Running<F>),
+}
+
+/// A stream that is being run.
+struct Running<F: Finalize> {
+    sequence: u64,
+    deadline: Option<Instant>,
+    /// Where there is a deadline: the timer takes it when the time is up.
+    completer: Option<Completer<Outcome<F>>>,
+    /// Of a thread that is not a streamer.
+    thread: Option<String>,
+}
+
+/// Whom a shutdown would wait for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Busy {
+    /// Threads on their way to their end.
+    pub(super) leaving: bool,
+    /// Threads that run the user's code.
+    pub(super) running: bool,
+}
+
+impl<F: Finalize> Queue<F> {
+    pub(super) fn new(capacity: usize, streamers: usize) -> Self {
+        Self {
+            state: Mutex::new(State {
+                tasks: VecDeque::with_capacity(capacity),
+                asleep: 0,
+                is_closed: false,
+                hands: std::iter::repeat_with(|| Hand::Absent)
+                    .take(streamers)
+                    .collect(),
+            }),
+            bell: Bell::new(),
+        }
+    }
+
+    /// Puts a task in line. It comes back when the queue has been closed.
+    pub(super) fn push(&self, task: Task<F>) -> Result<(), Task<F>> {
+        let mut state = self.state.lock();
+        if state.is_closed {
+            return Err(task);
+        }
+        state.tasks.push_back(task);
+        let wakes = state.asleep > 0 && !mutant::enabled("flush-queue-wakes-nobody");
+        if wakes {
+            state.asleep -= 1;
+            self.bell.ring();
+        }
+        drop(state);
+        if wakes {
+            self.bell.wake_one();
+        }
+        Ok(())
+    }
+
+    /// The next task for a streamer, if one is there. `Err`: there will be none.
+    fn try_pop(&self, timeout: Option<Duration>, streamer: usize) -> Result<Option<Task<F>>, ()> {
+        let mut state = self.state.lock();
+        let done = std::mem::replace(&mut state.hands[streamer], Hand::Idle);
+        if state.is_closed {
+            return Err(());
+        }
+        let task = state.tasks.pop_front().map(|mut task| {
+            state.hands[streamer] = Hand::Running(Running::begin(&mut task, timeout));
+            task
+        });
+        drop(state);
+        drop(done);
+        Ok(task)
+    }
+
+    /// Waits for the next task. `None`: there will be none.
+    fn pop(&self, timeout: Option<Duration>, streamer: usize) -> Option<Task<F>> {
+        loop {
+            for () in hint::spins(false) {
+                if let Some(task) = self.try_pop(timeout, streamer).ok()? {
+                    return Some(task);
+                }
+                hint::spin_loop();
+            }
+            let number = self.bell.number();
+            let mut state = self.state.lock();
+            if state.tasks.is_empty() && !state.is_closed {
+                state.asleep += 1;
+                drop(state);
+                // Who wakes without a call stays counted: a call to nobody, later, changes the number.
+                self.bell.sleep(number, None);
+            }
+        }
+    }
+
+    /// Has the calling thread, which is no streamer, run `task`.
+    fn begin_here(&self, task: &mut Task<F>, timeout: Option<Duration>, streamers: usize) -> usize {
+        let mut running = Running::begin(task, timeout);
+        running.thread = Some(thread::name().unwrap_or_default());
+        let mut state = self.state.lock();
+        let others = &state.hands[streamers..];
+        let free = others.iter().position(|hand| matches!(hand, Hand::Absent));
+        let index = streamers + free.unwrap_or(others.len());
+        if index == state.hands.len() {
+            state.hands.push(Hand::Absent);
+        }
+        state.hands[index] = Hand::Running(running);
+        index
+    }
+
+    /// The stream has returned: what the timer has left of its ticket.
+    fn end_run(&self, index: usize) -> Option<Completer<Outcome<F>>> {
+        match &mut self.state.lock().hands[index] {
+            Hand::Running(running) => {
+                running.deadline = None;
+                running.completer.take()
+            }
+            Hand::Absent | Hand::Idle => None,
+        }
+    }
+
+    /// Whether the thread serves the queue.
+    fn set_hand(&self, index: usize, hand: Hand<F>) {
+        let before = std::mem::replace(&mut self.state.lock().hands[index], hand);
+        drop(before);
+    }
+
+    /// Takes the place of a streamer. `None`: they all are there.
+    pub(super) fn attend(&self, streamers: usize) -> Option<usize> {
+        let mut state = self.state.lock();
+        let hands = &mut state.hands[..streamers];
+        let index = hands.iter().position(|hand| matches!(hand, Hand::Absent))?;
+        hands[index] = Hand::Idle;
+        Some(index)
+    }
+
+    pub(super) fn leave(&self, index: usize) {
+        self.set_hand(index, Hand::Absent);
+    }
+
+    pub(super) fn busy(&self) -> Busy {
+        let state = self.state.lock();
+        Busy {
+            leaving: state.hands.iter().any(|hand| matches!(hand, Hand::Idle)),
+            running: state
+                .hands
+                .iter()
+                .any(|hand| matches!(hand, Hand::Running(_))),
+        }
+    }
+
+    /// The streams that are being run, and by which threads.
+    pub(super) fn running(&self) -> Vec<(u64, String)> {
+        let state = self.state.lock();
+        let hands = state.hands.iter().enumerate();
+        hands
+            .filter_map(|(index, hand)| match hand {
+                Hand::Running(Running {
+                    sequence, thread, ..
+                }) => {
+                    let thread = thread.clone();
+                    Some((*sequence, thread.unwrap_or_else(|| streamer_name(index))))
+                }
+                Hand::Absent | Hand::Idle => None,
+            })
+            .collect()
+    }
+
+    /// Ends the line. What stood in it comes back.
+    pub(super) fn close(&self) -> Vec<Task<F>> {
+        let mut state = self.state.lock();
+        state.is_closed = true;
+        state.asleep = 0;
+        let tasks = state.tasks.drain(..).collect();
+        self.bell.announce(state);
+        tasks
+    }
+}
+
+impl<F: Finalize> Running<F> {
+    fn begin(task: &mut Task<F>, timeout: Option<Duration>) -> Self {
+        let deadline = timeout.and_then(|time| now().checked_add(time));
+        task.job.attempt += 1;
+        task.job.deadline = deadline;
+        Self {
+            sequence: task.completion.sequence,
+            deadline,
+            completer: deadline.and_then(|_| task.completion.completer.take()),
+            thread: None,
+        }
+    }
+}
+
+pub(super) fn streamer_name(index: usize) -> String {
+    format!("lw-stream-{index}")
+}
+
+/// The body of a streamer.
+pub(super) fn serve<F: Finalize>(core: &Arc<Core<F>>, streamer: usize) {
+    while let Some(task) = core.queue.pop(core.options.stream_timeout, streamer) {
+        run(core, task, streamer);
+    }
+    core.queue.leave(streamer);
+}
+
+/// Runs the oldest stream that waits, on the calling thread. `false`: none does.
+pub(super) fn run_one<F: Finalize>(core: &Arc<Core<F>>) -> bool {
+    let task = core.queue.state.lock().tasks.pop_front();
+    task.map(|task| run_here(core, task)).is_some()
+}
+
+/// Runs a stream on the calling thread, which is not a streamer.
+pub(super) fn run_here<F: Finalize>(core: &Arc<Core<F>>, mut task: Task<F>) {
+    let Options {
+        streamers,
+        stream_timeout,
+        ..
+    } = core.options;
+    let index = core.queue.begin_here(&mut task, stream_timeout, streamers);
+    run(core, task, index);
+    core.queue.leave(index);
+    if core.is_stopped() {
+        core.gone.announce(core.control.lock());
+    }
+}
+
+fn run<F: Finalize>(core: &Arc<Core<F>>, mut task: Task<F>, index: usize) {
+    let started = core.counters.sample(task.completion.sequence);
+    let deadline = task.job.deadline;
+    if let Some(deadline) = deadline {
+        core.timers.arm(deadline);
+    }
+    let result = core.serving(|| Panic::catch(|| (task.stream)(&mut task.job)));
+    if deadline.is_some() {
+        task.completion.completer = core.queue.end_run(index);
+    }
+    record(&core.counters.stream, started);
+    let failure = match result {
+        Ok(Ok(item)) => {
+            let Task {
+                completion,
+                job,
+                stream,
+            } = task;
+            // What the flush held goes before anybody learns that it is complete.
+            contain(|| drop(stream));
+            contain(|| drop(job));
+            return completion.complete(Fate::Item(item));
+        }
+        Ok(Err(error)) => Failure::Stream(error),
+        Err(panic) => Failure::StreamPanicked(panic),
+    };
+    let is_late = deadline.is_some_and(|deadline| now() >= deadline);
+    if !is_late && task.job.attempt < core.options.policy.attempts() {
+        core.counters.retried.add(1);
+        let at = now().checked_add(core.options.policy.backoff(task.job.attempt));
+        contain(|| drop(failure));
+        return core.timers.retry(at, task);
+    }
+    let Task {
+        completion,
+        job,
+        stream,
+    } = task;
+    let task = (!is_late).then_some((job, stream));
+    let failure = if is_late {
+        Failure::StreamTimedOut
+    } else {
+        failure
+    };
+    completion.complete(Fate::Failed {
+        failure: Some(failure),
+        task,
+        item: None,
+    });
+}
+
+/// Fails the streams whose time is up at `now`; says when the next one's is.
+pub(super) fn fail_late<F: Finalize>(core: &Core<F>, now: Instant) -> Option<Instant> {
+    let mut next: Option<Instant> = None;
+    let mut late = Vec::new();
+    for hand in &mut core.queue.state.lock().hands {
+        let Hand::Running(running) = hand else {
+            continue;
+        };
+        match running.deadline {
+            Some(deadline) if deadline <= now => {
+                running.deadline = None;
+                late.push((running.sequence, running.completer.take()));
+            }
+            Some(deadline) => next = Some(next.map_or(deadline, |next| next.min(deadline))),
+            None => {}
+        }
+    }
+    for (sequence, completer) in late {
+        core.counters.timed_out.add(1);
+        core.complete_late(sequence, completer);
+    }
+    next
+}

@@ -1,0 +1,189 @@
+//! The handle on a flush that is not finalized yet.
+
+use std::fmt;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use crate::sync::Arc;
+use crate::sync::mutant;
+use crate::sync::time::{Instant, now};
+use crate::waiter::{Pending, Ticket, TicketError};
+
+use super::core::{Core, Outcome, Refused};
+use super::error::WaitError;
+use super::finalizer::Finalize;
+
+/// What a submitted flush comes to. Dropping it changes nothing: the flush goes on.
+///
+/// ```
+/// use latchwork::flush::{FlushPipeline, each};
+///
+/// let flush = FlushPipeline::builder("numbers")
+///     .finalizer(each(|_, item: &mut u64| Ok::<_, std::io::Error>(*item + 1)))
+///     .build()?;
+/// let ticket = flush.reserve(0)?.rotate(&mut 41, |state, _| *state).submit(|job| Ok(**job))?;
+/// assert_eq!(ticket.sequence(), 0);
+/// assert_eq!(ticket.wait()?, 42); // it has been finalized
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "the outcome, and an error, are lost with the ticket: drop it where that is meant"]
+pub struct FlushTicket<F: Finalize> {
+    core: Arc<Core<F>>,
+    sequence: u64,
+    ticket: Ticket<Outcome<F>>,
+}
+
+impl<F: Finalize> FlushTicket<F> {
+    pub(super) fn new(core: Arc<Core<F>>, sequence: u64, ticket: Ticket<Outcome<F>>) -> Self {
+        Self {
+            core,
+            sequence,
+            ticket,
+        }
+    }
+
+    /// The flush's number.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Whether it has been finalized, or has failed for good.
+    pub fn is_done(&self) -> bool {
+        self.ticket.is_done()
+    }
+
+    /// Waits until the flush is finalized.
+    ///
+    /// # Errors
+    /// [`Failed`](WaitError::Failed), [`ShutDown`](WaitError::ShutDown); with the ticket, which can be
+    /// waited for again, [`Halted`](WaitError::Halted) and
+    /// [`WouldDeadlock`](WaitError::WouldDeadlock).
+    ///
+    /// # Blocking
+    /// Until then.
+    pub fn wait(self) -> Result<F::Output, WaitError<F>> {
+        self.wait_until(None)
+    }
+
+    /// As [`wait`](Self::wait), but not longer than `timeout`.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait), and [`TimedOut`](WaitError::TimedOut) with the ticket.
+    ///
+    /// # Blocking
+    /// Up to `timeout`.
+    pub fn wait_timeout(self, timeout: Duration) -> Result<F::Output, WaitError<F>> {
+        // A time-out beyond the end of time is none.
+        self.wait_until(now().checked_add(timeout))
+    }
+
+    /// As [`wait`](Self::wait), but not past `deadline`.
+    ///
+    /// # Errors
+    /// As [`wait_timeout`](Self::wait_timeout).
+    ///
+    /// # Blocking
+    /// Until `deadline`.
+    pub fn wait_deadline(self, deadline: Instant) -> Result<F::Output, WaitError<F>> {
+        self.wait_until(Some(deadline))
+    }
+
+    fn wait_until(self, deadline: Option<Instant>) -> Result<F::Output, WaitError<F>> {
+        let Self {
+            core,
+            sequence,
+            ticket,
+        } = self;
+        let ticket = match ticket.try_take() {
+            Ok(result) => return read(result),
+            Err(ticket) => ticket,
+        };
+        if core.would_wait_for_itself() {
+            return Err(WaitError::WouldDeadlock(Self::new(core, sequence, ticket)));
+        }
+        let nudger = ticket.nudger();
+        core.control.lock().sleepers.push(ticket.nudger());
+        // Asked after it is on the list of those that a halt nudges.
+        let halted = || match mutant::enabled("flush-ticket-sleeps-through-halt") {
+            true => None,
+            false => core.halted(),
+        };
+        let waited = ticket.wait_unless(deadline, || halted().is_some());
+        let is_it = |other: &mut _| nudger.is_same(other);
+        let gone: Vec<_> = core.control.lock().sleepers.extract_if(.., is_it).collect();
+        drop(gone);
+        match waited {
+            Ok(result) => read(result),
+            Err(ticket) => {
+                let ticket = Self::new(Arc::clone(&core), sequence, ticket);
+                Err(match core.halted() {
+                    Some(at) => WaitError::Halted(at, ticket),
+                    None => WaitError::TimedOut(ticket),
+                })
+            }
+        }
+    }
+
+    /// The outcome, if it is there.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait); [`TimedOut`](WaitError::TimedOut) where there is none yet.
+    pub fn try_wait(self) -> Result<F::Output, WaitError<F>> {
+        let Self {
+            core,
+            sequence,
+            ticket,
+        } = self;
+        match ticket.try_take() {
+            Ok(result) => read(result),
+            Err(ticket) => {
+                let halted = core.halted();
+                let ticket = Self::new(core, sequence, ticket);
+                Err(match halted {
+                    Some(at) => WaitError::Halted(at, ticket),
+                    None => WaitError::TimedOut(ticket),
+                })
+            }
+        }
+    }
+
+    /// Has `f` called when the flush is finalized, or has failed for good, by the pipeline's thread;
+    /// at once if it is so already. A halt does not call it: it may go on.
+    ///
+    /// Dropping the [`Pending`] before that changes nothing for the flush.
+    pub fn wait_with(
+        self,
+        f: impl FnOnce(Result<F::Output, WaitError<F>>) + Send + 'static,
+    ) -> Pending {
+        self.ticket.wait_with(move |result| f(read(result)))
+    }
+
+    /// A descriptor that becomes, and stays, readable when the flush is finalized, or has failed for
+    /// good. It is made at the first call.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn as_fd(&self) -> io::Result<BorrowedFd<'_>> {
+        self.ticket.as_fd()
+    }
+}
+
+fn read<F: Finalize>(result: Result<Outcome<F>, TicketError>) -> Result<F::Output, WaitError<F>> {
+    match result {
+        Ok(Ok(output)) => Ok(output),
+        Ok(Err(Refused::Failed(error))) => Err(WaitError::Failed(error)),
+        Ok(Err(Refused::Panicked(panic))) => Err(WaitError::FailurePanicked(panic)),
+        Err(TicketError::Panicked(panic)) => Err(WaitError::FailurePanicked(panic)),
+        Err(TicketError::Lost) => Err(WaitError::ShutDown),
+    }
+}
+
+impl<F: Finalize> fmt::Debug for FlushTicket<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FlushTicket")
+            .field("sequence", &self.sequence)
+            .field("done", &self.is_done())
+            .finish_non_exhaustive()
+    }
+}
