@@ -322,13 +322,18 @@ impl<F: Finalize> Core<F> {
     }
 
     /// Resolves when the watermark has reached `target`.
-    pub(super) fn drained(self: &Arc<Self>, target: u64) -> Ticket<Result<(), DrainError>> {
+    pub(super) fn drained(core: &Arc<Self>, target: u64) -> Ticket<Result<(), DrainError>> {
         let (completer, ticket) = waiter::ticket();
-        let mut control = self.control.lock();
+        let seen = core.watermark();
+        let mut control = core.control.lock();
         // Under the lock that the finalizer takes after it has moved the watermark.
-        let decided = if self.watermark() >= target {
+        let mark = match mutant::enabled("flush-drain-looks-before-the-lock") {
+            true => seen,
+            false => core.watermark(),
+        };
+        let decided = if mark >= target {
             Some(Ok(()))
-        } else if let Some(sequence) = self.halted() {
+        } else if let Some(sequence) = core.halted() {
             Some(Err(DrainError::Halted(sequence)))
         } else if control.is_stopped {
             Some(Err(DrainError::ShutDown))
@@ -339,7 +344,8 @@ impl<F: Finalize> Core<F> {
             let number = control.drain_numbers;
             control.drain_numbers += 1;
             control.drains.push((target, number, completer));
-            let core = Arc::clone(self);
+            let core = Arc::clone(core);
+            drop(control);
             return ticket.on_cancel(move || {
                 let is_it = |drain: &mut (u64, u64, _)| drain.1 == number;
                 let gone: Vec<_> = core.control.lock().drains.extract_if(.., is_it).collect();
@@ -374,6 +380,9 @@ impl<F: Finalize> Core<F> {
 
     /// Turns away who reserves, until it goes on. Under the control's lock.
     pub(super) fn turn_away(&self) {
+        if mutant::enabled("flush-turns-nobody-away") {
+            return;
+        }
         self.permits.close();
         if let Some(bytes) = &self.bytes {
             bytes.close();

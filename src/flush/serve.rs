@@ -103,7 +103,7 @@ fn go_on<F: Finalize>(core: &Arc<Core<F>>) -> Turn {
     let entry = hand.backlog.remove(0);
     core.ring.again(entry.sequence);
     core.lay_down(hand);
-    core.rerun(Task::again(core, entry, job, stream));
+    Core::rerun(core, Task::again(core, entry, job, stream));
     Turn::Worked
 }
 
@@ -324,12 +324,12 @@ impl<F: Finalize> Core<F> {
     }
 
     /// Has a stream that failed run once more, by a streamer or, without those, here.
-    fn rerun(self: &Arc<Self>, task: Task<F>) {
-        if self.options.streamers == 0 {
-            super::stream::run_here(self, task);
+    fn rerun(core: &Arc<Self>, task: Task<F>) {
+        if core.options.streamers == 0 {
+            super::stream::run_here(core, task);
         } else {
             // Refused only after a stop, which has closed its place.
-            drop(self.queue.push(task));
+            drop(core.queue.push(task));
         }
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
+use crate::sync::mutant;
 use crate::sync::time::{Instant, now};
 use crate::waiter::contain;
 
@@ -115,26 +116,26 @@ impl<F: Finalize> Core<F> {
     }
 
     /// Ends the pipeline, waiting for its threads until `deadline` where they run the user's code.
-    pub(super) fn stop(self: &Arc<Self>, deadline: Option<Instant>) -> Leftovers<F> {
-        let is_own = self.is_served_here();
+    pub(super) fn stop(core: &Arc<Self>, deadline: Option<Instant>) -> Leftovers<F> {
+        let is_own = core.is_served_here();
         {
-            let mut control = self.control.lock();
+            let mut control = core.control.lock();
             if control.is_stopped {
                 return Leftovers::none();
             }
             control.is_stopped = true;
         }
-        let end = self.next.fetch_or(STOPPED, Ordering::AcqRel);
-        let queued = self.queue.close();
-        let delayed = self.timers.close();
-        self.order(STOP);
-        let finalizes = self.await_threads(is_own, deadline);
+        let end = core.next.fetch_or(STOPPED, Ordering::AcqRel);
+        let queued = core.queue.close();
+        let delayed = core.timers.close();
+        core.order(STOP);
+        let finalizes = core.await_threads(is_own, deadline);
         let (hand, threads) = {
-            let mut control = self.control.lock();
+            let mut control = core.control.lock();
             let threads = std::mem::take(&mut control.threads);
             (control.finalizing.take(), threads)
         };
-        let running = self.queue.running();
+        let running = core.queue.running();
         let is_running = !running.is_empty() || finalizes.is_some();
         let mut left: Vec<Leftover<F>> = Vec::new();
         left.extend(running.into_iter().map(|(sequence, thread)| Leftover {
@@ -144,13 +145,15 @@ impl<F: Finalize> Core<F> {
             item: None,
         }));
         left.extend(queued.into_iter().chain(delayed).map(Task::into_leftover));
-        let mark = self.watermark();
+        let mark = core.watermark();
         for sequence in mark..end {
-            if let Some(entry) = self.ring.close(sequence) {
+            if !mutant::enabled("flush-shutdown-closes-no-place")
+                && let Some(entry) = core.ring.close(sequence)
+            {
                 left.push(entry.into_leftover());
             }
         }
-        let drains = std::mem::take(&mut self.control.lock().drains);
+        let drains = std::mem::take(&mut core.control.lock().drains);
         for (_, _, completer) in drains {
             completer.complete(Ok(Err(DrainError::ShutDown)));
         }
