@@ -8,7 +8,9 @@
 //! | type | does |
 //! |---|---|
 //! | [`RealFs`] | what the kernel does |
+//! | [`MemoryFs`] | the same in memory |
 
+mod memory;
 mod real;
 
 use std::ffi::OsString;
@@ -16,6 +18,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+pub use memory::MemoryFs;
 pub use real::RealFs;
 
 /// How a file is opened.
