@@ -319,10 +319,17 @@ impl State {
             above = above.parent().unwrap_or(Path::new(""));
         }
         while let Some(path) = missing.pop() {
-            // A path such as `a/../b` makes `a` as well; its `..` is there by then.
-            if let (directory, Last::Name(name)) = self.tree.resolve_parent(path)? {
-                let inode = self.tree.add_directory();
-                self.tree.set_entry(directory, &name, Some(inode));
+            let (directory, Last::Name(name)) = self.tree.resolve_parent(path)? else {
+                continue;
+            };
+            // With `a` made, `a/../b` may turn out to be there.
+            match self.tree.entry(directory, &name) {
+                Some(inode) if self.tree.is_directory(inode) => {}
+                Some(_) => return Err(Errno::EXIST.into()),
+                None => {
+                    let inode = self.tree.add_directory();
+                    self.tree.set_entry(directory, &name, Some(inode));
+                }
             }
         }
         Ok(())
