@@ -9,9 +9,13 @@
 //! |---|---|
 //! | [`RealFs`] | what the kernel does |
 //! | [`MemoryFs`] | the same in memory |
+//! | [`RecordingFs`] | passes each call on and writes it down |
+//! | [`crash`] | what a crash may leave of what was written down |
 
+pub mod crash;
 mod memory;
 mod real;
+mod recording;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -20,6 +24,7 @@ use std::path::Path;
 
 pub use memory::MemoryFs;
 pub use real::RealFs;
+pub use recording::{Op, RecordingFs};
 
 /// How a file is opened.
 ///
