@@ -10,9 +10,12 @@
 //! | [`RealFs`] | what the kernel does |
 //! | [`MemoryFs`] | the same in memory |
 //! | [`RecordingFs`] | passes each call on and writes it down |
+//! | [`FailingFs`] | passes each call on, but for those that it was told to fail |
 //! | [`crash`] | what a crash may leave of what was written down |
 
+mod by_path;
 pub mod crash;
+mod failing;
 mod memory;
 mod real;
 mod recording;
@@ -22,6 +25,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+pub use failing::{Call, FailingFs, Failure, Fault};
 pub use memory::MemoryFs;
 pub use real::RealFs;
 pub use recording::{Op, RecordingFs};

@@ -66,7 +66,7 @@ impl Subsets {
 
     /// A subset that keeps each change with the same chance, itself drawn first.
     fn draw(&mut self) -> Vec<bool> {
-        const CHANCES: [u64; 5] = [4, 64, 128, 192, 252];
+        const CHANCES: [u64; 5] = [16, 64, 128, 192, 240];
         let chance = CHANCES[(self.random() % CHANCES.len() as u64) as usize];
         (0..self.changes)
             .map(|_| self.random() % 256 < chance)

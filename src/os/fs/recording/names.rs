@@ -1,9 +1,9 @@
 //! Which file goes by which name, as far as the recorder has seen.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use super::super::Fs;
+use super::super::by_path::{ByPath, plain};
 use crate::sync::unmodelled::{Arc, Mutex};
 
 /// A file that the recorder has seen.
@@ -17,27 +17,14 @@ pub(super) struct Known {
 /// The names of files and directories that the recorder has seen.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    files: BTreeMap<PathBuf, Arc<Known>>,
-    directories: BTreeSet<PathBuf>,
+    files: ByPath<Arc<Known>>,
+    directories: ByPath<()>,
     last: u64,
-}
-
-/// One spelling for all paths that differ in `.`, `..` and slashes only.
-pub(in super::super) fn plain(path: &Path) -> PathBuf {
-    let mut plain = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::CurDir => {}
-            Component::ParentDir => drop(plain.pop()),
-            part => plain.push(part),
-        }
-    }
-    plain
 }
 
 impl Names {
     pub(super) fn file(&self, path: &Path) -> Option<Arc<Known>> {
-        self.files.get(&plain(path)).cloned()
+        self.files.get(path).cloned()
     }
 
     /// Gives a file its number.
@@ -47,45 +34,21 @@ impl Names {
             inode: self.last,
             order: Mutex::new(()),
         });
-        self.files.insert(plain(path), known.clone());
+        self.files.insert(path, known.clone());
         known
     }
 
     pub(super) fn add_directory(&mut self, path: &Path) {
-        self.directories.insert(plain(path));
+        self.directories.insert(path, ());
     }
 
     pub(super) fn remove(&mut self, path: &Path) {
-        self.files.remove(&plain(path));
+        self.files.remove(path);
     }
 
-    /// Everything by the one name, or below it, goes by the other.
     pub(super) fn rename(&mut self, from: &Path, to: &Path) {
-        let (from, to) = (plain(from), plain(to));
-        if from == to {
-            return;
-        }
-        let moved = |path: &Path| {
-            let rest = path.strip_prefix(&from).ok()?;
-            // Joining nothing would add a slash.
-            Some(if rest.as_os_str().is_empty() {
-                to.clone()
-            } else {
-                to.join(rest)
-            })
-        };
-        let files = std::mem::take(&mut self.files);
-        let (renamed, mut kept): (BTreeMap<_, _>, BTreeMap<_, _>) = files
-            .into_iter()
-            .partition(|(path, _)| path.starts_with(&from));
-        kept.remove(&to);
-        let renamed = renamed.into_iter();
-        kept.extend(renamed.filter_map(|(path, known)| Some((moved(&path)?, known))));
-        self.files = kept;
-        self.directories = std::mem::take(&mut self.directories)
-            .into_iter()
-            .map(|path| moved(&path).unwrap_or(path))
-            .collect();
+        self.files.rename(from, to);
+        self.directories.rename(from, to);
     }
 
     /// Which directories making `path` would have to make, from the top.
@@ -94,11 +57,11 @@ impl Names {
         let mut above = PathBuf::new();
         for part in plain(path).components() {
             above.push(part);
-            if self.directories.contains(&above) {
+            if self.directories.get(&above).is_some() {
                 continue;
             }
             if missing.is_empty() && fs.read_dir(&above).is_ok() {
-                self.directories.insert(above.clone());
+                self.add_directory(&above);
             } else {
                 missing.push(above.clone());
             }
