@@ -100,7 +100,18 @@ pub fn states<'a>(ops: &'a [Op], start: &MemoryFs, bounds: Bounds) -> States<'a>
 /// What one crash leaves.
 ///
 /// It prints as the moment of the crash, and which of the changes that were not durable it kept and
-/// which it lost.
+/// which it lost; `#3` is a change that the third operation made.
+///
+/// ```
+/// use latchwork::fs::{MemoryFs, Op, crash};
+///
+/// let ops = [Op::CreateDir { path: "data".into() }];
+/// let state = crash::states(&ops, &MemoryFs::new(), crash::Bounds::new()).last().unwrap();
+/// assert_eq!(
+///     state.to_string(),
+///     r#"crash after #1 make directory "data"; kept: #1 make directory "data""#
+/// );
+/// ```
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct CrashState {
@@ -125,9 +136,9 @@ impl CrashState {
 
 impl fmt::Display for CrashState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "crash after {} operations", self.after)?;
-        if let Some(last) = &self.last {
-            write!(f, ", the last: {last}")?;
+        match &self.last {
+            None => write!(f, "crash before any operation")?,
+            Some(last) => write!(f, "crash after #{} {last}", self.after)?,
         }
         for (title, kept) in [("kept", true), ("lost", false)] {
             let changes = self.undecided.iter().filter(|(_, it)| *it == kept);

@@ -70,6 +70,15 @@ struct Shared {
 
 impl FailingFs {
     /// Passes every call on to `inner`, as long as no fault is [injected](Self::inject).
+    ///
+    /// ```
+    /// use latchwork::fs::{FailingFs, Fs, MemoryFs};
+    /// use std::{path::Path, sync::Arc};
+    ///
+    /// let fs = FailingFs::new(Arc::new(MemoryFs::new()));
+    /// fs.sync_dir(Path::new("/"))?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn new(inner: Arc<dyn Fs>) -> Self {
         Self {
             inner,
@@ -78,26 +87,78 @@ impl FailingFs {
     }
 
     /// Adds a fault. It counts the calls that it may hit from now on.
+    ///
+    /// ```
+    /// use latchwork::fs::{FailingFs, Failure, Fault, Fs, MemoryFs};
+    /// use std::{path::Path, sync::Arc};
+    ///
+    /// let fs = FailingFs::new(Arc::new(MemoryFs::new()));
+    /// fs.inject(Fault::new(Failure::Io));
+    /// assert_eq!(fs.sync_dir(Path::new("/")).unwrap_err().raw_os_error(), Some(5));
+    /// ```
     pub fn inject(&self, fault: Fault) {
         self.shared.faults.lock().add(fault);
     }
 
-    /// Takes all faults away.
+    /// Takes all faults away: the disk has space again.
+    ///
+    /// ```
+    /// use latchwork::fs::{FailingFs, Failure, Fault, Fs, MemoryFs};
+    /// use std::{path::Path, sync::Arc};
+    ///
+    /// let fs = FailingFs::new(Arc::new(MemoryFs::new()));
+    /// fs.inject(Fault::new(Failure::NoSpace).forever());
+    /// fs.create_dir_all(Path::new("data")).unwrap_err();
+    /// fs.heal();
+    /// fs.create_dir_all(Path::new("data"))?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn heal(&self) {
         self.shared.faults.lock().clear();
     }
 
     /// How many calls there have been, those that failed included.
+    ///
+    /// ```
+    /// use latchwork::fs::{FailingFs, Fs, MemoryFs};
+    /// use std::{path::Path, sync::Arc};
+    ///
+    /// let fs = FailingFs::new(Arc::new(MemoryFs::new()));
+    /// fs.remove_file(Path::new("none")).unwrap_err();
+    /// assert_eq!(fs.calls(), 1);
+    /// ```
     pub fn calls(&self) -> u64 {
         self.shared.faults.lock().calls()
     }
 
     /// How many there have been of one kind.
+    ///
+    /// ```
+    /// use latchwork::fs::{Call, FailingFs, Fs, MemoryFs};
+    /// use std::{path::Path, sync::Arc};
+    ///
+    /// let fs = FailingFs::new(Arc::new(MemoryFs::new()));
+    /// fs.sync_dir(Path::new("/"))?;
+    /// assert_eq!(fs.calls_of(Call::SyncDir), 1);
+    /// assert_eq!(fs.calls_of(Call::Open), 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn calls_of(&self, call: Call) -> u64 {
         self.shared.faults.lock().calls_of(call)
     }
 
-    /// How often a fault has hit.
+    /// How often a fault has hit: 0 says that the call it was meant for never came.
+    ///
+    /// ```
+    /// use latchwork::fs::{FailingFs, Failure, Fault, Fs, MemoryFs};
+    /// use std::{path::Path, sync::Arc};
+    ///
+    /// let fs = FailingFs::new(Arc::new(MemoryFs::new()));
+    /// fs.inject(Fault::new(Failure::Io).nth(2));
+    /// fs.sync_dir(Path::new("/"))?;
+    /// assert_eq!(fs.failures(), 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn failures(&self) -> u64 {
         self.shared.faults.lock().hits()
     }

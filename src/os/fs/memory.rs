@@ -66,6 +66,13 @@ struct State {
 
 impl MemoryFs {
     /// An empty root directory, and room for as much as there is memory.
+    ///
+    /// ```
+    /// use latchwork::fs::{Fs, MemoryFs};
+    ///
+    /// assert!(MemoryFs::new().read_dir(std::path::Path::new("/"))?.is_empty());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn new() -> Self {
         Self::of(Tree::new())
     }
@@ -127,6 +134,17 @@ impl MemoryFs {
     /// The same names and bytes, as files of their own. Nobody has them open or locked.
     ///
     /// Bytes are shared until one side is written to, so that this is cheap.
+    ///
+    /// ```
+    /// use latchwork::fs::{Fs, MemoryFs, OpenMode};
+    /// use std::path::Path;
+    ///
+    /// let fs = MemoryFs::new();
+    /// let copy = fs.copy();
+    /// fs.open(Path::new("log"), OpenMode::Create)?;
+    /// assert!(copy.contents("log").is_err());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn copy(&self) -> Self {
         Self::of(self.tree())
     }
@@ -137,6 +155,16 @@ impl MemoryFs {
     }
 
     /// The length of all files together, in bytes, holes included.
+    ///
+    /// ```
+    /// use latchwork::fs::{File, Fs, MemoryFs, OpenMode};
+    /// use std::path::Path;
+    ///
+    /// let fs = MemoryFs::new();
+    /// fs.open(Path::new("log"), OpenMode::Create)?.allocate(4096)?;
+    /// assert_eq!(fs.used(), 4096);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn used(&self) -> u64 {
         self.state.lock().used
     }
@@ -163,6 +191,16 @@ impl MemoryFs {
     }
 
     /// All bytes of a file.
+    ///
+    /// ```
+    /// use latchwork::fs::{File, Fs, MemoryFs, OpenMode};
+    /// use std::path::Path;
+    ///
+    /// let fs = MemoryFs::new();
+    /// fs.open(Path::new("log"), OpenMode::Create)?.write_at(b"record", 0)?;
+    /// assert_eq!(fs.contents("log")?, b"record");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Fs::open`].

@@ -186,6 +186,13 @@ impl fmt::Debug for Log {
 
 impl RecordingFs {
     /// Records what is done to `inner` from now on.
+    ///
+    /// ```
+    /// use latchwork::fs::{MemoryFs, RecordingFs};
+    /// use std::sync::Arc;
+    ///
+    /// assert!(RecordingFs::new(Arc::new(MemoryFs::new())).ops().is_empty());
+    /// ```
     pub fn new(inner: Arc<dyn Fs>) -> Self {
         Self {
             inner,
@@ -195,11 +202,33 @@ impl RecordingFs {
     }
 
     /// Writes a number of the test's own into the log, such as what has been acknowledged so far.
+    ///
+    /// ```
+    /// use latchwork::fs::{MemoryFs, Op, RecordingFs};
+    /// use std::sync::Arc;
+    ///
+    /// let fs = RecordingFs::new(Arc::new(MemoryFs::new()));
+    /// fs.note(3);
+    /// assert_eq!(fs.ops(), [Op::Note(3)]);
+    /// ```
     pub fn note(&self, value: u64) {
         self.log.push(Op::Note(value));
     }
 
     /// What has been done so far.
+    ///
+    /// ```
+    /// use latchwork::fs::{Fs, MemoryFs, Op, RecordingFs};
+    /// use std::{path::Path, sync::Arc};
+    ///
+    /// let fs = RecordingFs::new(Arc::new(MemoryFs::new()));
+    /// fs.create_dir_all(Path::new("a/b"))?;
+    /// assert_eq!(
+    ///     fs.ops(),
+    ///     [Op::CreateDir { path: "a".into() }, Op::CreateDir { path: "a/b".into() }]
+    /// );
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn ops(&self) -> Vec<Op> {
         self.log.0.lock().clone()
     }

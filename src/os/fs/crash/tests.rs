@@ -368,10 +368,10 @@ fn a_state_says_what_it_kept_and_lost() {
     let found: Vec<String> = states(&ops, &MemoryFs::new(), Bounds::new())
         .map(|state| state.description())
         .collect();
-    assert_eq!(found[0], "crash after 0 operations");
+    assert_eq!(found[0], "crash before any operation");
     assert_eq!(
         found[2],
-        "crash after 2 operations, the last: write file 1 [0..1); kept: #1 create \"a\", \
+        "crash after #2 write file 1 [0..1); kept: #1 create \"a\", \
          #2 length 1 of a write; lost: #2 write [0..1)"
     );
 }

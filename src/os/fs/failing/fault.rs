@@ -149,6 +149,17 @@ impl Fault {
     }
 
     /// The call does what it should and fails all the same.
+    ///
+    /// ```
+    /// use latchwork::fs::{FailingFs, Failure, Fault, Fs, MemoryFs};
+    /// use std::{path::Path, sync::Arc};
+    ///
+    /// let fs = FailingFs::new(Arc::new(MemoryFs::new()));
+    /// fs.inject(Fault::new(Failure::Io).although_done());
+    /// fs.create_dir_all(Path::new("data")).unwrap_err();
+    /// assert_eq!(fs.read_dir(Path::new("/"))?, ["data"]);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub const fn although_done(mut self) -> Self {
         self.done = true;
         self
@@ -157,6 +168,20 @@ impl Fault {
     /// Only calls of [`File::sync_data`](super::File::sync_data); and what was written to the file
     /// since the last sync, and since this fault was injected, is dropped: it reads as before, and no
     /// later sync makes it durable.
+    ///
+    /// ```
+    /// use latchwork::fs::{FailingFs, Failure, Fault, File, Fs, MemoryFs, OpenMode};
+    /// use std::{path::Path, sync::Arc};
+    ///
+    /// let memory = MemoryFs::new();
+    /// let fs = FailingFs::new(Arc::new(memory.clone()));
+    /// fs.inject(Fault::new(Failure::Io).dropping_unsynced());
+    /// let file = fs.open(Path::new("log"), OpenMode::Create)?;
+    /// file.write_at(b"abc", 0)?;
+    /// file.sync_data().unwrap_err();
+    /// assert_eq!(memory.contents("log")?, [0, 0, 0]);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub const fn dropping_unsynced(mut self) -> Self {
         self.call = Some(Call::SyncData);
         self.drops = true;

@@ -19,7 +19,8 @@ fn kind<T: fmt::Debug>(result: io::Result<T>) -> io::ErrorKind {
 #[test]
 fn every_call_can_fail_and_then_does_nothing() {
     use Call::*;
-    let calls: [(Call, fn(&dyn Fs, &dyn File) -> io::Result<()>); 13] = [
+    type Make = fn(&dyn Fs, &dyn File) -> io::Result<()>;
+    let calls: [(Call, Make); 13] = [
         (Open, |fs, _| {
             fs.open(Path::new("b"), OpenMode::Create).map(drop)
         }),
