@@ -1,3 +1,5 @@
+mod oracle;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
