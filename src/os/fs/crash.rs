@@ -34,12 +34,12 @@ mod subsets;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::memory::tree::{Inode, Tree};
-use super::memory::{Content, MemoryFs};
+use super::memory::MemoryFs;
+use super::memory::tree::Tree;
 use super::recording::Op;
 use crate::sync::unmodelled::Arc;
 pub use bounds::Bounds;
@@ -88,7 +88,6 @@ pub fn states<'a>(ops: &'a [Op], start: &MemoryFs, bounds: Bounds) -> States<'a>
         labels: ops.iter().map(|op| op.to_string().into()).collect(),
         bounds,
         base: start,
-        digests: HashMap::new(),
         after: 0,
         notes: Arc::default(),
         pending: Arc::default(),
@@ -182,8 +181,6 @@ pub struct States<'a> {
     bounds: Bounds,
     /// All that is durable after `after` operations; inodes without a name too.
     base: Tree,
-    /// Hashes of contents in `base`, good for as long as it is that very content.
-    digests: HashMap<Inode, (Arc<Content>, u64)>,
     after: usize,
     notes: Arc<[u64]>,
     /// The changes that are not durable after `after` operations.
@@ -244,11 +241,12 @@ impl States<'_> {
             }
             self.history.apply(change, &mut tree);
         }
-        let digest = self.digest(&tree);
+        let mut hasher = DefaultHasher::new();
+        tree.hash(&mut hasher);
         if self.seen.len() >= self.bounds.remembered {
             self.seen.clear();
         }
-        if !self.seen.insert(digest) {
+        if !self.seen.insert(hasher.finish()) {
             return None;
         }
         let last = self.after.checked_sub(1);
@@ -263,29 +261,6 @@ impl States<'_> {
                 .map(|(&change, &kept)| (self.history.label(change), kept))
                 .collect(),
         })
-    }
-
-    fn digest(&mut self, tree: &Tree) -> u64 {
-        let (base, digests) = (&self.base, &mut self.digests);
-        let mut hasher = DefaultHasher::new();
-        tree.hash_with(&mut hasher, |inode, content| {
-            if let Some((cached, digest)) = digests.get(&inode)
-                && Arc::ptr_eq(cached, content)
-            {
-                return *digest;
-            }
-            let mut hasher = DefaultHasher::new();
-            content.hash(&mut hasher);
-            let digest = hasher.finish();
-            if base
-                .content(inode)
-                .is_some_and(|it| Arc::ptr_eq(it, content))
-            {
-                digests.insert(inode, (content.clone(), digest));
-            }
-            digest
-        });
-        hasher.finish()
     }
 }
 

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 
 use super::{File, Fs, OpenMode, read_full};
 use crate::sync::unmodelled::{Arc, Mutex};
-pub(crate) use content::Content;
+use content::Content;
 use tree::{Inode, Last, ROOT, Tree};
 
 /// The largest offset that the kernel's calls take.

@@ -1,14 +1,60 @@
 //! The bytes of one file: a length, and the pages that something was written to.
 //!
 //! A page that is not there reads as zeros, so a preallocated file costs nothing. Pages are shared
-//! between copies until one of them is written to, so a copy of a file costs its list of pages.
+//! between copies until one of them is written to, so a copy of a file costs its list of pages; and
+//! each remembers its hash, so that a copy in which little has changed is hashed quickly.
 
 use std::collections::BTreeMap;
-use std::hash::{Hash, Hasher};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::sync::unmodelled::Arc;
+use crate::sync::unmodelled::{Arc, OnceLock};
 
 const PAGE: usize = 4096;
+
+/// Bytes, and their hash if it has been asked for since they were written.
+#[derive(Debug)]
+struct Page {
+    bytes: [u8; PAGE],
+    hash: OnceLock<u64>,
+}
+
+impl Page {
+    fn zeroed() -> Self {
+        Self {
+            bytes: [0; PAGE],
+            hash: OnceLock::new(),
+        }
+    }
+
+    /// The bytes of a page, which becomes the caller's own.
+    fn bytes_mut(page: &mut Arc<Self>) -> &mut [u8; PAGE] {
+        let page = Arc::make_mut(page);
+        page.hash.take();
+        &mut page.bytes
+    }
+
+    /// 0 for zeros only.
+    fn hash(&self) -> u64 {
+        *self.hash.get_or_init(|| {
+            if self.bytes.iter().all(|&byte| byte == 0) {
+                return 0;
+            }
+            let mut hasher = DefaultHasher::new();
+            hasher.write(&self.bytes);
+            hasher.finish().max(1)
+        })
+    }
+}
+
+/// The copy is there to be written to: its hash is another one.
+impl Clone for Page {
+    fn clone(&self) -> Self {
+        Self {
+            bytes: self.bytes,
+            hash: OnceLock::new(),
+        }
+    }
+}
 
 /// A sparse run of bytes.
 ///
@@ -16,7 +62,7 @@ const PAGE: usize = 4096;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Content {
     len: u64,
-    pages: BTreeMap<u64, Arc<[u8; PAGE]>>,
+    pages: BTreeMap<u64, Arc<Page>>,
 }
 
 /// Where a byte is: the page, and the place in it.
@@ -39,7 +85,7 @@ impl Content {
             let part = (PAGE - start).min(count - done);
             let to = &mut buffer[done..done + part];
             match self.pages.get(&page) {
-                Some(page) => to.copy_from_slice(&page[start..start + part]),
+                Some(page) => to.copy_from_slice(&page.bytes[start..start + part]),
                 None => to.fill(0),
             }
             done += part;
@@ -56,8 +102,8 @@ impl Content {
             let page = self
                 .pages
                 .entry(page)
-                .or_insert_with(|| Arc::new([0; PAGE]));
-            Arc::make_mut(page)[start..start + part].copy_from_slice(&bytes[done..done + part]);
+                .or_insert_with(|| Arc::new(Page::zeroed()));
+            Page::bytes_mut(page)[start..start + part].copy_from_slice(&bytes[done..done + part]);
             done += part;
         }
         if !bytes.is_empty() {
@@ -78,7 +124,7 @@ impl Content {
             if start == 0 {
                 self.pages.remove(&last);
             } else if let Some(page) = self.pages.get_mut(&last) {
-                Arc::make_mut(page)[start..].fill(0);
+                Page::bytes_mut(page)[start..].fill(0);
             }
         }
         self.len = len;
@@ -90,9 +136,9 @@ impl Hash for Content {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         self.len.hash(hasher);
         for (index, page) in &self.pages {
-            if page.iter().any(|&byte| byte != 0) {
-                index.hash(hasher);
-                hasher.write(&page[..]);
+            let hash = page.hash();
+            if hash != 0 {
+                (index, hash).hash(hasher);
             }
         }
     }
@@ -100,8 +146,6 @@ impl Hash for Content {
 
 #[cfg(test)]
 mod tests {
-    use std::hash::DefaultHasher;
-
     use super::*;
 
     fn bytes(content: &Content) -> Vec<u8> {
@@ -161,5 +205,11 @@ mod tests {
         assert_eq!(hash(&written), hash(&hole));
         hole.extend(5101);
         assert_ne!(hash(&written), hash(&hole), "another length");
+        let before = hash(&written);
+        written.write_at(&[1], 99);
+        assert_ne!(hash(&written), before, "another byte");
+        written.set_len(99);
+        written.set_len(5100);
+        assert_eq!(hash(&written), before, "zeros again");
     }
 }

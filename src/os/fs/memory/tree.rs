@@ -266,21 +266,19 @@ impl Tree {
         });
         lengths.fold(0, u64::saturating_add)
     }
+}
 
-    /// Hashes what paths lead to; a file's content by `content`. Inode numbers do not count.
-    pub(crate) fn hash_with<H: Hasher>(
-        &self,
-        hasher: &mut H,
-        mut content: impl FnMut(Inode, &Arc<Content>) -> u64,
-    ) {
+/// Hashes what paths lead to. Inode numbers do not count.
+impl Hash for Tree {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
         let mut left = vec![ROOT];
         while let Some(directory) = left.pop() {
             for (name, inode) in self.names(directory) {
                 name.hash(hasher);
                 match self.content(inode) {
-                    Some(file) => {
+                    Some(content) => {
                         1u8.hash(hasher);
-                        content(inode, file).hash(hasher);
+                        content.hash(hasher);
                     }
                     None => {
                         2u8.hash(hasher);
