@@ -1,8 +1,8 @@
 //! What a crash may leave.
 //!
-//! From a [recorded](super::RecordingFs) log of operations come all the file systems that a power cut
-//! may leave: for every moment, everything that was made durable until then, and any part of what was
-//! not. A test runs its recovery on each.
+//! From a [recorded](super::RecordingFs) log of operations come all the file systems that a power
+//! cut may leave: for every moment, everything that was made durable until then, and any part of
+//! what was not. A test runs its recovery on each.
 //!
 //! | operation | changes | durable after | if not durable |
 //! |---|---|---|---|
@@ -16,17 +16,20 @@
 //! | rename of a directory to another one | two names, as one change | a later sync of either directory | both or none, and none of the later such renames |
 //! | make a directory | one name | a later sync of its parent | it is gone, with everything in it, synced or not |
 //!
-//! Bytes belong to the file and not to its name: a name that was made durable leads to a file of
-//! whatever bytes were made durable, so that renaming before syncing may leave an empty file. A sync of
-//! a file makes no name durable, and a sync of a directory no bytes. Syncs that the log holds cover
-//! all that stands before them. What is not durable persists in any order: any subset of the changes,
-//! applied in the order of the log, is one state. Disks write whole sectors, so that of two writes
-//! to one sector the second implies the first; states in which it does not are enumerated as well. That
-//! is harder than any disk, never easier.
-//!
-//! Every name that is durable implies the earlier changes to that name, and nothing else: a later
-//! change that is durable therefore never has an earlier one of the same name or file still undecided,
-//! so that the durable ones can be applied first, once, and only the undecided ones for each state.
+//! * Bytes belong to the file and not to its name. A durable name leads to whatever bytes are
+//!   durable, so that renaming before syncing may leave an empty file. A sync of a file makes no
+//!   name durable, and a sync of a directory no bytes. A sync covers all that stands before it in
+//!   the log.
+//! * What is not durable persists in any order: any subset of the changes, applied in the order of
+//!   the log, is a state, but for the two rows above that say otherwise. Disks write whole sectors,
+//!   so that of two writes to one sector the second brings the first along; states in which it does
+//!   not are enumerated too.
+//! * Taken for granted: a disk writes 512 bytes whole or not at all, what was never written reads
+//!   as zeros, and what was synced stays.
+//! * A name that is durable makes the earlier changes to that name durable, since none of them can
+//!   come back. So whatever is not durable stands in the log behind all durable changes of the same
+//!   bytes and names, and it is correct to apply the durable ones once and only the others for each
+//!   state.
 
 mod bounds;
 mod change;
@@ -46,14 +49,14 @@ pub use bounds::Bounds;
 use change::History;
 use subsets::Subsets;
 
-/// All states that a crash may leave: of each beginning of `ops`, what is durable and the parts of what
-/// is not that `bounds` asks for. What `start` holds is durable.
+/// All states that a crash may leave: of each beginning of `ops`, what is durable and the parts of
+/// what is not that `bounds` asks for. What `start` holds is durable.
 ///
-/// States come one at a time, and no state twice in succession of the same notes: those with the same
-/// names and bytes as an earlier one are left out, unless a note was written between.
+/// States come one at a time. One with the same names and bytes as an earlier one is left out,
+/// unless a note was written between the two.
 ///
-/// To crash a recovery too, record it over a [`copy`](MemoryFs::copy) of a state and take that state
-/// as the start.
+/// To crash a recovery too, record it over a [`copy`](MemoryFs::copy) of a state and take that
+/// state as the start.
 ///
 /// ```
 /// use latchwork::fs::{File, Fs, MemoryFs, OpenMode, RecordingFs, crash};
@@ -164,8 +167,8 @@ impl fmt::Debug for CrashState {
 
 /// The iterator of [`states`].
 ///
-/// It holds the log's changes, one file system, and the hashes of the states that it has handed out,
-/// which are [bounded](Bounds::remembered).
+/// It holds the log's changes, one file system, and the hashes of the states that it has handed
+/// out, which are [bounded](Bounds::remembered).
 ///
 /// ```
 /// use latchwork::fs::{MemoryFs, Op, crash};
@@ -226,8 +229,8 @@ impl States<'_> {
         true
     }
 
-    /// The state in which these of the pending changes are there, if there can be such a one and it has
-    /// not been handed out.
+    /// The state in which these of the pending changes are there, if there can be such a one and it
+    /// has not been handed out.
     fn state(&mut self, kept: &[bool]) -> Option<CrashState> {
         let pending = self.pending.clone();
         let is_kept = |change: usize| match pending.binary_search(&change) {

@@ -1,12 +1,13 @@
 //! A file system whose calls fail when they are told to.
 //!
-//! Each call is counted, then shown to every fault in turn; the first that hits decides what becomes
-//! of it. No lock is held while a call is made, so that a fault may panic and nothing is stuck.
+//! Each call is counted, then shown to every fault in turn; the first that hits decides what
+//! becomes of it. The faults' lock is not held while a call is made, so that a call may wait or
+//! panic and no other is stuck.
 //!
-//! A sync that fails may take with it what had been written since the last one: Linux marks the pages
-//! clean, a later sync succeeds, and the bytes never reach the disk. To do the same, writes are noted
-//! with the bytes that they replace while a fault of that kind is waiting, and the failing sync writes
-//! those back.
+//! A sync that fails may take with it what had been written since the last one: Linux marks the
+//! pages clean, a later sync succeeds, and the bytes never reach the disk. To do the same, writes
+//! are noted with the bytes that they replace while a fault of that kind is waiting, and the
+//! failing sync writes those back.
 
 mod fault;
 mod replaced;
@@ -27,8 +28,8 @@ use replaced::Replaced;
 
 /// A file system that passes calls on to another one, but for those that a [`Fault`] hits.
 ///
-/// To see what a program makes of every error, run it once to learn how many calls it makes, and then
-/// once for each of them. A clone is a handle on the same faults and counts.
+/// To see what a program makes of every error, run it once to learn how many calls it makes, and
+/// then once for each of them. A clone is a handle on the same faults and counts.
 ///
 /// ```
 /// use latchwork::fs::{Failure, FailingFs, Fault, File, Fs, MemoryFs, OpenMode};

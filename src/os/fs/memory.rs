@@ -1,7 +1,7 @@
 //! A file system in memory.
 //!
-//! It answers as the kernel's does, errors included, and everything in it is as durable as the value
-//! is: a sync does nothing. What a crash leaves of it is [`crash`](super::crash)'s business.
+//! It answers as the kernel's does, errors included, and everything in it is as durable as the
+//! value is: a sync does nothing. What a crash leaves of it is [`crash`](super::crash)'s business.
 //!
 //! One lock guards all of it, and no call does anything else while it holds that.
 
@@ -29,8 +29,8 @@ const OFFSET_MAX: u64 = i64::MAX as u64;
 /// A file system in memory, for tests.
 ///
 /// A clone is a handle on the same files; [`copy`](Self::copy) makes files of its own. Relative
-/// paths start from the root, and what ends in `/` or `/.` is taken without that. There are no links,
-/// no permissions and no times, and a directory cannot be opened as a file.
+/// paths start from the root, and what ends in `/` or `/.` is taken without that. There are no
+/// links, no permissions and no times, and a directory cannot be opened as a file.
 ///
 /// ```
 /// use latchwork::fs::{File, Fs, MemoryFs, OpenMode, write_all};
@@ -170,8 +170,8 @@ impl MemoryFs {
     }
 
     /// Has room for so many bytes in all from now on. Beyond it, calls fail as on a full disk; a
-    /// write writes what fits, and fails if that is nothing. What is there already stays, and can be
-    /// overwritten.
+    /// write writes what fits, and fails if that is nothing. What is there already stays, and can
+    /// be overwritten.
     ///
     /// ```
     /// use latchwork::fs::{File, Fs, MemoryFs, OpenMode};
@@ -246,7 +246,8 @@ impl fmt::Debug for MemoryFs {
 }
 
 impl State {
-    /// Gives back the room of an inode that has lost a name, if that was the last thing that kept it.
+    /// Gives back the room of an inode that has lost a name, if that was the last thing that kept
+    /// it.
     fn let_go(&mut self, inode: Inode) {
         if self.open.contains_key(&inode) || self.tree.names_of(inode) > 0 {
             return;

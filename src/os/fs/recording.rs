@@ -130,11 +130,11 @@ impl fmt::Display for Op {
 
 /// A file system that passes everything on to another one and writes down what was done.
 ///
-/// What it wrote down is what [`crash::states`](super::crash::states) takes. A file must be called by
-/// the same path each time, but for `.`, `..` and doubled slashes, and nobody may change names
-/// behind the recorder's back. To know whether [`OpenMode::Create`] made a file whose name is new to
-/// it, the recorder may pass that on as two calls; to know which directories `create_dir_all` made,
-/// it lists those that are new to it.
+/// What it wrote down is what [`crash::states`](super::crash::states) takes. A file must be called
+/// by the same path each time, but for `.`, `..` and doubled slashes, and nobody may change names
+/// behind the recorder's back. To know whether [`OpenMode::Create`] made a file whose name is new
+/// to it, the recorder may pass that on as two calls; to know which directories `create_dir_all`
+/// made, it lists those that are new to it.
 ///
 /// A clone is a handle on the same log.
 ///

@@ -50,8 +50,8 @@ impl Bounds {
         self
     }
 
-    /// Beyond that, all that keep at most so many changes and all that lose at most so many; and each
-    /// beginning of the changes in their order, as of a disk that reorders nothing.
+    /// Beyond that, all that keep at most so many changes and all that lose at most so many; and
+    /// each beginning of the changes in their order, as of a disk that reorders nothing.
     pub const fn subset_size(mut self, changes: usize) -> Self {
         self.subset_size = changes;
         self
@@ -69,8 +69,8 @@ impl Bounds {
         self
     }
 
-    /// Whether a write beyond the end may leave the length without the bytes, as some file systems do.
-    /// It may by default.
+    /// Whether a write beyond the end may leave the length without the bytes, as some file systems
+    /// do. It may by default.
     pub const fn lengths(mut self, apart: bool) -> Self {
         self.lengths = apart;
         self

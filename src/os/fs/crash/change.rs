@@ -1,7 +1,7 @@
 //! What the operations of a log change, and from when on each change is durable.
 //!
-//! Names are looked up as they were when the operation was done, so that a change says which entry of
-//! which directory leads to which inode afterwards, whatever becomes of the changes before it.
+//! Names are looked up as they were when the operation was done, so that a change says which entry
+//! of which directory leads to which inode afterwards, whatever becomes of the changes before it.
 
 use std::collections::HashMap;
 use std::ffi::OsString;

@@ -1,8 +1,8 @@
 //! Which parts of a number of changes to keep.
 //!
 //! All of them where that is few enough. Otherwise each beginning, the small subsets with their
-//! complements, and random ones of every density: a fair coin for each change would hardly ever keep
-//! nearly all or nearly none.
+//! complements, and random ones of every density: a fair coin for each change would hardly ever
+//! keep nearly all or nearly none.
 
 use super::bounds::Bounds;
 

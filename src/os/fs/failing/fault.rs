@@ -166,8 +166,8 @@ impl Fault {
     }
 
     /// Only calls of [`File::sync_data`](super::File::sync_data); and what was written to the file
-    /// since the last sync, and since this fault was injected, is dropped: it reads as before, and no
-    /// later sync makes it durable.
+    /// since the last sync, and since this fault was injected, is dropped: it reads as before, and
+    /// no later sync makes it durable.
     ///
     /// ```
     /// use latchwork::fs::{FailingFs, Failure, Fault, File, Fs, MemoryFs, OpenMode};

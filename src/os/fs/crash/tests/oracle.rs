@@ -81,8 +81,7 @@ fn name(path: &Path) -> Name {
     (directory.to_owned(), name.to_owned())
 }
 
-/// The steps of the first `count` operations, each with whether it is durable and with the step that
-/// it needs.
+/// The steps of these operations, each with whether it is durable and with the step that it needs.
 fn steps(ops: &[Op], lengths: bool) -> Vec<(Step, bool, Option<usize>)> {
     let mut live = Disk::default();
     let mut steps: Vec<(Step, bool, Option<usize>)> = Vec::new();
