@@ -261,16 +261,15 @@ impl<F: Finalize> FlushPipeline<F> {
     pub fn try_reserve(&self, bytes: u64) -> Result<Reservation<'_, F>, ReserveError> {
         let core = self.core();
         loop {
-            let (error, is_closed) = match self.take_now(bytes) {
+            match self.take_now(bytes) {
                 Ok(reservation) => return Ok(reservation),
-                Err(TryAcquireError::Closed) => (ReserveError::Closed, true),
-                Err(_) => (ReserveError::WouldBlock, false),
-            };
-            match core.refusal() {
-                Some(refusal) => return Err(refusal),
-                // It went on in between.
-                None if is_closed => {}
-                None => return Err(error),
+                Err(TryAcquireError::Closed) => {
+                    if let Some(refusal) = core.refusal() {
+                        return Err(refusal);
+                    }
+                    // It went on in between.
+                }
+                Err(_) => return Err(ReserveError::WouldBlock),
             }
         }
     }

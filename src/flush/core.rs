@@ -287,6 +287,8 @@ impl<F: Finalize> Core<F> {
 
     /// Why the semaphores turn everybody away; `None`: they do not any more.
     pub(super) fn refusal(&self) -> Option<ReserveError> {
+        // Both are changed, with the semaphores, under this lock.
+        let _control = self.control.lock();
         if self.is_closed() {
             return Some(ReserveError::Closed);
         }

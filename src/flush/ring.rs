@@ -120,11 +120,10 @@ impl<T> Ring<T> {
     /// Before the finalizer sleeps until `sequence` is complete. `false`: it is.
     pub(super) fn await_turn(&self, sequence: u64) -> bool {
         let mut turn = self.place(sequence).turn.lock();
-        let is_open = turn.sequence == sequence && !matches!(turn.state, State::Complete(_));
-        if is_open {
+        if turn.sequence == sequence && matches!(turn.state, State::Open) {
             turn.state = State::Awaited;
         }
-        is_open
+        turn.sequence != sequence || !matches!(turn.state, State::Complete(_))
     }
 
     /// Has `sequence`, which was taken, be completed once more.

@@ -124,6 +124,8 @@ impl<F: Finalize> Core<F> {
                 return Leftovers::none();
             }
             control.is_stopped = true;
+            // With it: who finds nothing to take up because of this sees the order.
+            core.orders.fetch_or(STOP, Ordering::AcqRel);
         }
         let end = core.next.fetch_or(STOPPED, Ordering::AcqRel);
         let queued = core.queue.close();
@@ -144,13 +146,14 @@ impl<F: Finalize> Core<F> {
             job: None,
             item: None,
         }));
-        left.extend(queued.into_iter().chain(delayed).map(Task::into_leftover));
+        let tasks = queued.into_iter().chain(delayed);
+        left.extend(tasks.map(|task| task.into_leftover(core)));
         let mark = core.watermark();
         for sequence in mark..end {
             if !mutant::enabled("flush-shutdown-closes-no-place")
                 && let Some(entry) = core.ring.close(sequence)
             {
-                left.push(entry.into_leftover());
+                left.push(entry.into_leftover(core));
             }
         }
         let drains = std::mem::take(&mut core.control.lock().drains);
@@ -161,7 +164,7 @@ impl<F: Finalize> Core<F> {
             finalizer, backlog, ..
         }) = hand
         {
-            left.extend(backlog.into_iter().map(Entry::into_leftover));
+            left.extend(backlog.into_iter().map(|entry| entry.into_leftover(core)));
             contain(|| drop(finalizer));
         }
         // A stream that took too long is complete, too.
@@ -213,13 +216,14 @@ impl<F: Finalize> Core<F> {
 }
 
 impl<F: Finalize> Task<F> {
-    fn into_leftover(self) -> Leftover<F> {
+    fn into_leftover(self, core: &Core<F>) -> Leftover<F> {
         let Task {
             mut completion,
             job,
             stream,
         } = self;
         completion.is_due = false;
+        core.give_back(1, completion.bytes);
         contain(|| drop(stream));
         Leftover {
             sequence: completion.sequence,
@@ -231,7 +235,8 @@ impl<F: Finalize> Task<F> {
 }
 
 impl<F: Finalize> Entry<F> {
-    fn into_leftover(self) -> Leftover<F> {
+    fn into_leftover(self, core: &Core<F>) -> Leftover<F> {
+        core.give_back(self.permits, self.bytes);
         let (state, job, item) = match self.fate {
             Fate::Item(item) => (LeftoverState::Streamed, None, Some(item)),
             Fate::Failed { task, item, .. } => {

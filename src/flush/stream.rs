@@ -149,11 +149,11 @@ impl<F: Finalize> Queue<F> {
     /// Waits for the next task. `None`: there will be none.
     fn pop(&self, timeout: Option<Duration>, streamer: usize) -> Option<Task<F>> {
         loop {
-            for () in hint::spins(false) {
-                if let Some(task) = self.try_pop(timeout, streamer).ok()? {
-                    return Some(task);
-                }
-                hint::spin_loop();
+            if let Some(task) = self.try_pop(timeout, streamer).ok()? {
+                return Some(task);
+            }
+            if self.comes_soon() {
+                continue;
             }
             let number = self.bell.number();
             let mut state = self.state.lock();
@@ -164,6 +164,14 @@ impl<F: Finalize> Queue<F> {
                 self.bell.sleep(number, None);
             }
         }
+    }
+
+    /// Looks for a task a moment before the sleep, which would cost its submitter a system call.
+    fn comes_soon(&self) -> bool {
+        hint::spins(false).any(|()| {
+            hint::spin_loop();
+            !self.state.lock().tasks.is_empty()
+        })
     }
 
     /// Has the calling thread, which is no streamer, run `task`.

@@ -146,6 +146,14 @@ pub trait File: Send + Sync + fmt::Debug {
     /// As the system call's.
     fn len(&self) -> io::Result<u64>;
 
+    /// Whether it has no bytes.
+    ///
+    /// # Errors
+    /// As [`len`](Self::len).
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
     /// Locks the file against other openers, until it is closed. `false`: another has it.
     ///
     /// # Errors
