@@ -1,5 +1,5 @@
-//! Leak-proof coordination for servers made of threads: permits, per-key latches,
-//! read-modify-write.
+//! Leak-proof coordination for servers made of threads: permits, per-key latches, read-modify-write,
+//! ordered flushes, a log.
 //!
 //! No async runtime. Guards release what they hold, a thread's end releases what its guards leaked,
 //! a time-out means that it did not happen, and waiting is a futex, a callback or a descriptor.
@@ -10,6 +10,9 @@
 //! | [`semaphore::shared`] | [`SharedSemaphore`] | the same among processes, and one of them may be killed |
 //! | [`latch`] | [`LatchTable`] | one at a time for each key |
 //! | [`rmw`] | [`Rmw`] | values are counted, appended to, replaced by key |
+//! | [`flush`] | [`FlushPipeline`] | state is written out in parallel and must become visible in order |
+//! | [`wal`] | [`Wal`] | what is acknowledged must survive a crash |
+//! | [`fs`] | file systems | that survival is to be tested: recorded, failed, cut off |
 //! | [`holder`] | [`holder::scope`] | threads of a pool must not keep what a job leaked |
 //! | [`sweeper`] | [`Sweeper`] | several components should share one thread for periodic work |
 //! | [`worker`] | [`Worker`] | something must be done by one thread, one message at a time |
