@@ -595,9 +595,12 @@ impl<F: Finalize> FlushPipeline<F> {
     /// Runs the finalizer on what is complete, on the calling thread, until nothing is: for models,
     /// where no threads are started. Returns how often it had something to do.
     pub fn run_finalizer(&self) -> usize {
-        std::iter::repeat_with(|| serve::turn(self.core()))
-            .take_while(|turn| *turn == Turn::Worked)
-            .count()
+        let core = self.core();
+        core.serving(|| {
+            std::iter::repeat_with(|| serve::turn(core))
+                .take_while(|turn| *turn == Turn::Worked)
+                .count()
+        })
     }
 
     /// Serves the finalizer on the calling thread until the shutdown: for models, where no threads are

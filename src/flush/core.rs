@@ -39,7 +39,7 @@ use super::stream::{Queue, Stream};
 use super::timers::Timers;
 
 crate::sync::local! {
-    /// The pipeline whose closure or finalizer this thread is running.
+    /// The pipeline that this thread serves, for good or for a while.
     static SERVING: Cell<usize> = Cell::new(0)
 }
 
@@ -232,7 +232,8 @@ impl<F: Finalize> Core<F> {
         std::ptr::from_ref(self).addr()
     }
 
-    /// Runs the user's code with the mark that this is one of the pipeline's threads.
+    /// Does what a thread of the pipeline's does, with the mark that it is one: of the user's code, not
+    /// only finalizer and streams run there, but callbacks, and the drops of what they own.
     pub(super) fn serving<R>(&self, f: impl FnOnce() -> R) -> R {
         let before = SERVING.with(|serving| serving.replace(self.address()));
         let result = f();
@@ -240,7 +241,7 @@ impl<F: Finalize> Core<F> {
         result
     }
 
-    /// Whether this thread runs a closure of the pipeline's.
+    /// Whether this thread is one of the pipeline's.
     pub(super) fn is_served_here(&self) -> bool {
         SERVING.with(Cell::get) == self.address()
     }

@@ -22,18 +22,20 @@ pub(super) enum Turn {
 
 /// The body of the finalizer's thread.
 pub(super) fn serve<F: Finalize>(core: &Arc<Core<F>>) {
-    loop {
-        let number = core.bell.number();
-        match turn(core) {
-            Turn::Worked => {}
-            Turn::Nothing if comes_soon(core) => {}
-            Turn::Nothing if core.halted().is_some() || core.await_next() => {
-                core.bell.sleep(number, None);
+    core.serving(|| {
+        loop {
+            let number = core.bell.number();
+            match turn(core) {
+                Turn::Worked => {}
+                Turn::Nothing if comes_soon(core) => {}
+                Turn::Nothing if core.halted().is_some() || core.await_next() => {
+                    core.bell.sleep(number, None);
+                }
+                Turn::Nothing => {}
+                Turn::Ended => return,
             }
-            Turn::Nothing => {}
-            Turn::Ended => return,
         }
-    }
+    });
 }
 
 /// Looks for work a moment before the sleep, which would cost who completes a system call.
@@ -148,10 +150,8 @@ impl<F: Finalize> Finalizing<F> {
         }
         let began = core.counters.sample(core.counters.batches.get());
         let mut error = None;
-        let result = core.serving(|| {
-            let mut batch = Batch::new(&mut backlog[..ready], outputs, &mut error);
-            Panic::catch(|| finalizer.finalize(&mut batch))
-        });
+        let mut batch = Batch::new(&mut backlog[..ready], outputs, &mut error);
+        let result = Panic::catch(|| finalizer.finalize(&mut batch));
         core.counters.batches.add(1);
         record(&core.counters.finalize, began);
         let done = outputs.len();
@@ -203,7 +203,7 @@ impl<F: Finalize> Finalizing<F> {
                 job: task.as_mut().map(|(job, _)| &mut job.content),
                 item: item.as_mut(),
             };
-            let result = core.serving(|| Panic::catch(|| finalizer.finalize_failure(failed)));
+            let result = Panic::catch(|| finalizer.finalize_failure(failed));
             entry.refused = Some(match result {
                 Ok(error) => Refused::Failed(error),
                 Err(panic) => Refused::Panicked(panic),

@@ -270,9 +270,11 @@ pub(super) fn streamer_name(index: usize) -> String {
 
 /// The body of a streamer.
 pub(super) fn serve<F: Finalize>(core: &Arc<Core<F>>, streamer: usize) {
-    while let Some(task) = core.queue.pop(core.options.stream_timeout, streamer) {
-        run(core, task, streamer);
-    }
+    core.serving(|| {
+        while let Some(task) = core.queue.pop(core.options.stream_timeout, streamer) {
+            run(core, task, streamer);
+        }
+    });
     core.queue.leave(streamer);
 }
 
@@ -290,7 +292,7 @@ pub(super) fn run_here<F: Finalize>(core: &Arc<Core<F>>, mut task: Task<F>) {
         ..
     } = core.options;
     let index = core.queue.begin_here(&mut task, stream_timeout, streamers);
-    run(core, task, index);
+    core.serving(|| run(core, task, index));
     core.queue.leave(index);
     if core.is_stopped() {
         core.gone.announce(core.control.lock());
@@ -303,7 +305,7 @@ fn run<F: Finalize>(core: &Arc<Core<F>>, mut task: Task<F>, index: usize) {
     if let Some(deadline) = deadline {
         core.timers.arm(deadline);
     }
-    let result = core.serving(|| Panic::catch(|| (task.stream)(&mut task.job)));
+    let result = Panic::catch(|| (task.stream)(&mut task.job));
     if deadline.is_some() {
         task.completion.completer = core.queue.end_run(index);
     }
