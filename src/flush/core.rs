@@ -373,11 +373,15 @@ impl<F: Finalize> Core<F> {
             .map_or(0, |bound| bytes.min(bound.max()))
     }
 
-    /// Turns away who reserves, until it goes on. Under the control's lock.
-    pub(super) fn turn_away(&self) {
-        self.permits.close();
-        if let Some(bytes) = &self.bytes {
-            bytes.close();
+    /// Turns away who reserves, until it goes on. Under the control's lock; those that wait are told,
+    /// and called, by a call of the result, outside it.
+    #[must_use = "who waits is told by a call of it"]
+    pub(super) fn turn_away(&self) -> impl FnOnce() + use<F> {
+        let permits = self.permits.close_later();
+        let bytes = self.bytes.as_ref().map(Semaphore::close_later);
+        || {
+            permits();
+            bytes.into_iter().for_each(|tell| tell());
         }
     }
 

@@ -309,15 +309,15 @@ impl<F: Finalize> Core<F> {
     /// Stops at a flush, and tells whoever waits for what it keeps from happening.
     fn halt(&self, sequence: u64) {
         self.counters.halts.add(1);
-        let drains = {
+        let (tell, drains) = {
             let mut control = self.control.lock();
             self.halted.store(sequence + 1, Ordering::Release);
-            self.turn_away();
             for sleeper in &control.sleepers {
                 sleeper.nudge();
             }
-            std::mem::take(&mut control.drains)
+            (self.turn_away(), std::mem::take(&mut control.drains))
         };
+        tell();
         for (_, _, completer) in drains {
             completer.complete(Ok(Err(DrainError::Halted(sequence))));
         }

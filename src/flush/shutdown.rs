@@ -109,9 +109,11 @@ pub enum LeftoverState {
 impl<F: Finalize> Core<F> {
     /// Has no more reservations be made.
     pub(super) fn close(&self) {
-        let _control = self.control.lock();
+        let control = self.control.lock();
         self.is_closed.store(1, Ordering::SeqCst);
-        self.turn_away();
+        let tell = self.turn_away();
+        drop(control);
+        tell();
     }
 
     /// Ends the pipeline, waiting for its threads until `deadline` where they run the user's code.
