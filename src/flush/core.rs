@@ -175,6 +175,8 @@ impl<F: Finalize> Drop for Completion<F> {
 /// What changes rarely.
 pub(super) struct Control<F: Finalize> {
     pub(super) is_stopped: bool,
+    /// The shutdown that stopped it has come to its end.
+    pub(super) is_over: bool,
     /// Who waits for the watermark to reach a number.
     pub(super) drains: Vec<(u64, u64, Completer<Result<(), DrainError>>)>,
     /// Numbers them.

@@ -119,13 +119,33 @@ impl<F: Finalize> Core<F> {
     /// Ends the pipeline, waiting for its threads until `deadline` where they run the user's code.
     pub(super) fn stop(self: &Arc<Self>, deadline: Option<Instant>) -> Leftovers<F> {
         let is_own = self.is_served_here();
-        {
-            let mut control = self.control.lock();
-            if control.is_stopped {
-                return Leftovers::none();
+        if std::mem::replace(&mut self.control.lock().is_stopped, true) {
+            if !is_own {
+                self.await_end(deadline);
             }
-            control.is_stopped = true;
+            return Leftovers::none();
         }
+        // What is dropped here may call the pipeline, and must not wait for this.
+        let left = self.serving(|| self.end(is_own, deadline));
+        let mut control = self.control.lock();
+        control.is_over = true;
+        self.gone.announce(control);
+        left
+    }
+
+    /// Another shutdown is on its way: waits for its end, but not past `deadline`.
+    fn await_end(&self, deadline: Option<Instant>) {
+        loop {
+            let number = self.gone.number();
+            let is_late = deadline.is_some_and(|deadline| now() >= deadline);
+            if is_late || self.control.lock().is_over {
+                return;
+            }
+            self.gone.sleep(number, deadline);
+        }
+    }
+
+    fn end(self: &Arc<Self>, is_own: bool, deadline: Option<Instant>) -> Leftovers<F> {
         let end = self.next.fetch_or(STOPPED, Ordering::AcqRel);
         let queued = self.queue.close();
         let delayed = self.timers.close();
