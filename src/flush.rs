@@ -47,7 +47,7 @@ pub use ticket::FlushTicket;
 pub use crate::waiter::Panic;
 
 use self::builder::Options;
-use self::core::{Control, Core, Finalizing, RESUME};
+use self::core::{Control, Core, Finalizing};
 use self::ring::Ring;
 use self::serve::Turn;
 use self::stats::Counters;
@@ -457,14 +457,10 @@ impl<F: Finalize> FlushPipeline<F> {
 
     /// Ends a halt. The flush that it was for is tried again: streamed anew if its stream failed,
     /// finalized anew if the finalizer did. What cannot be tried again is skipped: a flush that was
-    /// abandoned, or took too long. `false`: the pipeline is not halted.
+    /// abandoned, or took too long. Who waits from now on learns of a new halt only. `false`: the pipeline
+    /// is not halted.
     pub fn resume(&self) -> bool {
-        let core = self.core();
-        let is_halted = core.halted().is_some();
-        if is_halted {
-            core.order(RESUME);
-        }
-        is_halted
+        self.core().resume()
     }
 
     /// Waits until all that has been rotated so far is finalized or skipped. What is rotated later does

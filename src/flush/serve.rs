@@ -49,16 +49,17 @@ fn comes_soon<F: Finalize>(core: &Core<F>) -> bool {
 
 /// What the finalizer does next, on whichever thread: its own, or a model's.
 pub(super) fn turn<F: Finalize>(core: &Arc<Core<F>>) -> Turn {
+    // Before the orders: who sees that a halt is over sees the order to go on from it.
+    let is_halted = core.halted().is_some();
     let orders = core.orders.load(Ordering::Acquire);
     if orders & STOP != 0 {
         return Turn::Ended;
     }
-    if core.halted().is_some() {
-        if orders & RESUME == 0 {
-            return Turn::Nothing;
-        }
-        core.orders.fetch_and(!RESUME, Ordering::AcqRel);
+    if orders & RESUME != 0 {
         return go_on(core);
+    }
+    if is_halted {
+        return Turn::Nothing;
     }
     let Some(mut hand) = core.take_up() else {
         return Turn::Nothing;
@@ -68,16 +69,12 @@ pub(super) fn turn<F: Finalize>(core: &Arc<Core<F>>) -> Turn {
     turn
 }
 
-/// Ends a halt: what can be tried again is, what cannot is left behind.
+/// Goes on from a halt: what can be tried again is, what cannot is left behind.
 fn go_on<F: Finalize>(core: &Arc<Core<F>>) -> Turn {
     let Some(mut hand) = core.take_up() else {
         return Turn::Nothing;
     };
-    {
-        let _control = core.control.lock();
-        core.halted.store(0, Ordering::Release);
-        core.let_in();
-    }
+    core.orders.fetch_and(!RESUME, Ordering::AcqRel);
     // A panic of the finalizer fails all that it was given.
     for entry in &mut hand.backlog {
         if let Fate::Failed { item, .. } = &mut entry.fate
@@ -304,6 +301,23 @@ impl<F: Finalize> Core<F> {
         for (_, _, completer) in due {
             completer.complete(Ok(Ok(())));
         }
+    }
+
+    /// Ends a halt, for who waits now, and has the finalizer go on.
+    pub(super) fn resume(&self) -> bool {
+        {
+            let _control = self.control.lock();
+            if self.halted().is_none() {
+                return false;
+            }
+            // In this order, see `turn`.
+            self.orders.fetch_or(RESUME, Ordering::AcqRel);
+            self.halted.store(0, Ordering::Release);
+            self.let_in();
+        }
+        self.bell.ring();
+        self.bell.wake_one();
+        true
     }
 
     /// Stops at a flush, and tells whoever waits for what it keeps from happening.
