@@ -8,7 +8,7 @@ use super::core::{Core, Entry, Fate, Finalizing, RESUME, Refused, STOP};
 use super::error::{DrainError, Failure};
 use super::finalizer::{Batch, Failed, Finalize};
 use super::stats::record;
-use super::stream::Task;
+use super::stream::{self, Task};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
@@ -58,6 +58,9 @@ pub(super) fn turn<F: Finalize>(core: &Arc<Core<F>>) -> Turn {
     if orders & RESUME != 0 {
         return go_on(core);
     }
+    if core.options.streamers == 0 && run_stream(core) {
+        return Turn::Worked;
+    }
     if is_halted {
         return Turn::Nothing;
     }
@@ -67,6 +70,18 @@ pub(super) fn turn<F: Finalize>(core: &Arc<Core<F>>) -> Turn {
     let turn = hand.turn(core);
     core.lay_down(hand);
     turn
+}
+
+/// Runs a stream that is tried again, where there are no streamers.
+fn run_stream<F: Finalize>(core: &Arc<Core<F>>) -> bool {
+    let Some(task) = core.queue.next() else {
+        return false;
+    };
+    // A shutdown must not take this thread for one that is on its way to its end.
+    core.control.lock().finalizer_runs = Some(thread::name().unwrap_or_default());
+    stream::run_here(core, task);
+    core.control.lock().finalizer_runs = None;
+    true
 }
 
 /// Goes on from a halt: what can be tried again is, what cannot is left behind.
@@ -337,13 +352,15 @@ impl<F: Finalize> Core<F> {
         }
     }
 
-    /// Has a stream that failed run once more, by a streamer or, without those, here.
-    fn rerun(self: &Arc<Self>, task: Task<F>) {
+    /// Has a stream that failed run once more, by a streamer or, without those, by the finalizer's
+    /// thread.
+    pub(super) fn rerun(&self, task: Task<F>) {
+        if let Err(task) = self.queue.push(task) {
+            return task.give_up();
+        }
         if self.options.streamers == 0 {
-            super::stream::run_here(self, task);
-        } else {
-            // Refused only after a stop, which has closed its place.
-            drop(self.queue.push(task));
+            self.bell.ring();
+            self.bell.wake_one();
         }
     }
 }

@@ -54,6 +54,36 @@ impl<F: Finalize> Task<F> {
     }
 }
 
+impl<F: Finalize> Task<F> {
+    /// Its stream has returned after the timer completed its flush: what it still holds comes back.
+    fn end_late<R>(self, result: R) {
+        let Self {
+            mut completion,
+            job,
+            stream,
+        } = self;
+        contain(|| drop(result));
+        contain(|| drop(stream));
+        contain(|| drop(job));
+        completion.is_due = false;
+        completion.core.give_back(1, completion.bytes);
+    }
+
+    /// A shutdown keeps it from being run: its flush has failed, and is left over with its job.
+    pub(super) fn give_up(self) {
+        let Self {
+            completion,
+            job,
+            stream,
+        } = self;
+        completion.complete(Fate::Failed {
+            failure: Some(Failure::Abandoned),
+            task: Some((job, stream)),
+            item: None,
+        });
+    }
+}
+
 /// Streams that wait for a streamer, first come first served, and those that are run.
 pub(super) struct Queue<F: Finalize> {
     state: Mutex<State<F>>,
@@ -166,6 +196,11 @@ impl<F: Finalize> Queue<F> {
         }
     }
 
+    /// The oldest task, for a thread that is no streamer.
+    pub(super) fn next(&self) -> Option<Task<F>> {
+        self.state.lock().tasks.pop_front()
+    }
+
     /// Has the calling thread, which is no streamer, run `task`.
     fn begin_here(&self, task: &mut Task<F>, timeout: Option<Duration>, streamers: usize) -> usize {
         let mut running = Running::begin(task, timeout);
@@ -181,14 +216,14 @@ impl<F: Finalize> Queue<F> {
         index
     }
 
-    /// The stream has returned: what the timer has left of its ticket.
-    fn end_run(&self, index: usize) -> Option<Completer<Outcome<F>>> {
+    /// The stream that had a deadline has returned: its ticket. `Err`: the timer has failed it.
+    fn end_run(&self, index: usize) -> Result<Option<Completer<Outcome<F>>>, ()> {
         match &mut self.state.lock().hands[index] {
             Hand::Running(running) => {
-                running.deadline = None;
-                running.completer.take()
+                running.deadline.take().ok_or(())?;
+                Ok(running.completer.take())
             }
-            Hand::Absent | Hand::Idle => None,
+            Hand::Absent | Hand::Idle => Err(()),
         }
     }
 
@@ -280,8 +315,7 @@ pub(super) fn serve<F: Finalize>(core: &Arc<Core<F>>, streamer: usize) {
 
 /// Runs the oldest stream that waits, on the calling thread. `false`: none does.
 pub(super) fn run_one<F: Finalize>(core: &Arc<Core<F>>) -> bool {
-    let task = core.queue.state.lock().tasks.pop_front();
-    task.map(|task| run_here(core, task)).is_some()
+    core.queue.next().map(|task| run_here(core, task)).is_some()
 }
 
 /// Runs a stream on the calling thread, which is not a streamer.
@@ -306,11 +340,20 @@ fn run<F: Finalize>(core: &Arc<Core<F>>, mut task: Task<F>, index: usize) {
         core.timers.arm(deadline);
     }
     let result = Panic::catch(|| (task.stream)(&mut task.job));
-    if deadline.is_some() {
-        task.completion.completer = core.queue.end_run(index);
-    }
     record(&core.counters.stream, started);
+    let is_late = deadline.is_some_and(|deadline| now() >= deadline);
+    if deadline.is_some() {
+        match core.queue.end_run(index) {
+            Ok(completer) => task.completion.completer = completer,
+            Err(()) => return task.end_late(result),
+        }
+    }
     let failure = match result {
+        _ if is_late => {
+            contain(|| drop(result));
+            core.counters.timed_out.add(1);
+            Failure::StreamTimedOut
+        }
         Ok(Ok(item)) => {
             let Task {
                 completion,
@@ -325,7 +368,6 @@ fn run<F: Finalize>(core: &Arc<Core<F>>, mut task: Task<F>, index: usize) {
         Ok(Err(error)) => Failure::Stream(error),
         Err(panic) => Failure::StreamPanicked(panic),
     };
-    let is_late = deadline.is_some_and(|deadline| now() >= deadline);
     if !is_late && task.job.attempt < core.options.policy.attempts() {
         core.counters.retried.add(1);
         let at = now().checked_add(core.options.policy.backoff(task.job.attempt));
@@ -337,11 +379,11 @@ fn run<F: Finalize>(core: &Arc<Core<F>>, mut task: Task<F>, index: usize) {
         job,
         stream,
     } = task;
-    let task = (!is_late).then_some((job, stream));
-    let failure = if is_late {
-        Failure::StreamTimedOut
+    let task = if is_late {
+        contain(|| drop((stream, job)));
+        None
     } else {
-        failure
+        Some((job, stream))
     };
     completion.complete(Fate::Failed {
         failure: Some(failure),
