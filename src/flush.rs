@@ -166,6 +166,7 @@ impl<F: Finalize> FlushPipeline<F> {
             gone: Bell::new(),
             control: Mutex::new(Control {
                 is_stopped: false,
+                is_left: false,
                 is_over: false,
                 drains: Vec::new(),
                 drain_numbers: 0,

@@ -175,6 +175,8 @@ impl<F: Finalize> Drop for Completion<F> {
 /// What changes rarely.
 pub(super) struct Control<F: Finalize> {
     pub(super) is_stopped: bool,
+    /// The shutdown has taken what there was: what is laid down later is dropped.
+    pub(super) is_left: bool,
     /// The shutdown that stopped it has come to its end.
     pub(super) is_over: bool,
     /// Who waits for the watermark to reach a number.

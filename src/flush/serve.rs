@@ -263,7 +263,7 @@ impl<F: Finalize> Core<F> {
     fn lay_down(&self, hand: Finalizing<F>) {
         let mut control = self.control.lock();
         control.finalizer_runs = None;
-        if !control.is_stopped {
+        if !control.is_left {
             control.finalizing = Some(hand);
             return;
         }

@@ -154,6 +154,7 @@ impl<F: Finalize> Core<F> {
         let (hand, threads) = {
             let mut control = self.control.lock();
             let threads = std::mem::take(&mut control.threads);
+            control.is_left = true;
             (control.finalizing.take(), threads)
         };
         let running = self.queue.running();
