@@ -10,6 +10,7 @@ use crate::waiter::contain;
 use super::core::{Core, Entry, Fate, Finalizing, STOP, STOPPED};
 use super::error::DrainError;
 use super::finalizer::Finalize;
+use super::ring::Closed;
 use super::stream::Task;
 
 /// How a pipeline is shut down.
@@ -64,7 +65,7 @@ impl<F: Finalize> fmt::Debug for Leftovers<F> {
     }
 }
 
-/// A flush that was not finalized.
+/// A flush that was not finalized, or whose stream, which took too long for that, still runs.
 #[non_exhaustive]
 pub struct Leftover<F: Finalize> {
     /// Its number.
@@ -168,10 +169,22 @@ impl<F: Finalize> Core<F> {
         }));
         left.extend(queued.into_iter().chain(delayed).map(Task::into_leftover));
         let mark = self.watermark();
+        let mut elsewhere = Vec::new();
         for sequence in mark..end {
-            if let Some(entry) = self.ring.close(sequence) {
-                left.push(entry.into_leftover());
-            }
+            let state = match (self.ring.close(sequence), &finalizes) {
+                (Closed::Complete(entry), _) => {
+                    left.push(entry.into_leftover());
+                    continue;
+                }
+                (Closed::Taken, Some(thread)) => LeftoverState::Finalizing(thread.clone()),
+                (Closed::Open | Closed::Taken, _) => LeftoverState::Unsubmitted,
+            };
+            elsewhere.push(Leftover {
+                sequence,
+                state,
+                job: None,
+                item: None,
+            });
         }
         let drains = std::mem::take(&mut self.control.lock().drains);
         for (_, _, completer) in drains {
@@ -184,31 +197,23 @@ impl<F: Finalize> Core<F> {
             left.extend(backlog.into_iter().map(Entry::into_leftover));
             contain(|| drop(finalizer));
         }
-        // A stream that took too long is complete, too.
+        // The watermark may have passed a stream that took too long and still runs: it is named all the
+        // same. Before the watermark has, such a flush is complete as well, with nothing; one with
+        // something has been completed by a thread that is about to look up from its stream.
+        left.extend(elsewhere);
         left.sort_by_key(|flush| flush.sequence);
-        left.dedup_by_key(|flush| flush.sequence);
-        let mut all: Vec<Leftover<F>> = Vec::with_capacity((end - mark) as usize);
-        let mut known = left
-            .into_iter()
-            .filter(|flush| flush.sequence >= mark)
-            .peekable();
-        for sequence in mark..end {
-            let it = known.next_if(|flush| flush.sequence == sequence);
-            all.push(it.unwrap_or_else(|| Leftover {
-                sequence,
-                state: match &finalizes {
-                    Some(thread) => LeftoverState::Finalizing(thread.clone()),
-                    None => LeftoverState::Unsubmitted,
-                },
-                job: None,
-                item: None,
-            }));
-        }
+        left.dedup_by(|later, first| {
+            let is_same = later.sequence == first.sequence;
+            if is_same && (later.job.is_some() || later.item.is_some()) {
+                std::mem::swap(later, first);
+            }
+            is_same
+        });
         // Those that run the user's code end when that returns.
         if !is_own && !is_running {
             threads.into_iter().for_each(|thread| drop(thread.join()));
         }
-        Leftovers { flushes: all }
+        Leftovers { flushes: left }
     }
 
     /// Waits until the threads are at their end; where they run the user's code, until `deadline`. Says
