@@ -582,7 +582,7 @@ impl<F: Finalize> FlushPipeline<F> {
     /// this has returned, every job, every stream and the finalizer have been dropped, but for those
     /// that a thread named in the leftovers is running, which it drops when they return.
     ///
-    /// A second call finds nothing left. From one of the pipeline's own threads it waits for nobody.
+    /// A second call finds nothing left, nor does a fork's child. From one of the pipeline's own threads it waits for nobody.
     ///
     /// # Blocking
     /// As `how` says; threads that run nothing of the user's are waited for in any case.
@@ -674,6 +674,10 @@ fn acquire(
 impl<F: Finalize> Owner<F> {
     fn shutdown(&self, how: Shutdown) -> Leftovers<F> {
         let core = &self.core;
+        if core.home.is_elsewhere() {
+            // What is left is the parent's.
+            return Leftovers::none();
+        }
         core.close();
         let deadline = match how {
             Shutdown::Now => Some(now()),

@@ -5,6 +5,7 @@ mod batches;
 mod ending;
 mod failures;
 mod faults;
+mod forked;
 mod forms;
 mod late;
 mod own;

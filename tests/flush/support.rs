@@ -134,6 +134,15 @@ impl Bar {
         drop(changed.wait_while(state, |state| !state.is_open).unwrap());
     }
 
+    pub(crate) fn open(&self) {
+        let (state, changed) = &*self.0;
+        state
+            .lock()
+            .unwrap_or_else(|gate| gate.into_inner())
+            .is_open = true;
+        changed.notify_all();
+    }
+
     /// A stream that is held up, and then done.
     pub(crate) fn stream(
         &self,
