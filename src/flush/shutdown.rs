@@ -11,7 +11,7 @@ use super::core::{Core, Entry, Fate, Finalizing, STOP, STOPPED};
 use super::error::DrainError;
 use super::finalizer::Finalize;
 use super::ring::Closed;
-use super::stream::Task;
+use super::stream::{Run, Task};
 
 /// How a pipeline is shut down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,24 +160,25 @@ impl<F: Finalize> Core<F> {
         };
         let running = self.queue.running();
         let is_running = !running.is_empty() || finalizes.is_some();
+        // A stream that took too long is complete, and the watermark may have passed it; it is named all
+        // the same. Another that is complete has been completed by the thread that ran it.
+        let (late, running): (Vec<_>, Vec<_>) = running.into_iter().partition(|run| run.is_late);
         let mut left: Vec<Leftover<F>> = Vec::new();
-        left.extend(running.into_iter().map(|(sequence, thread)| Leftover {
-            sequence,
-            state: LeftoverState::Running(thread),
-            job: None,
-            item: None,
-        }));
+        left.extend(late.into_iter().map(Run::into_leftover));
         left.extend(queued.into_iter().chain(delayed).map(Task::into_leftover));
-        let mark = self.watermark();
-        let mut elsewhere = Vec::new();
-        for sequence in mark..end {
+        let mut elsewhere: Vec<Leftover<F>> = Vec::new();
+        for sequence in self.watermark()..end {
             let state = match (self.ring.close(sequence), &finalizes) {
                 (Closed::Complete(entry), _) => {
                     left.push(entry.into_leftover());
                     continue;
                 }
                 (Closed::Taken, Some(thread)) => LeftoverState::Finalizing(thread.clone()),
-                (Closed::Open | Closed::Taken, _) => LeftoverState::Unsubmitted,
+                (Closed::Taken, None) => continue,
+                (Closed::Open, _) => match running.iter().find(|run| run.sequence == sequence) {
+                    Some(run) => LeftoverState::Running(run.thread.clone()),
+                    None => LeftoverState::Unsubmitted,
+                },
             };
             elsewhere.push(Leftover {
                 sequence,
@@ -197,18 +198,10 @@ impl<F: Finalize> Core<F> {
             left.extend(backlog.into_iter().map(Entry::into_leftover));
             contain(|| drop(finalizer));
         }
-        // The watermark may have passed a stream that took too long and still runs: it is named all the
-        // same. Before the watermark has, such a flush is complete as well, with nothing; one with
-        // something has been completed by a thread that is about to look up from its stream.
+        // Of what is known of a flush, the first is kept.
         left.extend(elsewhere);
         left.sort_by_key(|flush| flush.sequence);
-        left.dedup_by(|later, first| {
-            let is_same = later.sequence == first.sequence;
-            if is_same && (later.job.is_some() || later.item.is_some()) {
-                std::mem::swap(later, first);
-            }
-            is_same
-        });
+        left.dedup_by_key(|flush| flush.sequence);
         // Those that run the user's code end when that returns.
         if !is_own && !is_running {
             threads.into_iter().for_each(|thread| drop(thread.join()));
@@ -233,6 +226,17 @@ impl<F: Finalize> Core<F> {
                 return finalizes;
             }
             self.gone.sleep(number, deadline.filter(|_| !is_leaving));
+        }
+    }
+}
+
+impl Run {
+    fn into_leftover<F: Finalize>(self) -> Leftover<F> {
+        Leftover {
+            sequence: self.sequence,
+            state: LeftoverState::Running(self.thread),
+            job: None,
+            item: None,
         }
     }
 }

@@ -111,10 +111,19 @@ enum Hand<F: Finalize> {
 struct Running<F: Finalize> {
     sequence: u64,
     deadline: Option<Instant>,
+    /// The timer has failed its flush.
+    is_late: bool,
     /// Where there is a deadline: the timer takes it when the time is up.
     completer: Option<Completer<Outcome<F>>>,
     /// Of a thread that is not a streamer.
     thread: Option<String>,
+}
+
+/// What a shutdown says of a stream that is being run.
+pub(super) struct Run {
+    pub(super) sequence: u64,
+    pub(super) thread: String,
+    pub(super) is_late: bool,
 }
 
 /// Whom a shutdown would wait for.
@@ -220,8 +229,11 @@ impl<F: Finalize> Queue<F> {
     fn end_run(&self, index: usize) -> Result<Option<Completer<Outcome<F>>>, ()> {
         match &mut self.state.lock().hands[index] {
             Hand::Running(running) => {
-                running.deadline.take().ok_or(())?;
-                Ok(running.completer.take())
+                running.deadline = None;
+                match running.is_late {
+                    true => Err(()),
+                    false => Ok(running.completer.take()),
+                }
             }
             Hand::Absent | Hand::Idle => Err(()),
         }
@@ -258,16 +270,18 @@ impl<F: Finalize> Queue<F> {
     }
 
     /// The streams that are being run, and by which threads.
-    pub(super) fn running(&self) -> Vec<(u64, String)> {
+    pub(super) fn running(&self) -> Vec<Run> {
         let state = self.state.lock();
         let hands = state.hands.iter().enumerate();
         hands
             .filter_map(|(index, hand)| match hand {
-                Hand::Running(Running {
-                    sequence, thread, ..
-                }) => {
-                    let thread = thread.clone();
-                    Some((*sequence, thread.unwrap_or_else(|| streamer_name(index))))
+                Hand::Running(running) => {
+                    let thread = running.thread.clone();
+                    Some(Run {
+                        sequence: running.sequence,
+                        thread: thread.unwrap_or_else(|| streamer_name(index)),
+                        is_late: running.is_late,
+                    })
                 }
                 Hand::Absent | Hand::Idle => None,
             })
@@ -293,6 +307,7 @@ impl<F: Finalize> Running<F> {
         Self {
             sequence: task.completion.sequence,
             deadline,
+            is_late: false,
             completer: deadline.and_then(|_| task.completion.completer.take()),
             thread: None,
         }
@@ -403,6 +418,7 @@ pub(super) fn fail_late<F: Finalize>(core: &Core<F>, now: Instant) -> Option<Ins
         match running.deadline {
             Some(deadline) if deadline <= now => {
                 running.deadline = None;
+                running.is_late = true;
                 late.push((running.sequence, running.completer.take()));
             }
             Some(deadline) => next = Some(next.map_or(deadline, |next| next.min(deadline))),
