@@ -125,9 +125,8 @@ fn what_is_told_of_a_failure_would_wait_for_itself() {
 
 #[test]
 fn a_callback_on_the_finalizer_s_thread_would_wait_for_itself() {
-    let gate = Gate::new();
-    let first = Gate::new();
     let (flush, _) = pipeline(|builder| builder.max_in_flight(2));
+    let (first, gate) = (Gate::new(), Gate::new());
     let opens = submit(&flush, 10, first.stream());
     let last = submit(&flush, 11, gate.stream());
     let (give, take) = mpsc::channel();
