@@ -286,6 +286,11 @@ impl<F: Finalize> Core<F> {
         self.halted.load(Ordering::Acquire).checked_sub(1)
     }
 
+    /// The halt that keeps a flush from being finalized: one at a younger flush does not.
+    pub(super) fn halted_before(&self, sequence: u64) -> Option<u64> {
+        self.halted().filter(|at| *at <= sequence)
+    }
+
     pub(super) fn is_stopped(&self) -> bool {
         self.next.load(Ordering::Acquire) & STOPPED != 0
     }

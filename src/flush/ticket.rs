@@ -108,7 +108,7 @@ impl<F: Finalize> FlushTicket<F> {
         // Asked after it is on the list of those that a halt nudges.
         let halted = || match mutant::enabled("flush-ticket-sleeps-through-halt") {
             true => None,
-            false => core.halted(),
+            false => core.halted_before(sequence),
         };
         // The halt may be over by the time that the wait is.
         let seen = Cell::new(None);
@@ -144,7 +144,7 @@ impl<F: Finalize> FlushTicket<F> {
         match ticket.try_take() {
             Ok(result) => read(result),
             Err(ticket) => {
-                let halted = core.halted();
+                let halted = core.halted_before(sequence);
                 let ticket = Self::new(core, sequence, ticket);
                 Err(match halted {
                     Some(at) => WaitError::Halted(at, ticket),
