@@ -130,11 +130,16 @@ impl<T> Ring<T> {
     /// Before the finalizer sleeps until `sequence` is complete. `false`: it is.
     pub(super) fn await_turn(&self, sequence: u64) -> bool {
         let mut turn = self.place(sequence).turn.lock();
-        let is_open = turn.sequence == sequence && !matches!(turn.state, State::Complete(_));
-        if is_open {
-            turn.state = State::Awaited;
+        if turn.sequence != sequence {
+            return false;
         }
-        is_open
+        match turn.state {
+            State::Open | State::Awaited => turn.state = State::Awaited,
+            // A shutdown has come in between, and will not let it sleep.
+            State::Closed => {}
+            State::Complete(_) => return false,
+        }
+        true
     }
 
     /// Has `sequence`, which was taken, be completed once more.
@@ -221,6 +226,8 @@ mod tests {
         assert_eq!(ring.close(0), Closed::Open);
         assert_eq!(ring.close(1), Closed::Complete('b'));
         assert_eq!(ring.complete(0, 'a'), Completed::Refused('a'));
+        assert!(ring.await_turn(0));
+        assert_eq!(ring.complete(0, 'a'), Completed::Refused('a'), "still");
         let ring = Ring::new(2);
         ring.complete(0, 'a');
         ring.take(0);

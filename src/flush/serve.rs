@@ -115,8 +115,19 @@ fn go_on<F: Finalize>(core: &Arc<Core<F>>) -> Turn {
         return Turn::Worked;
     };
     let entry = hand.backlog.remove(0);
-    core.ring.again(entry.sequence);
+    let is_left = {
+        let control = core.control.lock();
+        if !control.is_left {
+            // Before a shutdown closes it.
+            core.ring.again(entry.sequence);
+        }
+        control.is_left
+    };
     core.lay_down(hand);
+    if is_left {
+        contain(|| drop((entry, job, stream)));
+        return Turn::Worked;
+    }
     core.rerun(Task::again(core, entry, job, stream));
     Turn::Worked
 }
