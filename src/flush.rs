@@ -543,7 +543,7 @@ impl<F: Finalize> FlushPipeline<F> {
         sequence: u64,
         f: impl FnOnce(Result<(), DrainError>) + Send + 'static,
     ) -> Pending {
-        self.core().drained(sequence).wait_with(move |result| {
+        Core::drained(self.core(), sequence).wait_with(move |result| {
             f(result.unwrap_or(Err(DrainError::ShutDown)));
         })
     }
@@ -556,7 +556,7 @@ impl<F: Finalize> FlushPipeline<F> {
         if core.would_wait_for_itself() {
             return Err(DrainError::WouldDeadlock);
         }
-        let ticket = core.drained(sequence);
+        let ticket = Core::drained(core, sequence);
         let result = match deadline {
             None => ticket.wait(),
             Some(deadline) => match ticket.wait_or_cancel(deadline) {
@@ -616,6 +616,18 @@ impl<F: Finalize> FlushPipeline<F> {
         let mut control = core.control.lock();
         control.is_attended = false;
         core.gone.announce(control);
+        true
+    }
+
+    /// Serves streams on the calling thread until the shutdown, in place of a streamer: for models, where
+    /// no threads are started. `false`, at once: there are as many as there are to be.
+    pub fn serve_streams(&self) -> bool {
+        let core = Arc::clone(self.core());
+        let Some(index) = core.queue.attend(core.options.streamers) else {
+            return false;
+        };
+        stream::serve(&core, index);
+        core.gone.announce(core.control.lock());
         true
     }
 
@@ -686,7 +698,7 @@ impl<F: Finalize> Owner<F> {
         };
         if how != Shutdown::Now && !core.would_wait_for_itself() {
             // Whatever keeps it from being drained is in what comes back.
-            let ticket = core.drained(core.next());
+            let ticket = Core::drained(core, core.next());
             match deadline {
                 Some(deadline) => drop(ticket.wait_or_cancel(deadline)),
                 None => drop(ticket.wait()),

@@ -332,13 +332,18 @@ impl<F: Finalize> Core<F> {
     }
 
     /// Resolves when the watermark has reached `target`.
-    pub(super) fn drained(self: &Arc<Self>, target: u64) -> Ticket<Result<(), DrainError>> {
+    pub(super) fn drained(core: &Arc<Self>, target: u64) -> Ticket<Result<(), DrainError>> {
         let (completer, ticket) = waiter::ticket();
-        let mut control = self.control.lock();
+        let seen = core.watermark();
+        let mut control = core.control.lock();
         // Under the lock that the finalizer takes after it has moved the watermark.
-        let decided = if self.watermark() >= target {
+        let mark = match mutant::enabled("flush-drain-looks-before-the-lock") {
+            true => seen,
+            false => core.watermark(),
+        };
+        let decided = if mark >= target {
             Some(Ok(()))
-        } else if let Some(sequence) = self.halted() {
+        } else if let Some(sequence) = core.halted() {
             Some(Err(DrainError::Halted(sequence)))
         } else if control.is_stopped {
             Some(Err(DrainError::ShutDown))
@@ -349,7 +354,8 @@ impl<F: Finalize> Core<F> {
             let number = control.drain_numbers;
             control.drain_numbers += 1;
             control.drains.push((target, number, completer));
-            let core = Arc::clone(self);
+            let core = Arc::clone(core);
+            drop(control);
             return ticket.on_cancel(move || {
                 let is_it = |drain: &mut (u64, u64, _)| drain.1 == number;
                 let gone: Vec<_> = core.control.lock().drains.extract_if(.., is_it).collect();
@@ -386,10 +392,12 @@ impl<F: Finalize> Core<F> {
     /// and called, by a call of the result, outside it.
     #[must_use = "who waits is told by a call of it"]
     pub(super) fn turn_away(&self) -> impl FnOnce() + use<F> {
-        let permits = self.permits.close_later();
-        let bytes = self.bytes.as_ref().map(Semaphore::close_later);
+        let turns = !mutant::enabled("flush-turns-nobody-away");
+        let permits = turns.then(|| self.permits.close_later());
+        let bytes = self.bytes.as_ref().filter(|_| turns);
+        let bytes = bytes.map(Semaphore::close_later);
         || {
-            permits();
+            permits.into_iter().for_each(|tell| tell());
             bytes.into_iter().for_each(|tell| tell());
         }
     }

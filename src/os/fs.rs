@@ -8,15 +8,27 @@
 //! | type | does |
 //! |---|---|
 //! | [`RealFs`] | what the kernel does |
+//! | [`MemoryFs`] | the same in memory |
+//! | [`RecordingFs`] | passes each call on and writes it down |
+//! | [`FailingFs`] | passes each call on, but for those that it was told to fail |
+//! | [`crash`] | what a crash may leave of what was written down |
 
+mod by_path;
+pub mod crash;
+mod failing;
+mod memory;
 mod real;
+mod recording;
 
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::Path;
 
+pub use failing::{Call, FailingFs, Failure, Fault};
+pub use memory::MemoryFs;
 pub use real::RealFs;
+pub use recording::{Op, RecordingFs};
 
 /// How a file is opened.
 ///
