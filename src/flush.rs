@@ -47,7 +47,7 @@ pub use ticket::FlushTicket;
 pub use crate::waiter::Panic;
 
 use self::builder::Options;
-use self::core::{Control, Core, Finalizing, RESUME};
+use self::core::{Control, Core, Finalizing};
 use self::ring::Ring;
 use self::serve::Turn;
 use self::stats::Counters;
@@ -166,6 +166,8 @@ impl<F: Finalize> FlushPipeline<F> {
             gone: Bell::new(),
             control: Mutex::new(Control {
                 is_stopped: false,
+                is_left: false,
+                is_over: false,
                 drains: Vec::new(),
                 drain_numbers: 0,
                 sleepers: Vec::new(),
@@ -455,14 +457,10 @@ impl<F: Finalize> FlushPipeline<F> {
 
     /// Ends a halt. The flush that it was for is tried again: streamed anew if its stream failed,
     /// finalized anew if the finalizer did. What cannot be tried again is skipped: a flush that was
-    /// abandoned, or took too long. `false`: the pipeline is not halted.
+    /// abandoned, or took too long. Who waits from now on learns of a new halt only. `false`: the pipeline
+    /// is not halted.
     pub fn resume(&self) -> bool {
-        let core = self.core();
-        let is_halted = core.halted().is_some();
-        if is_halted {
-            core.order(RESUME);
-        }
-        is_halted
+        self.core().resume()
     }
 
     /// Waits until all that has been rotated so far is finalized or skipped. What is rotated later does
@@ -583,7 +581,7 @@ impl<F: Finalize> FlushPipeline<F> {
     /// this has returned, every job, every stream and the finalizer have been dropped, but for those
     /// that a thread named in the leftovers is running, which it drops when they return.
     ///
-    /// A second call finds nothing left. From one of the pipeline's own threads it waits for nobody.
+    /// A second call finds nothing left, nor does a fork's child. From one of the pipeline's own threads it waits for nobody.
     ///
     /// # Blocking
     /// As `how` says; threads that run nothing of the user's are waited for in any case.
@@ -594,9 +592,12 @@ impl<F: Finalize> FlushPipeline<F> {
     /// Runs the finalizer on what is complete, on the calling thread, until nothing is: for models,
     /// where no threads are started. Returns how often it had something to do.
     pub fn run_finalizer(&self) -> usize {
-        std::iter::repeat_with(|| serve::turn(self.core()))
-            .take_while(|turn| *turn == Turn::Worked)
-            .count()
+        let core = self.core();
+        core.serving(|| {
+            std::iter::repeat_with(|| serve::turn(core))
+                .take_while(|turn| *turn == Turn::Worked)
+                .count()
+        })
     }
 
     /// Serves the finalizer on the calling thread until the shutdown: for models, where no threads are
@@ -684,6 +685,10 @@ fn acquire(
 impl<F: Finalize> Owner<F> {
     fn shutdown(&self, how: Shutdown) -> Leftovers<F> {
         let core = &self.core;
+        if core.home.is_elsewhere() {
+            // What is left is the parent's.
+            return Leftovers::none();
+        }
         core.close();
         let deadline = match how {
             Shutdown::Now => Some(now()),
@@ -698,7 +703,7 @@ impl<F: Finalize> Owner<F> {
                 None => drop(ticket.wait()),
             }
         }
-        let left = Core::stop(core, deadline);
+        let left = core.stop(deadline);
         self.linked.cut();
         left
     }

@@ -409,6 +409,15 @@ impl Semaphore {
         self.core.is_closed()
     }
 
+    /// As [`close`](Self::close), under a lock of the caller's: who waits is told by a call of the
+    /// result, outside it.
+    #[cfg(feature = "flush")]
+    #[must_use = "who waits is told by a call of it"]
+    pub(crate) fn close_later(&self) -> impl FnOnce() + use<> {
+        let wakes = self.core.refuse_all();
+        || wakes.deliver()
+    }
+
     /// Ends [`close`](Self::close).
     #[cfg(feature = "flush")]
     pub(crate) fn reopen(&self) {

@@ -39,7 +39,7 @@ use super::stream::{Queue, Stream};
 use super::timers::Timers;
 
 crate::sync::local! {
-    /// The pipeline whose closure or finalizer this thread is running.
+    /// The pipeline that this thread serves, for good or for a while.
     static SERVING: Cell<usize> = Cell::new(0)
 }
 
@@ -175,6 +175,10 @@ impl<F: Finalize> Drop for Completion<F> {
 /// What changes rarely.
 pub(super) struct Control<F: Finalize> {
     pub(super) is_stopped: bool,
+    /// The shutdown has taken what there was: what is laid down later is dropped.
+    pub(super) is_left: bool,
+    /// The shutdown that stopped it has come to its end.
+    pub(super) is_over: bool,
     /// Who waits for the watermark to reach a number.
     pub(super) drains: Vec<(u64, u64, Completer<Result<(), DrainError>>)>,
     /// Numbers them.
@@ -232,7 +236,8 @@ impl<F: Finalize> Core<F> {
         std::ptr::from_ref(self).addr()
     }
 
-    /// Runs the user's code with the mark that this is one of the pipeline's threads.
+    /// Does what a thread of the pipeline's does, with the mark that it is one: of the user's code, not
+    /// only finalizer and streams run there, but callbacks, and the drops of what they own.
     pub(super) fn serving<R>(&self, f: impl FnOnce() -> R) -> R {
         let before = SERVING.with(|serving| serving.replace(self.address()));
         let result = f();
@@ -240,7 +245,7 @@ impl<F: Finalize> Core<F> {
         result
     }
 
-    /// Whether this thread runs a closure of the pipeline's.
+    /// Whether this thread is one of the pipeline's.
     pub(super) fn is_served_here(&self) -> bool {
         SERVING.with(Cell::get) == self.address()
     }
@@ -279,6 +284,11 @@ impl<F: Finalize> Core<F> {
 
     pub(super) fn halted(&self) -> Option<u64> {
         self.halted.load(Ordering::Acquire).checked_sub(1)
+    }
+
+    /// The halt that keeps a flush from being finalized: one at a younger flush does not.
+    pub(super) fn halted_before(&self, sequence: u64) -> Option<u64> {
+        self.halted().filter(|at| *at <= sequence)
     }
 
     pub(super) fn is_stopped(&self) -> bool {
@@ -380,14 +390,17 @@ impl<F: Finalize> Core<F> {
             .map_or(0, |bound| bytes.min(bound.max()))
     }
 
-    /// Turns away who reserves, until it goes on. Under the control's lock.
-    pub(super) fn turn_away(&self) {
-        if mutant::enabled("flush-turns-nobody-away") {
-            return;
-        }
-        self.permits.close();
-        if let Some(bytes) = &self.bytes {
-            bytes.close();
+    /// Turns away who reserves, until it goes on. Under the control's lock; those that wait are told,
+    /// and called, by a call of the result, outside it.
+    #[must_use = "who waits is told by a call of it"]
+    pub(super) fn turn_away(&self) -> impl FnOnce() + use<F> {
+        let turns = !mutant::enabled("flush-turns-nobody-away");
+        let permits = turns.then(|| self.permits.close_later());
+        let bytes = self.bytes.as_ref().filter(|_| turns);
+        let bytes = bytes.map(Semaphore::close_later);
+        || {
+            permits.into_iter().for_each(|tell| tell());
+            bytes.into_iter().for_each(|tell| tell());
         }
     }
 

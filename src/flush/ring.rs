@@ -53,6 +53,16 @@ pub(super) enum Completed<T> {
     Refused(T),
 }
 
+/// What a place held when it was closed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Closed<T> {
+    /// Nothing yet: the flush is in somebody's hand.
+    Open,
+    Complete(T),
+    /// Nothing any more: the finalizer has it.
+    Taken,
+}
+
 #[derive(Debug)]
 pub(super) struct Ring<T> {
     places: Box<[Place<T>]>,
@@ -120,10 +130,16 @@ impl<T> Ring<T> {
     /// Before the finalizer sleeps until `sequence` is complete. `false`: it is.
     pub(super) fn await_turn(&self, sequence: u64) -> bool {
         let mut turn = self.place(sequence).turn.lock();
-        if turn.sequence == sequence && matches!(turn.state, State::Open) {
-            turn.state = State::Awaited;
+        if turn.sequence != sequence {
+            return false;
         }
-        turn.sequence != sequence || !matches!(turn.state, State::Complete(_))
+        match turn.state {
+            State::Open | State::Awaited => turn.state = State::Awaited,
+            // A shutdown has come in between, and will not let it sleep.
+            State::Closed => {}
+            State::Complete(_) => return false,
+        }
+        true
     }
 
     /// Has `sequence`, which was taken, be completed once more.
@@ -134,14 +150,14 @@ impl<T> Ring<T> {
     }
 
     /// Refuses a completion of `sequence` from now on; what is complete comes back.
-    pub(super) fn close(&self, sequence: u64) -> Option<T> {
+    pub(super) fn close(&self, sequence: u64) -> Closed<T> {
         let mut turn = self.place(sequence).turn.lock();
         if turn.sequence != sequence {
-            return None;
+            return Closed::Taken;
         }
         match std::mem::replace(&mut turn.state, State::Closed) {
-            State::Complete(value) => Some(value),
-            State::Open | State::Awaited | State::Closed => None,
+            State::Complete(value) => Closed::Complete(value),
+            State::Open | State::Awaited | State::Closed => Closed::Open,
         }
     }
 
@@ -207,9 +223,15 @@ mod tests {
     fn a_closed_place_refuses_and_gives_back_what_it_had() {
         let ring = Ring::new(2);
         ring.complete(1, 'b');
-        assert_eq!(ring.close(0), None);
-        assert_eq!(ring.close(1), Some('b'));
+        assert_eq!(ring.close(0), Closed::Open);
+        assert_eq!(ring.close(1), Closed::Complete('b'));
         assert_eq!(ring.complete(0, 'a'), Completed::Refused('a'));
+        assert!(ring.await_turn(0));
+        assert_eq!(ring.complete(0, 'a'), Completed::Refused('a'), "still");
+        let ring = Ring::new(2);
+        ring.complete(0, 'a');
+        ring.take(0);
+        assert_eq!(ring.close(0), Closed::Taken);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::core::{Core, Entry, Fate, Finalizing, RESUME, Refused, STOP};
 use super::error::{DrainError, Failure};
 use super::finalizer::{Batch, Failed, Finalize};
 use super::stats::record;
-use super::stream::Task;
+use super::stream::{self, Task};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
@@ -22,18 +22,20 @@ pub(super) enum Turn {
 
 /// The body of the finalizer's thread.
 pub(super) fn serve<F: Finalize>(core: &Arc<Core<F>>) {
-    loop {
-        let number = core.bell.number();
-        match turn(core) {
-            Turn::Worked => {}
-            Turn::Nothing if comes_soon(core) => {}
-            Turn::Nothing if core.halted().is_some() || core.await_next() => {
-                core.bell.sleep(number, None);
+    core.serving(|| {
+        loop {
+            let number = core.bell.number();
+            match turn(core) {
+                Turn::Worked => {}
+                Turn::Nothing if comes_soon(core) => {}
+                Turn::Nothing if core.halted().is_some() || core.await_next() => {
+                    core.bell.sleep(number, None);
+                }
+                Turn::Nothing => {}
+                Turn::Ended => return,
             }
-            Turn::Nothing => {}
-            Turn::Ended => return,
         }
-    }
+    });
 }
 
 /// Looks for work a moment before the sleep, which would cost who completes a system call.
@@ -47,16 +49,20 @@ fn comes_soon<F: Finalize>(core: &Core<F>) -> bool {
 
 /// What the finalizer does next, on whichever thread: its own, or a model's.
 pub(super) fn turn<F: Finalize>(core: &Arc<Core<F>>) -> Turn {
+    // Before the orders: who sees that a halt is over sees the order to go on from it.
+    let is_halted = core.halted().is_some();
     let orders = core.orders.load(Ordering::Acquire);
     if orders & STOP != 0 {
         return Turn::Ended;
     }
-    if core.halted().is_some() {
-        if orders & RESUME == 0 {
-            return Turn::Nothing;
-        }
-        core.orders.fetch_and(!RESUME, Ordering::AcqRel);
+    if orders & RESUME != 0 {
         return go_on(core);
+    }
+    if core.options.streamers == 0 && run_stream(core) {
+        return Turn::Worked;
+    }
+    if is_halted {
+        return Turn::Nothing;
     }
     let Some(mut hand) = core.take_up() else {
         return Turn::Nothing;
@@ -66,16 +72,24 @@ pub(super) fn turn<F: Finalize>(core: &Arc<Core<F>>) -> Turn {
     turn
 }
 
-/// Ends a halt: what can be tried again is, what cannot is left behind.
+/// Runs a stream that is tried again, where there are no streamers.
+fn run_stream<F: Finalize>(core: &Arc<Core<F>>) -> bool {
+    let Some(task) = core.queue.next() else {
+        return false;
+    };
+    // A shutdown must not take this thread for one that is on its way to its end.
+    core.control.lock().finalizer_runs = Some(thread::name().unwrap_or_default());
+    stream::run_here(core, task);
+    core.control.lock().finalizer_runs = None;
+    true
+}
+
+/// Goes on from a halt: what can be tried again is, what cannot is left behind.
 fn go_on<F: Finalize>(core: &Arc<Core<F>>) -> Turn {
     let Some(mut hand) = core.take_up() else {
         return Turn::Nothing;
     };
-    {
-        let _control = core.control.lock();
-        core.halted.store(0, Ordering::Release);
-        core.let_in();
-    }
+    core.orders.fetch_and(!RESUME, Ordering::AcqRel);
     // A panic of the finalizer fails all that it was given.
     for entry in &mut hand.backlog {
         if let Fate::Failed { item, .. } = &mut entry.fate
@@ -101,9 +115,20 @@ fn go_on<F: Finalize>(core: &Arc<Core<F>>) -> Turn {
         return Turn::Worked;
     };
     let entry = hand.backlog.remove(0);
-    core.ring.again(entry.sequence);
+    let is_left = {
+        let control = core.control.lock();
+        if !control.is_left {
+            // Before a shutdown closes it.
+            core.ring.again(entry.sequence);
+        }
+        control.is_left
+    };
     core.lay_down(hand);
-    Core::rerun(core, Task::again(core, entry, job, stream));
+    if is_left {
+        contain(|| drop((entry, job, stream)));
+        return Turn::Worked;
+    }
+    core.rerun(Task::again(core, entry, job, stream));
     Turn::Worked
 }
 
@@ -148,10 +173,8 @@ impl<F: Finalize> Finalizing<F> {
         }
         let began = core.counters.sample(core.counters.batches.get());
         let mut error = None;
-        let result = core.serving(|| {
-            let mut batch = Batch::new(&mut backlog[..ready], outputs, &mut error);
-            Panic::catch(|| finalizer.finalize(&mut batch))
-        });
+        let mut batch = Batch::new(&mut backlog[..ready], outputs, &mut error);
+        let result = Panic::catch(|| finalizer.finalize(&mut batch));
         core.counters.batches.add(1);
         record(&core.counters.finalize, began);
         let done = outputs.len();
@@ -203,7 +226,7 @@ impl<F: Finalize> Finalizing<F> {
                 job: task.as_mut().map(|(job, _)| &mut job.content),
                 item: item.as_mut(),
             };
-            let result = core.serving(|| Panic::catch(|| finalizer.finalize_failure(failed)));
+            let result = Panic::catch(|| finalizer.finalize_failure(failed));
             entry.refused = Some(match result {
                 Ok(error) => Refused::Failed(error),
                 Err(panic) => Refused::Panicked(panic),
@@ -251,7 +274,7 @@ impl<F: Finalize> Core<F> {
     fn lay_down(&self, hand: Finalizing<F>) {
         let mut control = self.control.lock();
         control.finalizer_runs = None;
-        if !control.is_stopped {
+        if !control.is_left {
             control.finalizing = Some(hand);
             return;
         }
@@ -306,30 +329,49 @@ impl<F: Finalize> Core<F> {
         }
     }
 
+    /// Ends a halt, for who waits now, and has the finalizer go on.
+    pub(super) fn resume(&self) -> bool {
+        {
+            let _control = self.control.lock();
+            if self.halted().is_none() {
+                return false;
+            }
+            // In this order, see `turn`.
+            self.orders.fetch_or(RESUME, Ordering::AcqRel);
+            self.halted.store(0, Ordering::Release);
+            self.let_in();
+        }
+        self.bell.ring();
+        self.bell.wake_one();
+        true
+    }
+
     /// Stops at a flush, and tells whoever waits for what it keeps from happening.
     fn halt(&self, sequence: u64) {
         self.counters.halts.add(1);
-        let drains = {
+        let (tell, drains) = {
             let mut control = self.control.lock();
             self.halted.store(sequence + 1, Ordering::Release);
-            self.turn_away();
             for sleeper in &control.sleepers {
                 sleeper.nudge();
             }
-            std::mem::take(&mut control.drains)
+            (self.turn_away(), std::mem::take(&mut control.drains))
         };
+        tell();
         for (_, _, completer) in drains {
             completer.complete(Ok(Err(DrainError::Halted(sequence))));
         }
     }
 
-    /// Has a stream that failed run once more, by a streamer or, without those, here.
-    fn rerun(core: &Arc<Self>, task: Task<F>) {
-        if core.options.streamers == 0 {
-            super::stream::run_here(core, task);
-        } else {
-            // Refused only after a stop, which has closed its place.
-            drop(core.queue.push(task));
+    /// Has a stream that failed run once more, by a streamer or, without those, by the finalizer's
+    /// thread.
+    pub(super) fn rerun(&self, task: Task<F>) {
+        if let Err(task) = self.queue.push(task) {
+            return task.give_up();
+        }
+        if self.options.streamers == 0 {
+            self.bell.ring();
+            self.bell.wake_one();
         }
     }
 }

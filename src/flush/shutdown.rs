@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::sync::mutant;
 use crate::sync::time::{Instant, now};
@@ -11,7 +10,8 @@ use crate::waiter::contain;
 use super::core::{Core, Entry, Fate, Finalizing, STOP, STOPPED};
 use super::error::DrainError;
 use super::finalizer::Finalize;
-use super::stream::Task;
+use super::ring::Closed;
+use super::stream::{Run, Task};
 
 /// How a pipeline is shut down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl<F: Finalize> fmt::Debug for Leftovers<F> {
     }
 }
 
-/// A flush that was not finalized.
+/// A flush that was not finalized, or whose stream, which took too long for that, still runs.
 #[non_exhaustive]
 pub struct Leftover<F: Finalize> {
     /// Its number.
@@ -110,53 +110,95 @@ pub enum LeftoverState {
 impl<F: Finalize> Core<F> {
     /// Has no more reservations be made.
     pub(super) fn close(&self) {
-        let _control = self.control.lock();
+        let control = self.control.lock();
         self.is_closed.store(1, Ordering::SeqCst);
-        self.turn_away();
+        let tell = self.turn_away();
+        drop(control);
+        tell();
     }
 
     /// Ends the pipeline, waiting for its threads until `deadline` where they run the user's code.
-    pub(super) fn stop(core: &Arc<Self>, deadline: Option<Instant>) -> Leftovers<F> {
-        let is_own = core.is_served_here();
-        {
-            let mut control = core.control.lock();
-            if control.is_stopped {
-                return Leftovers::none();
-            }
-            control.is_stopped = true;
+    pub(super) fn stop(&self, deadline: Option<Instant>) -> Leftovers<F> {
+        let is_own = self.is_served_here();
+        let was_stopped = {
+            let mut control = self.control.lock();
             // With it: who finds nothing to take up because of this sees the order.
-            core.orders.fetch_or(STOP, Ordering::AcqRel);
+            self.orders.fetch_or(STOP, Ordering::AcqRel);
+            std::mem::replace(&mut control.is_stopped, true)
+        };
+        if was_stopped {
+            if !is_own {
+                self.await_end(deadline);
+            }
+            return Leftovers::none();
         }
-        let end = core.next.fetch_or(STOPPED, Ordering::AcqRel);
-        let queued = core.queue.close();
-        let delayed = core.timers.close();
-        core.order(STOP);
-        let finalizes = core.await_threads(is_own, deadline);
+        // What is dropped here may call the pipeline, and must not wait for this.
+        let left = self.serving(|| self.end(is_own, deadline));
+        let mut control = self.control.lock();
+        control.is_over = true;
+        self.gone.announce(control);
+        left
+    }
+
+    /// Another shutdown is on its way: waits for its end, but not past `deadline`.
+    fn await_end(&self, deadline: Option<Instant>) {
+        loop {
+            let number = self.gone.number();
+            let is_late = deadline.is_some_and(|deadline| now() >= deadline);
+            if is_late || self.control.lock().is_over {
+                return;
+            }
+            self.gone.sleep(number, deadline);
+        }
+    }
+
+    fn end(&self, is_own: bool, deadline: Option<Instant>) -> Leftovers<F> {
+        let end = self.next.fetch_or(STOPPED, Ordering::AcqRel);
+        let queued = self.queue.close();
+        let delayed = self.timers.close();
+        self.order(STOP);
+        let finalizes = self.await_threads(is_own, deadline);
         let (hand, threads) = {
-            let mut control = core.control.lock();
+            let mut control = self.control.lock();
             let threads = std::mem::take(&mut control.threads);
+            control.is_left = true;
             (control.finalizing.take(), threads)
         };
-        let running = core.queue.running();
+        let running = self.queue.running();
         let is_running = !running.is_empty() || finalizes.is_some();
+        // A stream that took too long is complete, and the watermark may have passed it; it is named all
+        // the same. Another that is complete has been completed by the thread that ran it.
+        let (late, running): (Vec<_>, Vec<_>) = running.into_iter().partition(|run| run.is_late);
         let mut left: Vec<Leftover<F>> = Vec::new();
-        left.extend(running.into_iter().map(|(sequence, thread)| Leftover {
-            sequence,
-            state: LeftoverState::Running(thread),
-            job: None,
-            item: None,
-        }));
+        left.extend(late.into_iter().map(Run::into_leftover));
         let tasks = queued.into_iter().chain(delayed);
-        left.extend(tasks.map(|task| task.into_leftover(core)));
-        let mark = core.watermark();
-        for sequence in mark..end {
-            if !mutant::enabled("flush-shutdown-closes-no-place")
-                && let Some(entry) = core.ring.close(sequence)
-            {
-                left.push(entry.into_leftover(core));
-            }
+        left.extend(tasks.map(|task| task.into_leftover(self)));
+        let mut elsewhere: Vec<Leftover<F>> = Vec::new();
+        for sequence in self.watermark()..end {
+            let closed = match mutant::enabled("flush-shutdown-closes-no-place") {
+                true => Closed::Open,
+                false => self.ring.close(sequence),
+            };
+            let state = match (closed, &finalizes) {
+                (Closed::Complete(entry), _) => {
+                    left.push(entry.into_leftover(self));
+                    continue;
+                }
+                (Closed::Taken, Some(thread)) => LeftoverState::Finalizing(thread.clone()),
+                (Closed::Taken, None) => continue,
+                (Closed::Open, _) => match running.iter().find(|run| run.sequence == sequence) {
+                    Some(run) => LeftoverState::Running(run.thread.clone()),
+                    None => LeftoverState::Unsubmitted,
+                },
+            };
+            elsewhere.push(Leftover {
+                sequence,
+                state,
+                job: None,
+                item: None,
+            });
         }
-        let drains = std::mem::take(&mut core.control.lock().drains);
+        let drains = std::mem::take(&mut self.control.lock().drains);
         for (_, _, completer) in drains {
             completer.complete(Ok(Err(DrainError::ShutDown)));
         }
@@ -164,34 +206,18 @@ impl<F: Finalize> Core<F> {
             finalizer, backlog, ..
         }) = hand
         {
-            left.extend(backlog.into_iter().map(|entry| entry.into_leftover(core)));
+            left.extend(backlog.into_iter().map(|entry| entry.into_leftover(self)));
             contain(|| drop(finalizer));
         }
-        // A stream that took too long is complete, too.
+        // Of what is known of a flush, the first is kept.
+        left.extend(elsewhere);
         left.sort_by_key(|flush| flush.sequence);
         left.dedup_by_key(|flush| flush.sequence);
-        let mut all: Vec<Leftover<F>> = Vec::with_capacity((end - mark) as usize);
-        let mut known = left
-            .into_iter()
-            .filter(|flush| flush.sequence >= mark)
-            .peekable();
-        for sequence in mark..end {
-            let it = known.next_if(|flush| flush.sequence == sequence);
-            all.push(it.unwrap_or_else(|| Leftover {
-                sequence,
-                state: match &finalizes {
-                    Some(thread) => LeftoverState::Finalizing(thread.clone()),
-                    None => LeftoverState::Unsubmitted,
-                },
-                job: None,
-                item: None,
-            }));
-        }
         // Those that run the user's code end when that returns.
         if !is_own && !is_running {
             threads.into_iter().for_each(|thread| drop(thread.join()));
         }
-        Leftovers { flushes: all }
+        Leftovers { flushes: left }
     }
 
     /// Waits until the threads are at their end; where they run the user's code, until `deadline`. Says
@@ -211,6 +237,17 @@ impl<F: Finalize> Core<F> {
                 return finalizes;
             }
             self.gone.sleep(number, deadline.filter(|_| !is_leaving));
+        }
+    }
+}
+
+impl Run {
+    fn into_leftover<F: Finalize>(self) -> Leftover<F> {
+        Leftover {
+            sequence: self.sequence,
+            state: LeftoverState::Running(self.thread),
+            job: None,
+            item: None,
         }
     }
 }

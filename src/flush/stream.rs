@@ -54,6 +54,36 @@ impl<F: Finalize> Task<F> {
     }
 }
 
+impl<F: Finalize> Task<F> {
+    /// Its stream has returned after the timer completed its flush: what it still holds comes back.
+    fn end_late<R>(self, result: R) {
+        let Self {
+            mut completion,
+            job,
+            stream,
+        } = self;
+        contain(|| drop(result));
+        contain(|| drop(stream));
+        contain(|| drop(job));
+        completion.is_due = false;
+        completion.core.give_back(1, completion.bytes);
+    }
+
+    /// A shutdown keeps it from being run: its flush has failed, and is left over with its job.
+    pub(super) fn give_up(self) {
+        let Self {
+            completion,
+            job,
+            stream,
+        } = self;
+        completion.complete(Fate::Failed {
+            failure: Some(Failure::Abandoned),
+            task: Some((job, stream)),
+            item: None,
+        });
+    }
+}
+
 /// Streams that wait for a streamer, first come first served, and those that are run.
 pub(super) struct Queue<F: Finalize> {
     state: Mutex<State<F>>,
@@ -81,10 +111,19 @@ enum Hand<F: Finalize> {
 struct Running<F: Finalize> {
     sequence: u64,
     deadline: Option<Instant>,
+    /// The timer has failed its flush.
+    is_late: bool,
     /// Where there is a deadline: the timer takes it when the time is up.
     completer: Option<Completer<Outcome<F>>>,
     /// Of a thread that is not a streamer.
     thread: Option<String>,
+}
+
+/// What a shutdown says of a stream that is being run.
+pub(super) struct Run {
+    pub(super) sequence: u64,
+    pub(super) thread: String,
+    pub(super) is_late: bool,
 }
 
 /// Whom a shutdown would wait for.
@@ -174,6 +213,11 @@ impl<F: Finalize> Queue<F> {
         })
     }
 
+    /// The oldest task, for a thread that is no streamer.
+    pub(super) fn next(&self) -> Option<Task<F>> {
+        self.state.lock().tasks.pop_front()
+    }
+
     /// Has the calling thread, which is no streamer, run `task`.
     fn begin_here(&self, task: &mut Task<F>, timeout: Option<Duration>, streamers: usize) -> usize {
         let mut running = Running::begin(task, timeout);
@@ -189,14 +233,17 @@ impl<F: Finalize> Queue<F> {
         index
     }
 
-    /// The stream has returned: what the timer has left of its ticket.
-    fn end_run(&self, index: usize) -> Option<Completer<Outcome<F>>> {
+    /// The stream that had a deadline has returned: its ticket. `Err`: the timer has failed it.
+    fn end_run(&self, index: usize) -> Result<Option<Completer<Outcome<F>>>, ()> {
         match &mut self.state.lock().hands[index] {
             Hand::Running(running) => {
                 running.deadline = None;
-                running.completer.take()
+                match running.is_late {
+                    true => Err(()),
+                    false => Ok(running.completer.take()),
+                }
             }
-            Hand::Absent | Hand::Idle => None,
+            Hand::Absent | Hand::Idle => Err(()),
         }
     }
 
@@ -231,16 +278,18 @@ impl<F: Finalize> Queue<F> {
     }
 
     /// The streams that are being run, and by which threads.
-    pub(super) fn running(&self) -> Vec<(u64, String)> {
+    pub(super) fn running(&self) -> Vec<Run> {
         let state = self.state.lock();
         let hands = state.hands.iter().enumerate();
         hands
             .filter_map(|(index, hand)| match hand {
-                Hand::Running(Running {
-                    sequence, thread, ..
-                }) => {
-                    let thread = thread.clone();
-                    Some((*sequence, thread.unwrap_or_else(|| streamer_name(index))))
+                Hand::Running(running) => {
+                    let thread = running.thread.clone();
+                    Some(Run {
+                        sequence: running.sequence,
+                        thread: thread.unwrap_or_else(|| streamer_name(index)),
+                        is_late: running.is_late,
+                    })
                 }
                 Hand::Absent | Hand::Idle => None,
             })
@@ -266,6 +315,7 @@ impl<F: Finalize> Running<F> {
         Self {
             sequence: task.completion.sequence,
             deadline,
+            is_late: false,
             completer: deadline.and_then(|_| task.completion.completer.take()),
             thread: None,
         }
@@ -278,16 +328,17 @@ pub(super) fn streamer_name(index: usize) -> String {
 
 /// The body of a streamer.
 pub(super) fn serve<F: Finalize>(core: &Arc<Core<F>>, streamer: usize) {
-    while let Some(task) = core.queue.pop(core.options.stream_timeout, streamer) {
-        run(core, task, streamer);
-    }
+    core.serving(|| {
+        while let Some(task) = core.queue.pop(core.options.stream_timeout, streamer) {
+            run(core, task, streamer);
+        }
+    });
     core.queue.leave(streamer);
 }
 
 /// Runs the oldest stream that waits, on the calling thread. `false`: none does.
 pub(super) fn run_one<F: Finalize>(core: &Arc<Core<F>>) -> bool {
-    let task = core.queue.state.lock().tasks.pop_front();
-    task.map(|task| run_here(core, task)).is_some()
+    core.queue.next().map(|task| run_here(core, task)).is_some()
 }
 
 /// Runs a stream on the calling thread, which is not a streamer.
@@ -298,7 +349,7 @@ pub(super) fn run_here<F: Finalize>(core: &Arc<Core<F>>, mut task: Task<F>) {
         ..
     } = core.options;
     let index = core.queue.begin_here(&mut task, stream_timeout, streamers);
-    run(core, task, index);
+    core.serving(|| run(core, task, index));
     core.queue.leave(index);
     if core.is_stopped() {
         core.gone.announce(core.control.lock());
@@ -311,12 +362,21 @@ fn run<F: Finalize>(core: &Arc<Core<F>>, mut task: Task<F>, index: usize) {
     if let Some(deadline) = deadline {
         core.timers.arm(deadline);
     }
-    let result = core.serving(|| Panic::catch(|| (task.stream)(&mut task.job)));
-    if deadline.is_some() {
-        task.completion.completer = core.queue.end_run(index);
-    }
+    let result = Panic::catch(|| (task.stream)(&mut task.job));
     record(&core.counters.stream, started);
+    let is_late = deadline.is_some_and(|deadline| now() >= deadline);
+    if deadline.is_some() {
+        match core.queue.end_run(index) {
+            Ok(completer) => task.completion.completer = completer,
+            Err(()) => return task.end_late(result),
+        }
+    }
     let failure = match result {
+        _ if is_late => {
+            contain(|| drop(result));
+            core.counters.timed_out.add(1);
+            Failure::StreamTimedOut
+        }
         Ok(Ok(item)) => {
             let Task {
                 completion,
@@ -331,7 +391,6 @@ fn run<F: Finalize>(core: &Arc<Core<F>>, mut task: Task<F>, index: usize) {
         Ok(Err(error)) => Failure::Stream(error),
         Err(panic) => Failure::StreamPanicked(panic),
     };
-    let is_late = deadline.is_some_and(|deadline| now() >= deadline);
     if !is_late && task.job.attempt < core.options.policy.attempts() {
         core.counters.retried.add(1);
         let at = now().checked_add(core.options.policy.backoff(task.job.attempt));
@@ -343,11 +402,11 @@ fn run<F: Finalize>(core: &Arc<Core<F>>, mut task: Task<F>, index: usize) {
         job,
         stream,
     } = task;
-    let task = (!is_late).then_some((job, stream));
-    let failure = if is_late {
-        Failure::StreamTimedOut
+    let task = if is_late {
+        contain(|| drop((stream, job)));
+        None
     } else {
-        failure
+        Some((job, stream))
     };
     completion.complete(Fate::Failed {
         failure: Some(failure),
@@ -367,6 +426,7 @@ pub(super) fn fail_late<F: Finalize>(core: &Core<F>, now: Instant) -> Option<Ins
         match running.deadline {
             Some(deadline) if deadline <= now => {
                 running.deadline = None;
+                running.is_late = true;
                 late.push((running.sequence, running.completer.take()));
             }
             Some(deadline) => next = Some(next.map_or(deadline, |next| next.min(deadline))),

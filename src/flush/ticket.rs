@@ -1,5 +1,6 @@
 //! The handle on a flush that is not finalized yet.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -107,9 +108,14 @@ impl<F: Finalize> FlushTicket<F> {
         // Asked after it is on the list of those that a halt nudges.
         let halted = || match mutant::enabled("flush-ticket-sleeps-through-halt") {
             true => None,
-            false => core.halted(),
+            false => core.halted_before(sequence),
         };
-        let waited = ticket.wait_unless(deadline, || halted().is_some());
+        // The halt may be over by the time that the wait is.
+        let seen = Cell::new(None);
+        let waited = ticket.wait_unless(deadline, || {
+            seen.set(halted());
+            seen.get().is_some()
+        });
         let is_it = |other: &mut _| nudger.is_same(other);
         let gone: Vec<_> = core.control.lock().sleepers.extract_if(.., is_it).collect();
         drop(gone);
@@ -117,7 +123,7 @@ impl<F: Finalize> FlushTicket<F> {
             Ok(result) => read(result),
             Err(ticket) => {
                 let ticket = Self::new(Arc::clone(&core), sequence, ticket);
-                Err(match core.halted() {
+                Err(match seen.get() {
                     Some(at) => WaitError::Halted(at, ticket),
                     None => WaitError::TimedOut(ticket),
                 })
@@ -138,7 +144,7 @@ impl<F: Finalize> FlushTicket<F> {
         match ticket.try_take() {
             Ok(result) => read(result),
             Err(ticket) => {
-                let halted = core.halted();
+                let halted = core.halted_before(sequence);
                 let ticket = Self::new(core, sequence, ticket);
                 Err(match halted {
                     Some(at) => WaitError::Halted(at, ticket),

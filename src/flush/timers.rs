@@ -63,8 +63,7 @@ impl<F: Finalize> Timers<F> {
         let mut retries = self.retries.lock();
         if retries.is_closed {
             drop(retries);
-            // Its completion is refused.
-            return drop(task);
+            return task.give_up();
         }
         retries.tasks.push((at, task));
         drop(retries);
@@ -82,8 +81,7 @@ impl<F: Finalize> Timers<F> {
             due.map(|(_, task)| task).collect()
         };
         for task in due {
-            // Closed: its completion is refused.
-            drop(core.queue.push(task));
+            core.rerun(task);
         }
         let late = stream::fail_late(core, now);
         let retries = self.retries.lock();

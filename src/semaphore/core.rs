@@ -534,6 +534,11 @@ impl Core {
 
     /// Refuses everybody in line, and everybody after.
     pub(super) fn close(&self) {
+        self.refuse_all().deliver();
+    }
+
+    /// As [`close`](Self::close); who stood in line is told when the result is delivered.
+    pub(super) fn refuse_all(&self) -> Wakes<Outcome> {
         let mut wakes = Wakes::new();
         {
             let mut queue = self.queue.lock();
@@ -561,7 +566,7 @@ impl Core {
             }
             self.state.settle(pool, 0);
         }
-        wakes.deliver();
+        wakes
     }
 
     /// Ends [`close`](Self::close). Whoever it has turned away has been told.

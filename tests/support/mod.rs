@@ -41,6 +41,11 @@ impl Storm {
         Self { seed }
     }
 
+    /// A part of a storm, with a seed that the storm has drawn.
+    pub(crate) fn seeded(seed: u64) -> Self {
+        Self { seed }
+    }
+
     /// A source of chance of its own for each `stream`.
     pub(crate) fn rng(&self, stream: u64) -> Rng {
         Rng::with_seed(self.seed ^ stream.wrapping_mul(0x9e37_79b9_7f4a_7c15))

@@ -1,0 +1,54 @@
+//! A fork's child, which has the pipeline and none of its threads.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::Mutex;
+
+use latchwork::flush::Shutdown;
+
+use crate::support::{Gate, copy, pipeline, submit};
+
+/// Runs `job` in the child of a fork, and says whether it returned true.
+fn in_child(mut job: impl FnMut() -> bool + Send + Sync + 'static) -> bool {
+    let mut command = Command::new("true");
+    let job = move || match job() {
+        true => Ok(()),
+        false => Err(io::ErrorKind::Other.into()),
+    };
+    // SAFETY: the jobs here take no lock that another thread of the parent may have had: its threads
+    // sleep.
+    unsafe { command.pre_exec(job) };
+    command.status().is_ok_and(|status| status.success())
+}
+
+#[test]
+fn a_fork_s_child_ends_its_copy_without_waiting_and_changes_nothing() {
+    let (flush, lines) = pipeline(|builder| builder);
+    let gate = Gate::new();
+    let ticket = submit(&flush, 10, gate.stream());
+    gate.await_entered(1);
+    let its = Mutex::new(Some(flush.clone()));
+    assert!(in_child(move || {
+        let flush = its.lock().unwrap().take().unwrap();
+        let finds_nothing = flush.shutdown(Shutdown::DrainAll).is_empty();
+        let pending = flush.pending();
+        drop(flush);
+        finds_nothing && pending == 1
+    }));
+    gate.open();
+    assert_eq!(ticket.wait().unwrap(), 10);
+    assert_eq!(submit(&flush, 11, copy).wait().unwrap(), 11);
+    assert_eq!(lines.read(), ["0 done: 10", "1 done: 11"]);
+}
+
+#[test]
+fn the_last_handle_may_be_dropped_in_a_fork_s_child() {
+    let (flush, _) = pipeline(|builder| builder);
+    submit(&flush, 10, copy).wait().unwrap();
+    let only = Mutex::new(Some(flush));
+    // The parent drops its copy, with the closure, and joins the threads.
+    assert!(in_child(move || only.lock().unwrap().take().is_some()));
+}

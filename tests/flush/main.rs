@@ -1,0 +1,12 @@
+//! A flush pipeline: what the original got wrong, every form of every wait, failures, and the end.
+#![cfg(not(latchwork_loom))]
+
+mod batches;
+mod ending;
+mod failures;
+mod faults;
+mod forked;
+mod forms;
+mod late;
+mod own;
+mod support;
