@@ -15,6 +15,7 @@
 //! | [`fs`] | file systems | that survival is to be tested: recorded, failed, cut off |
 //! | [`holder`] | [`holder::scope`] | threads of a pool must not keep what a job leaked |
 //! | [`sweeper`] | [`Sweeper`] | several components should share one thread for periodic work |
+//! | [`wal`] | [`Wal`] | what happened must be there after a crash |
 //! | [`worker`] | [`Worker`] | something must be done by one thread, one message at a time |
 //!
 //! Under `--cfg latchwork_loom` with the feature `loom` there is also `model`, for models of your
@@ -51,8 +52,14 @@ pub mod semaphore;
 #[cfg(any(feature = "semaphore", feature = "latch"))]
 pub mod sweeper;
 mod sync;
-#[cfg(any(feature = "semaphore", feature = "latch"))]
+#[cfg(any(feature = "semaphore", feature = "latch", feature = "wal"))]
+#[cfg_attr(
+    not(any(feature = "semaphore", feature = "latch")),
+    allow(dead_code, unused_imports, reason = "a log needs little of it")
+)]
 mod waiter;
+#[cfg(feature = "wal")]
+pub mod wal;
 #[cfg(feature = "latch")]
 pub mod worker;
 
@@ -72,7 +79,11 @@ pub use semaphore::shared::SharedSemaphore;
 #[cfg(any(feature = "semaphore", feature = "latch"))]
 pub use sweeper::Sweeper;
 #[cfg(any(feature = "semaphore", feature = "latch"))]
-pub use waiter::{Pending, WaitHistogram};
+pub use waiter::Pending;
+#[cfg(any(feature = "semaphore", feature = "latch", feature = "wal"))]
+pub use waiter::WaitHistogram;
+#[cfg(feature = "wal")]
+pub use wal::Wal;
 #[cfg(feature = "latch")]
 pub use worker::Worker;
 

@@ -41,6 +41,12 @@ impl Bell {
         self.0.wake_one();
     }
 
+    /// Wakes all who sleep, after a ring.
+    #[cfg(feature = "wal")]
+    pub(crate) fn wake_all(&self) {
+        self.0.wake_all();
+    }
+
     /// Tells all who wait that what this lock guards has changed.
     pub(crate) fn announce<T>(&self, changed: MutexGuard<'_, T>) {
         self.ring();

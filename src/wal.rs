@@ -1,0 +1,512 @@
+//! A write-ahead log: checksummed records, one order, one write and one sync for all who append at
+//! once.
+//!
+//! | module | noun |
+//! |---|---|
+//! | `record` | a record as bytes |
+//! | `segment` | a file of the log |
+//! | `batch` | the records that are written together |
+//! | `writer` | the leader's hands on the files, and what each failure means |
+//! | `group_commit` | who leads, who waits, and for what |
+//! | `recover` | from the files to a log that can go on |
+//! | `snapshot` | the state so far in one file, so that old records can go |
+//!
+//! What is promised, and why it holds:
+//!
+//! * An acknowledged record survives. It was synced before ([`Durability::Sync`]), in a segment whose
+//!   header and name had been synced before that.
+//! * A record is delivered whole or not at all: its CRC covers it and its place.
+//! * A power cut is no error. What it leaves behind the last synced record is cut off, whatever
+//!   mixture that is; a bad record is refused only if a later one, or a later segment, shows that it
+//!   had been synced. See `recover`.
+//! * An error means that the record is not in the log; except [`AppendError::InDoubt`], which says so.
+//! * After a failed sync nothing is written to that file any more. [Opening](Wal::builder) the log
+//!   again copies what is not known to be synced into a new one.
+
+mod batch;
+mod builder;
+mod error;
+mod group_commit;
+mod lsn;
+mod record;
+mod recover;
+mod segment;
+mod snapshot;
+mod stats;
+mod window;
+mod writer;
+
+use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use builder::{Builder, Durability, Progress, Recovery, Replay};
+pub use error::{AppendError, WalError};
+pub use lsn::Lsn;
+pub use recover::Cut;
+pub use snapshot::{Snapshot, SnapshotReader};
+pub use stats::WalStats;
+
+use crate::os::fs::Fs;
+use crate::sync::time::Instant;
+use crate::sync::{Arc, mutant, unmodelled};
+use crate::waiter::contain;
+use group_commit::{Core, Patience, Tell};
+
+/// A log that records are appended to, and that gives them back after a crash.
+///
+/// Use it for what must not be lost: a store's changes before they are applied, a queue's messages
+/// before they are confirmed. All appends of the moment share one write and one sync, led by one of
+/// the threads that append; no other thread is involved.
+///
+/// ```
+/// # let dir = std::env::temp_dir().join(format!("latchwork-wal-{}", std::process::id()));
+/// use latchwork::Wal;
+///
+/// let (wal, recovery) = Wal::builder(&dir).open(|_lsn, _body| Ok::<(), std::io::Error>(()))?;
+/// assert_eq!(recovery.records(), 0);
+/// std::thread::scope(|scope| {
+///     for name in ["left", "right"] {
+///         let wal = &wal;
+///         scope.spawn(move || wal.append(name.as_bytes()).unwrap());
+///     }
+/// });
+/// wal.close()?;
+///
+/// let mut bodies = Vec::new();
+/// let (_wal, _) = Wal::builder(&dir).open(|_lsn, body| {
+///     bodies.push(body.to_vec());
+///     Ok::<(), std::io::Error>(())
+/// })?;
+/// bodies.sort();
+/// assert_eq!(bodies, [b"left".to_vec(), b"right".to_vec()]);
+/// # std::fs::remove_dir_all(&dir)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Dropping it [closes](Self::close) it. A process that forks keeps the log: in the child every
+/// append is refused with [`Closed`](AppendError::Closed), and the drop does nothing; while the child
+/// lives, it shares the lock.
+pub struct Wal {
+    core: Arc<Core>,
+    fs: unmodelled::Arc<dyn Fs>,
+    /// One at a time removes files. Whether a removal has yet to be synced.
+    removing: crate::sync::lock::Mutex<bool>,
+}
+
+impl Wal {
+    /// Starts the description of the log in the directory `dir`, which belongs to it.
+    ///
+    /// ```
+    /// # let dir = std::env::temp_dir().join(format!("latchwork-wal-dir-{}", std::process::id()));
+    /// use latchwork::Wal;
+    ///
+    /// let (wal, _) = Wal::builder(&dir).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// let again = Wal::builder(&dir).open(|_, _| Ok::<(), std::io::Error>(()));
+    /// assert!(again.unwrap_err().is_locked());
+    /// # drop(wal);
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn builder(dir: impl Into<PathBuf>) -> Builder {
+        Builder::new(dir.into())
+    }
+
+    fn with(core: Core, fs: unmodelled::Arc<dyn Fs>) -> Self {
+        let core = Arc::new(core);
+        Core::open(&core);
+        Self {
+            core,
+            fs,
+            removing: crate::sync::lock::Mutex::new(false),
+        }
+    }
+
+    /// The log's directory.
+    pub fn path(&self) -> &Path {
+        &self.core.dir
+    }
+
+    /// Appends a record, waits until it is as durable as the log [promises](Durability), and returns
+    /// its place.
+    ///
+    /// ```
+    /// # let dir = std::env::temp_dir().join(format!("latchwork-wal-append-{}", std::process::id()));
+    /// # use latchwork::wal::{Lsn, Wal};
+    /// # let (wal, _) = Wal::builder(&dir).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// assert_eq!(wal.append(b"one")?, Lsn::new(1));
+    /// assert_eq!(wal.durable_lsn(), Lsn::new(1));
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// See [`AppendError`]; [`InDoubt`](AppendError::InDoubt) is the one after which the record may
+    /// be in the log.
+    ///
+    /// # Panics
+    /// When the file system panics while the calling thread leads.
+    ///
+    /// # Blocking
+    /// Until the record's group has been written and synced; before, while too much
+    /// [waits](Builder::max_pending_bytes).
+    pub fn append(&self, body: &[u8]) -> Result<Lsn, AppendError> {
+        self.core.append(body, Patience::Endless)
+    }
+
+    /// The same, but not longer than `timeout`.
+    ///
+    /// ```
+    /// # let dir = std::env::temp_dir().join(format!("latchwork-wal-timeout-{}", std::process::id()));
+    /// # use latchwork::wal::{Lsn, Wal};
+    /// # let (wal, _) = Wal::builder(&dir).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// wal.append_timeout(b"one", std::time::Duration::from_secs(5))?;
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`append`](Self::append). [`TimedOut`](AppendError::TimedOut) when the record's group had
+    /// not been begun: the record is not in the log. [`InDoubt`](AppendError::InDoubt) when it had.
+    ///
+    /// # Blocking
+    /// Up to `timeout`, unless this thread leads: then until its group has been written and synced.
+    pub fn append_timeout(&self, body: &[u8], timeout: Duration) -> Result<Lsn, AppendError> {
+        self.core.append(body, Patience::timeout(timeout))
+    }
+
+    /// The same, but not past `deadline`.
+    ///
+    /// # Errors
+    /// As [`append_timeout`](Self::append_timeout).
+    ///
+    /// # Blocking
+    /// Until `deadline`, unless this thread leads: then until its group has been written and synced.
+    pub fn append_deadline(&self, body: &[u8], deadline: Instant) -> Result<Lsn, AppendError> {
+        self.core.append(body, Patience::Until(deadline))
+    }
+
+    /// Appends a record and has `f` called with the outcome, once, by whoever leads its group, or at
+    /// once by the calling thread when the record is refused. For event loops.
+    ///
+    /// ```
+    /// # let dir = std::env::temp_dir().join(format!("latchwork-wal-with-{}", std::process::id()));
+    /// # use latchwork::wal::{Lsn, Wal};
+    /// # let (wal, _) = Wal::builder(&dir).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// let (send, receive) = std::sync::mpsc::channel();
+    /// wal.append_with(b"one", move |outcome| send.send(outcome).unwrap());
+    /// assert_eq!(receive.recv()??, Lsn::new(1));
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `f` gets what [`append`](Self::append) returns; [`Full`](AppendError::Full) instead of a wait.
+    ///
+    /// # Blocking
+    /// Not; but where the system refuses the log's thread, the calling thread leads.
+    pub fn append_with(
+        &self,
+        body: &[u8],
+        f: impl FnOnce(Result<Lsn, AppendError>) + Send + 'static,
+    ) {
+        let tell = Tell::Callback(Box::new(f));
+        if let Err((error, Some(f))) = Core::enqueue(&self.core, body, tell, Patience::None) {
+            self.core.refuse(f, error);
+        }
+    }
+
+    /// Gives a record its place and returns at once. It is written with the next group, or by the
+    /// log's thread (`lw-wal`) when nobody waits.
+    ///
+    /// When a write fails for want of space, enqueued records stay in line; they are written when the
+    /// log [goes on](Self::resume).
+    ///
+    /// ```
+    /// # let dir = std::env::temp_dir().join(format!("latchwork-wal-enqueue-{}", std::process::id()));
+    /// # use latchwork::wal::{Lsn, Wal};
+    /// # let (wal, _) = Wal::builder(&dir).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// let lsn = wal.enqueue(b"one")?;
+    /// wal.wait_durable(lsn)?;
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The record was not taken: [`Closed`](AppendError::Closed), [`TooLarge`](AppendError::TooLarge),
+    /// [`Poisoned`](AppendError::Poisoned), or the reason why the last group could not be written.
+    ///
+    /// # Blocking
+    /// While too much [waits](Builder::max_pending_bytes) to be written.
+    pub fn enqueue(&self, body: &[u8]) -> Result<Lsn, AppendError> {
+        self.enqueue_patiently(body, Patience::Endless)
+    }
+
+    /// The same, but does not wait.
+    ///
+    /// # Errors
+    /// As [`enqueue`](Self::enqueue); [`Full`](AppendError::Full).
+    pub fn try_enqueue(&self, body: &[u8]) -> Result<Lsn, AppendError> {
+        self.enqueue_patiently(body, Patience::None)
+    }
+
+    /// The same, but waits up to `timeout`.
+    ///
+    /// # Errors
+    /// As [`enqueue`](Self::enqueue); [`TimedOut`](AppendError::TimedOut).
+    ///
+    /// # Blocking
+    /// Up to `timeout`.
+    pub fn enqueue_timeout(&self, body: &[u8], timeout: Duration) -> Result<Lsn, AppendError> {
+        self.enqueue_patiently(body, Patience::timeout(timeout))
+    }
+
+    /// The same, but waits up to `deadline`.
+    ///
+    /// # Errors
+    /// As [`enqueue_timeout`](Self::enqueue_timeout).
+    ///
+    /// # Blocking
+    /// Until `deadline`.
+    pub fn enqueue_deadline(&self, body: &[u8], deadline: Instant) -> Result<Lsn, AppendError> {
+        self.enqueue_patiently(body, Patience::Until(deadline))
+    }
+
+    fn enqueue_patiently(&self, body: &[u8], patience: Patience) -> Result<Lsn, AppendError> {
+        Core::enqueue(&self.core, body, Tell::Nobody, patience).map_err(|(error, _)| error)
+    }
+
+    /// Waits until every record up to `lsn` is synced; where the log would not sync by itself now, it
+    /// does.
+    ///
+    /// # Errors
+    /// [`Unassigned`](AppendError::Unassigned) for a place that no record has; the reason why the
+    /// records could not be synced. Of enqueued records that stay in line this may be told, too.
+    ///
+    /// # Blocking
+    /// Until the sync has been done.
+    pub fn wait_durable(&self, lsn: Lsn) -> Result<(), AppendError> {
+        self.core.wait_durable(Some(lsn), Patience::Endless)
+    }
+
+    /// The same, but not longer than `timeout`.
+    ///
+    /// # Errors
+    /// As [`wait_durable`](Self::wait_durable); [`TimedOut`](AppendError::TimedOut), which says nothing
+    /// about the records.
+    ///
+    /// # Blocking
+    /// Up to `timeout`, unless this thread leads.
+    pub fn wait_durable_timeout(&self, lsn: Lsn, timeout: Duration) -> Result<(), AppendError> {
+        self.core
+            .wait_durable(Some(lsn), Patience::timeout(timeout))
+    }
+
+    /// The same, but not past `deadline`.
+    ///
+    /// # Errors
+    /// As [`wait_durable_timeout`](Self::wait_durable_timeout).
+    ///
+    /// # Blocking
+    /// Until `deadline`, unless this thread leads.
+    pub fn wait_durable_deadline(&self, lsn: Lsn, deadline: Instant) -> Result<(), AppendError> {
+        self.core.wait_durable(Some(lsn), Patience::Until(deadline))
+    }
+
+    /// Has `f` called with [`durable_lsn`](Self::durable_lsn) whenever that has risen, outside all
+    /// locks, by whoever led the group: so that an event loop can answer for what it enqueued. Two
+    /// calls may come at once and out of order; what counts is the greatest.
+    ///
+    /// ```
+    /// # let dir = std::env::temp_dir().join(format!("latchwork-wal-told-{}", std::process::id()));
+    /// # use latchwork::wal::{Lsn, Wal};
+    /// # let (wal, _) = Wal::builder(&dir).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// let (send, receive) = std::sync::mpsc::channel();
+    /// wal.on_durable(move |lsn| drop(send.send(lsn)));
+    /// wal.enqueue(b"one")?;
+    /// assert_eq!(receive.recv()?, Lsn::new(1));
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn on_durable(&self, f: impl Fn(Lsn) + Send + Sync + 'static) {
+        self.core.on_durable.lock().push(unmodelled::Arc::new(f));
+    }
+
+    /// The last place up to which everything is synced.
+    pub fn durable_lsn(&self) -> Lsn {
+        Lsn::new(self.core.counters.durable_lsn.get())
+    }
+
+    /// The last place that was given out.
+    pub fn last_lsn(&self) -> Lsn {
+        Lsn::new(self.core.counters.last_lsn.get())
+    }
+
+    /// Syncs everything that was appended and enqueued before, whatever the log's durability.
+    ///
+    /// # Errors
+    /// As [`wait_durable`](Self::wait_durable).
+    ///
+    /// # Blocking
+    /// Until the sync has been done.
+    pub fn sync(&self) -> Result<(), AppendError> {
+        self.core.wait_durable(None, Patience::Endless)
+    }
+
+    /// Syncs, and has later records go to a new segment. Returns the first place there: what is
+    /// below lies in older segments, and can be [released](Self::release).
+    ///
+    /// # Errors
+    /// As [`wait_durable`](Self::wait_durable).
+    ///
+    /// # Blocking
+    /// Until the sync has been done.
+    pub fn rotate(&self) -> Result<Lsn, AppendError> {
+        self.core.rotate().map(|(first, _)| first)
+    }
+
+    /// Removes the segments whose records are all below `before`, and says how many. The newest
+    /// stays. The caller has what they hold: in a snapshot of its own, in tables that were flushed.
+    ///
+    /// ```
+    /// # let dir = std::env::temp_dir().join(format!("latchwork-wal-release-{}", std::process::id()));
+    /// # use latchwork::wal::{Lsn, Wal};
+    /// # let (wal, _) = Wal::builder(&dir).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// wal.append(b"one")?;
+    /// let first = wal.rotate()?;
+    /// wal.append(b"two")?;
+    /// assert_eq!(wal.release(first)?, 1);
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When a file cannot be removed or the directory not be synced. What was not removed stays for
+    /// the next release.
+    ///
+    /// # Blocking
+    /// While another removes segments, and while the directory is synced.
+    pub fn release(&self, before: Lsn) -> Result<u64, WalError> {
+        let core = &self.core;
+        if core.is_forked() {
+            return Err(WalError::closed(&core.dir));
+        }
+        let mut is_unsynced = self.removing.lock();
+        let mut count = 0;
+        loop {
+            // A gap in the middle would look like a loss: a removal is durable before the next.
+            if *is_unsynced && !mutant::enabled("wal-removals-unsynced") {
+                let synced = self.fs.sync_dir(&core.dir);
+                synced.map_err(WalError::io("sync", &core.dir))?;
+            }
+            *is_unsynced = false;
+            let oldest = match &core.segments.lock()[..] {
+                [oldest, next, ..] if next.1 <= before.get() => oldest.0,
+                _ => return Ok(count),
+            };
+            let path = oldest.path(&core.dir);
+            let removed = self.fs.remove_file(&path);
+            removed.map_err(WalError::io("remove", &path))?;
+            *is_unsynced = true;
+            core.segments.lock().remove(0);
+            core.counters.segments.sub(1);
+            count += 1;
+        }
+    }
+
+    /// Begins a snapshot of the state that the records so far have led to. To be called when the
+    /// state that will be written holds what every record up to [`last_lsn`](Self::last_lsn) did:
+    /// under the lock that the caller orders its appends by, or where a record that is replayed over
+    /// a newer state does no harm.
+    ///
+    /// See [`Snapshot`] for an example.
+    ///
+    /// # Errors
+    /// When the records so far cannot be synced, or the file not be made.
+    ///
+    /// # Blocking
+    /// Until the records so far are synced.
+    pub fn snapshot(&self) -> Result<Snapshot<'_>, WalError> {
+        let rotated = self.core.rotate();
+        let (_, last) = rotated.map_err(|error| error.into_wal_error(&self.core.dir))?;
+        Snapshot::begin(self, self.fs.clone(), last)
+    }
+
+    /// After a snapshot has been committed: removes what the one before it made superfluous.
+    fn forget_before(&self, newest: Lsn) -> Result<(), WalError> {
+        let kept = snapshot::remove_old(&*self.fs, &self.core.dir, newest)?;
+        if let Some(kept) = kept {
+            self.release(Lsn::new(kept + 1))?;
+        }
+        Ok(())
+    }
+
+    /// Tries again to write what could not be written for want of space. An append does the same.
+    ///
+    /// # Errors
+    /// The reason why it still cannot be written. A log that is
+    /// [poisoned](WalError::is_poisoned) stays so.
+    ///
+    /// # Blocking
+    /// Until the records are synced.
+    pub fn resume(&self) -> Result<(), WalError> {
+        let resumed = self.core.resume();
+        resumed.map_err(|error| error.into_wal_error(&self.core.dir))
+    }
+
+    /// Writes and syncs everything that is pending, whatever the log's durability, and lets go of the
+    /// files. A second call returns what the first did.
+    ///
+    /// In a callback of this log it does not wait for the log's thread.
+    ///
+    /// # Errors
+    /// When something could not be written or synced. The log is closed all the same.
+    ///
+    /// # Blocking
+    /// Until that is done, and the log's thread has ended.
+    pub fn close(&self) -> Result<(), WalError> {
+        self.core.close()
+    }
+
+    /// Does on the calling thread what `lw-wal` would, until the log is closed: for a thread with a
+    /// priority or an affinity, and for models, where no thread is started. `false`, at once:
+    /// another thread does.
+    ///
+    /// # Blocking
+    /// Until [`close`](Self::close).
+    pub fn serve(&self) -> bool {
+        self.core.serve()
+    }
+
+    /// Counters and gauges, read without the log's lock.
+    pub fn stats(&self) -> WalStats {
+        self.core.counters.read()
+    }
+}
+
+impl Drop for Wal {
+    fn drop(&mut self) {
+        if self.core.is_forked() {
+            // The files, and the thread's handle, are the parent's.
+            std::mem::forget(Arc::clone(&self.core));
+        } else {
+            // Who wants to know closes it before.
+            contain(|| drop(self.close()));
+        }
+    }
+}
+
+// No panic leaves half a change behind: the leader's guard ends its group.
+impl UnwindSafe for Wal {}
+impl RefUnwindSafe for Wal {}
+
+impl fmt::Debug for Wal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wal")
+            .field("path", &self.core.dir)
+            .field("durability", &self.core.durability)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
