@@ -406,8 +406,11 @@ impl Wal {
                 _ => return Ok(count),
             };
             let path = oldest.path(&core.dir);
-            let removed = self.fs.remove_file(&path);
-            removed.map_err(WalError::io("remove", &path))?;
+            match self.fs.remove_file(&path) {
+                // The last try reported an error, and had removed it.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed.map_err(WalError::io("remove", &path))?,
+            }
             *is_unsynced = true;
             core.segments.lock().remove(0);
             core.counters.segments.sub(1);
