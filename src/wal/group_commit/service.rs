@@ -3,7 +3,15 @@
 //! It leads for records that nobody waits for, and syncs when a period is over. It starts with the
 //! first record that was enqueued, and sleeps while there is nothing to do.
 
-use super::*;
+use std::cell::Cell;
+
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Arc, mutant};
+
+use super::super::WalError;
+use super::super::builder::Durability;
+use super::state::{Guard, Patience, Role, State};
+use super::{CALLING, Core};
 
 impl Core {
     /// Starts the thread, if there is none. A refusal is counted; then whoever enqueues leads.
@@ -61,8 +69,8 @@ impl Core {
                 }
             }
             if matches!(state.role, Role::Free(_)) && state.wants_service() {
-                // What fails is told to whom it concerns.
-                let _ = self.lead(state);
+                // What fails is told to whom it concerns, and a panic of the file system ends here.
+                self.contain(|| drop(self.lead(state)));
                 continue;
             }
             state.asleep = true;

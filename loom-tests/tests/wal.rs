@@ -1,0 +1,227 @@
+//! Models of the log's group commit, over a file system in memory.
+#![cfg(latchwork_loom)]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use latchwork::fs::{Call, FailingFs, Failure, Fault, Fs, MemoryFs};
+use latchwork::model::{Clock, model, thread};
+use latchwork::wal::{AppendError, Wal};
+use latchwork::worker::ticket;
+
+fn open(fs: &(impl Fs + Clone)) -> (Wal, Vec<Vec<u8>>) {
+    let mut bodies = Vec::new();
+    let opened = Wal::builder("/log")
+        .fs(Arc::new(fs.clone()))
+        .segment_bytes(4096)
+        .open(|_, body| {
+            bodies.push(body.to_vec());
+            Ok::<(), std::io::Error>(())
+        });
+    (opened.unwrap().0, bodies)
+}
+
+/// What a recovery finds.
+fn recovered(fs: &MemoryFs) -> Vec<Vec<u8>> {
+    open(&fs.copy()).1
+}
+
+/// Catches a leader that hands its lead to nobody, and an offer that wakes nobody.
+#[test]
+fn who_appends_behind_a_leader_leads_next() {
+    model(|| {
+        let fs = MemoryFs::new();
+        let wal = Arc::new(open(&fs).0);
+        let other = thread::spawn({
+            let wal = wal.clone();
+            move || wal.append(b"other").unwrap()
+        });
+        let mine = wal.append(b"mine").unwrap();
+        assert_ne!(other.join().unwrap(), mine);
+        assert_eq!(wal.durable_lsn().get(), 2);
+        assert_eq!(recovered(&fs).len(), 2);
+    });
+}
+
+/// Catches a completed batch that leaves a waiter asleep.
+#[test]
+fn who_shares_a_batch_with_its_leader_is_told_of_its_end() {
+    model(|| {
+        let wal = Arc::new(open(&MemoryFs::new()).0);
+        let others: Vec<_> = (0..2)
+            .map(|_| {
+                let wal = wal.clone();
+                thread::spawn(move || wal.append(b"other").unwrap())
+            })
+            .collect();
+        wal.append(b"mine").unwrap();
+        for other in others {
+            other.join().unwrap();
+        }
+        assert_eq!(wal.durable_lsn().get(), 3);
+    });
+}
+
+/// Catches a leader whose panic takes the lead away, or leaves its batch without an end.
+#[test]
+fn a_leader_that_panics_fails_its_batch_and_lets_the_next_one_lead() {
+    model(|| {
+        let memory = MemoryFs::new();
+        let fs = FailingFs::new(Arc::new(memory.clone()));
+        let wal = Arc::new(open(&fs).0);
+        fs.inject(Fault::new(Failure::Panic).on(Call::WriteAt));
+        let append = |wal: &Wal| match catch_unwind(AssertUnwindSafe(|| wal.append(b"x"))) {
+            Ok(Err(AppendError::InDoubt(_) | AppendError::Poisoned(_))) => false,
+            Ok(outcome) => panic!("{outcome:?}"),
+            Err(_) => true,
+        };
+        let other = thread::spawn({
+            let wal = wal.clone();
+            move || append(&wal)
+        });
+        let has_led = append(&wal);
+        assert!(other.join().unwrap() != has_led, "one of them has led");
+    });
+}
+
+/// Catches a batch whose waiters are not told of a failed sync, or told that all is well.
+#[test]
+fn a_failed_sync_is_told_to_all_whom_it_concerns() {
+    model(|| {
+        let memory = MemoryFs::new();
+        let fs = FailingFs::new(Arc::new(memory.clone()));
+        let wal = Arc::new(open(&fs).0);
+        fs.inject(
+            Fault::new(Failure::Io)
+                .on(Call::SyncData)
+                .dropping_unsynced(),
+        );
+        let other = thread::spawn({
+            let wal = wal.clone();
+            move || wal.append(b"other").is_ok()
+        });
+        let mine = wal.append(b"mine").is_ok();
+        let kept = usize::from(other.join().unwrap()) + usize::from(mine);
+        assert!(recovered(&memory).len() >= kept);
+        assert_eq!(kept, 0);
+    });
+}
+
+/// Catches a record that is there although its append timed out, and a time-out that is certain of
+/// a record whose group is being written.
+#[test]
+fn what_a_timeout_says_of_a_record_is_so() {
+    model(|| {
+        let fs = MemoryFs::new();
+        let wal = Arc::new(open(&fs).0);
+        let deadline = Clock::now() + Duration::from_secs(1);
+        let other = thread::spawn({
+            let wal = wal.clone();
+            move || wal.append_deadline(b"other", deadline)
+        });
+        let third = thread::spawn({
+            let wal = wal.clone();
+            move || wal.append_deadline(b"third", deadline)
+        });
+        Clock::advance(Duration::from_secs(1));
+        let outcomes = [other.join().unwrap(), third.join().unwrap()];
+        wal.sync().unwrap();
+        let found = recovered(&fs);
+        for (outcome, body) in outcomes.iter().zip([&b"other"[..], b"third"]) {
+            let is_there = found.iter().any(|it| it == body);
+            match outcome {
+                Ok(_) => assert!(is_there),
+                Err(AppendError::TimedOut) => assert!(!is_there),
+                Err(AppendError::InDoubt(None)) => {}
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    });
+}
+
+/// Catches a lead that is lost with the waiter it was offered to.
+#[test]
+fn a_waiter_that_gives_up_passes_the_lead_on() {
+    model(|| {
+        let wal = Arc::new(open(&MemoryFs::new()).0);
+        let deadline = Clock::now() + Duration::from_secs(1);
+        let hasty = thread::spawn({
+            let wal = wal.clone();
+            move || drop(wal.append_deadline(b"hasty", deadline))
+        });
+        let patient = thread::spawn({
+            let wal = wal.clone();
+            move || wal.append(b"patient").unwrap()
+        });
+        wal.append(b"mine").unwrap();
+        Clock::advance(Duration::from_secs(1));
+        hasty.join().unwrap();
+        patient.join().unwrap();
+    });
+}
+
+/// Catches a record that is accepted beside a close and not written.
+#[test]
+fn a_record_enqueued_beside_a_close_is_refused_or_written() {
+    model(|| {
+        let fs = MemoryFs::new();
+        let wal = Arc::new(open(&fs).0);
+        let other = thread::spawn({
+            let wal = wal.clone();
+            move || match wal.enqueue(b"other") {
+                Ok(_) => 1,
+                Err(AppendError::Closed) => 0,
+                Err(error) => panic!("{error:?}"),
+            }
+        });
+        wal.close().unwrap();
+        assert_eq!(recovered(&fs).len(), other.join().unwrap());
+    });
+}
+
+/// Catches a close that comes back before the one who waits has been told.
+#[test]
+fn an_append_beside_a_close_is_refused_or_written() {
+    model(|| {
+        let fs = MemoryFs::new();
+        let wal = Arc::new(open(&fs).0);
+        let other = thread::spawn({
+            let wal = wal.clone();
+            move || match wal.append(b"other") {
+                Ok(_) => 1,
+                Err(AppendError::Closed) => 0,
+                Err(error) => panic!("{error:?}"),
+            }
+        });
+        wal.close().unwrap();
+        assert_eq!(recovered(&fs).len(), other.join().unwrap());
+    });
+}
+
+/// Catches a record that nobody waits for, and that the log's thread sleeps on.
+#[test]
+fn an_enqueued_record_wakes_the_thread_that_serves() {
+    model(|| {
+        let wal = Arc::new(open(&MemoryFs::new()).0);
+        let server = thread::spawn({
+            let wal = wal.clone();
+            move || drop(wal.serve())
+        });
+        let (completer, told) = ticket();
+        wal.append_with(b"mine", move |outcome| completer.complete(Ok(outcome)));
+        // Without the thread, the close is who writes it.
+        if wal.stats().records == 0 {
+            thread::yield_now();
+        }
+        let closer = thread::spawn({
+            let wal = wal.clone();
+            move || {
+                told.wait().unwrap().unwrap();
+                wal.close().unwrap();
+            }
+        });
+        server.join().unwrap();
+        closer.join().unwrap();
+    });
+}
