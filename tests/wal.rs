@@ -97,7 +97,7 @@ fn enqueued_records_are_written_when_nobody_waits() {
     let fs = MemoryFs::new();
     let (wal, ..) = open(builder(&fs)).unwrap();
     let (send, receive) = mpsc::channel();
-    wal.on_durable(move |lsn| drop(send.send(lsn)));
+    wal.on_durable(move |lsn| { let _ = send.send(lsn); });
     let last = (1..=20).map(|lsn| wal.enqueue(&body(lsn)).unwrap()).last();
     assert_eq!(receive.iter().find(|lsn| Some(*lsn) >= last), last);
     let (_, _, records) = open(builder(&fs.copy())).unwrap();
@@ -470,7 +470,7 @@ fn records_are_synced_when_their_period_is_over() {
     let period = Durability::Periodic(Duration::from_millis(1));
     let (wal, ..) = open(builder(&fs).durability(period)).unwrap();
     let (send, receive) = mpsc::channel();
-    wal.on_durable(move |lsn| drop(send.send(lsn)));
+    wal.on_durable(move |lsn| { let _ = send.send(lsn); });
     let lsn = wal.append(b"one").unwrap();
     assert_eq!(receive.iter().find(|durable| *durable >= lsn), Some(lsn));
 }
