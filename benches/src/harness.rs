@@ -87,6 +87,38 @@ pub(crate) fn interleave<T, E>(
         .collect()
 }
 
+/// A side of several: its figure, whenever it is run.
+pub(crate) type Run<'a, E> = Box<dyn FnMut() -> Result<f64, E> + 'a>;
+
+/// Runs all sides once to warm up, then `rounds` rounds of them: in a seeded order, and then in the
+/// reverse one. Each side's means, a round.
+///
+/// # Errors
+///
+/// The first error of a side; nothing runs after it.
+pub(crate) fn interleave_all<E>(
+    effort: &mut Effort,
+    rounds: usize,
+    sides: &mut [Run<'_, E>],
+) -> Result<Vec<Vec<f64>>, E> {
+    for side in &mut *sides {
+        side()?;
+    }
+    let mut means = vec![Vec::with_capacity(rounds); sides.len()];
+    let mut order: Vec<usize> = (0..sides.len()).collect();
+    for _ in 0..rounds {
+        effort.rng.shuffle(&mut order);
+        let mut sums = vec![0.0; sides.len()];
+        for &side in order.iter().chain(order.iter().rev()) {
+            sums[side] += sides[side]()?;
+        }
+        for (means, sum) in means.iter_mut().zip(sums) {
+            means.push(sum / 2.0);
+        }
+    }
+    Ok(means)
+}
+
 /// Both sides' figures, and what one is over the other.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Ratio {
@@ -279,6 +311,20 @@ mod tests {
             rounds.contains(&"oppo") && rounds.contains(&"poop"),
             "{rounds:?}"
         );
+    }
+
+    #[test]
+    fn a_round_of_several_sides_cancels_linear_drift() {
+        let clock = std::cell::Cell::new(0.0);
+        let tick = || {
+            clock.set(clock.get() + 1.0);
+            Ok::<f64, Infallible>(clock.get())
+        };
+        let mut sides: [Run<'_, _>; 3] = [Box::new(tick), Box::new(tick), Box::new(tick)];
+        let Ok(means) = interleave_all(&mut Effort::new(true, 1), 50, &mut sides);
+        assert_eq!(means[0].len(), 50);
+        assert_eq!(means[0], means[1]);
+        assert_eq!(means[0], means[2]);
     }
 
     #[test]

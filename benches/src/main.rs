@@ -6,6 +6,7 @@
 //! figure comes about, `table` what is printed. The exit code is 1 if a row missed its bound.
 
 mod crowd;
+mod flush;
 mod harness;
 mod kvnode;
 #[cfg(feature = "peers")]
@@ -65,6 +66,11 @@ const FAMILIES: &[Family] = &[
         name: "kvnode",
         rows: rows::KVNODE,
         run: kvnode::run,
+    },
+    Family {
+        name: "flush",
+        rows: rows::FLUSH,
+        run: flush::run,
     },
 ];
 

@@ -62,6 +62,18 @@ pub(crate) const KVNODE_HOT_P99: Row = Row::at_most("kvnode.hot.p99.redis", 1.0)
 /// Memory a connected client, of five thousand idle ones, over redis-server's.
 pub(crate) const KVNODE_CLIENTS: Row = Row::at_most("kvnode.clients.redis", 1.0);
 
+/// Items without work through two workers, finalized in order, over the best of pariter, rayon and
+/// channels.
+pub(crate) const FLUSH_BEST: Row = Row::at_most("flush.overhead.best", 0.7);
+/// The same with each ticket awaited, over a semaphore, tasks and a heap on tokio.
+pub(crate) const FLUSH_TOKIO: Row = Row::at_most("flush.overhead.tokio", 0.5);
+/// Five microseconds of work on two streamers, over two bare threads that share it.
+pub(crate) const FLUSH_WORK_5US: Row = Row::at_most("flush.work_5us.ideal", 1.1);
+/// The same with a hundred microseconds.
+pub(crate) const FLUSH_WORK_100US: Row = Row::at_most("flush.work_100us.ideal", 1.1);
+/// 64 submitters, each flush written and synced by itself, over a write and a sync a batch.
+pub(crate) const FLUSH_BATCH: Row = Row::at_least("flush.batch.single", 5.0);
+
 pub(crate) const SEMAPHORE: &[Row] = &[
     SEM_T,
     SEM_TRACKED,
@@ -88,6 +100,13 @@ pub(crate) const RMW: &[Row] = &[
     RMW_GET,
 ];
 pub(crate) const KVNODE: &[Row] = &[KVNODE_P16, KVNODE_P1, KVNODE_HOT_P99, KVNODE_CLIENTS];
+pub(crate) const FLUSH: &[Row] = &[
+    FLUSH_BEST,
+    FLUSH_TOKIO,
+    FLUSH_WORK_5US,
+    FLUSH_WORK_100US,
+    FLUSH_BATCH,
+];
 
 #[cfg(test)]
 mod tests {
@@ -95,7 +114,7 @@ mod tests {
 
     #[test]
     fn no_two_rows_share_an_id() {
-        let mut ids: Vec<&str> = [SEMAPHORE, LATCH, RMW, KVNODE]
+        let mut ids: Vec<&str> = [SEMAPHORE, LATCH, RMW, KVNODE, FLUSH]
             .concat()
             .iter()
             .map(|row| row.id)
