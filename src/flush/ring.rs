@@ -41,6 +41,8 @@ struct Place<T> {
     turn: Mutex<Turn<T>>,
     /// The thread that has rotated and not submitted, 0 for none.
     holder: AtomicU64,
+    /// The last number that was completed, plus 1.
+    completed: AtomicU64,
 }
 
 /// What became of a completion.
@@ -77,6 +79,7 @@ impl<T> Ring<T> {
                 state: State::Open,
             }),
             holder: AtomicU64::new(0),
+            completed: AtomicU64::new(0),
         };
         Self {
             places: (0..places).map(place).collect(),
@@ -88,13 +91,15 @@ impl<T> Ring<T> {
     }
 
     pub(super) fn complete(&self, sequence: u64, value: T) -> Completed<T> {
-        let mut turn = self.place(sequence).turn.lock();
+        let place = self.place(sequence);
+        let mut turn = place.turn.lock();
         if turn.sequence != sequence {
             return Completed::Refused(value);
         }
         match turn.state {
             State::Open => {
                 turn.state = State::Complete(value);
+                place.completed.store(sequence + 1, Ordering::Relaxed);
                 Completed::Stored
             }
             State::Awaited => {
@@ -121,10 +126,9 @@ impl<T> Ring<T> {
         }
     }
 
-    /// A look that is worth a lock only now and then.
-    pub(super) fn is_complete(&self, sequence: u64) -> bool {
-        let turn = self.place(sequence).turn.lock();
-        turn.sequence == sequence && matches!(turn.state, State::Complete(_))
+    /// A look without the lock, and so no more than a hint.
+    pub(super) fn seems_complete(&self, sequence: u64) -> bool {
+        self.place(sequence).completed.load(Ordering::Relaxed) == sequence + 1
     }
 
     /// Before the finalizer sleeps until `sequence` is complete. `false`: it is.

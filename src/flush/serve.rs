@@ -4,7 +4,7 @@ use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, hint, mutant, thread};
 use crate::waiter::{Panic, contain};
 
-use super::core::{Core, Entry, Fate, Finalizing, RESUME, Refused, STOP};
+use super::core::{Core, Entry, Fate, Finalizing, Outcome, RESUME, Refused, STOP};
 use super::error::{DrainError, Failure};
 use super::finalizer::{Batch, Failed, Finalize};
 use super::stats::record;
@@ -40,11 +40,7 @@ pub(super) fn serve<F: Finalize>(core: &Arc<Core<F>>) {
 
 /// Looks for work a moment before the sleep, which would cost who completes a system call.
 fn comes_soon<F: Finalize>(core: &Core<F>) -> bool {
-    core.halted().is_none()
-        && hint::spins(false).any(|()| {
-            hint::spin_loop();
-            core.ring.is_complete(core.watermark())
-        })
+    core.halted().is_none() && hint::lulls().any(|()| core.ring.seems_complete(core.watermark()))
 }
 
 /// What the finalizer does next, on whichever thread: its own, or a model's.
@@ -196,10 +192,12 @@ impl<F: Finalize> Finalizing<F> {
             }
         }
         if done > 0 {
-            let finished: Vec<Entry<F>> = backlog.drain(..done).collect();
             core.counters.finalized.add(done as u64);
-            let outcomes = outputs.drain(..).map(Ok);
-            core.advance(finished.into_iter().zip(outcomes), done as u64, true);
+            core.pass(&backlog[..done], true);
+            for (entry, output) in backlog.drain(..done).zip(outputs.drain(..)) {
+                entry.resolve(Ok(output));
+            }
+            core.tell_drains();
         }
     }
 
@@ -235,15 +233,27 @@ impl<F: Finalize> Finalizing<F> {
         if !core.options.policy.skips() && !entry.is_given_up {
             return core.halt(sequence);
         }
-        let mut entry = backlog.remove(0);
         let refused = entry.refused.take();
         let refused = refused.unwrap_or_else(|| unreachable!("it was made above"));
         core.counters.skipped.add(1);
-        core.advance(std::iter::once((entry, Err(refused))), 1, false);
+        core.pass(&backlog[..1], false);
+        backlog.remove(0).resolve(Err(refused));
+        core.tell_drains();
     }
 }
 
 impl<F: Finalize> Entry<F> {
+    /// The watermark is past it.
+    fn resolve(self, outcome: Outcome<F>) {
+        let Self {
+            fate, completer, ..
+        } = self;
+        contain(|| drop(fate));
+        if let Some(completer) = completer {
+            contain(|| completer.complete(Ok(outcome)));
+        }
+    }
+
     /// The finalizer has failed for it: the item stays, for another try.
     fn fail(&mut self, failure: Failure<F::Error>) {
         let failed = Fate::Failed {
@@ -288,37 +298,23 @@ impl<F: Finalize> Core<F> {
         self.ring.await_turn(self.watermark()) || mutant::enabled("flush-sleeps-over-its-turn")
     }
 
-    /// The watermark moves past flushes, in order; then, and not before, who waits for them learns.
-    fn advance(
-        &self,
-        entries: impl Iterator<Item = (Entry<F>, Result<F::Output, Refused<F::Error>>)>,
-        count: u64,
-        is_durable: bool,
-    ) {
+    /// The watermark moves past flushes, the next in order; then, and not before, who waits for them
+    /// learns.
+    fn pass(&self, entries: &[Entry<F>], is_durable: bool) {
         let before = self.watermark();
-        let mark = before + count;
+        let mark = before + entries.len() as u64;
         if is_durable && self.durable.load(Ordering::Relaxed) == before {
             self.durable.store(mark, Ordering::Release);
         }
         // Release, pairs with `watermark`.
         self.watermark.store(mark, Ordering::Release);
-        let entries: Vec<_> = entries.collect();
-        let permits = entries.iter().map(|(entry, _)| entry.permits).sum();
-        let bytes = entries.iter().map(|(entry, _)| entry.bytes).sum();
+        let permits = entries.iter().map(|entry| entry.permits).sum();
+        let bytes = entries.iter().map(|entry| entry.bytes).sum();
         self.give_back(permits, bytes);
-        for (entry, outcome) in entries {
-            let Entry {
-                fate, completer, ..
-            } = entry;
-            contain(|| drop(fate));
-            if let Some(completer) = completer {
-                contain(|| completer.complete(Ok(outcome)));
-            }
-        }
-        self.tell_drains(mark);
     }
 
-    fn tell_drains(&self, mark: u64) {
+    fn tell_drains(&self) {
+        let mark = self.watermark();
         let due: Vec<_> = {
             let mut control = self.control.lock();
             let is_due = |drain: &mut (u64, u64, _)| drain.0 <= mark;

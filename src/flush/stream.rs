@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::sync::lock::Mutex;
 use crate::sync::time::{Instant, now};
+use crate::sync::unmodelled::{AtomicU64, Ordering};
 use crate::sync::{Arc, hint, mutant, thread};
 use crate::waiter::{Bell, Completer, Panic, contain};
 
@@ -87,6 +88,8 @@ impl<F: Finalize> Task<F> {
 /// Streams that wait for a streamer, first come first served, and those that are run.
 pub(super) struct Queue<F: Finalize> {
     state: Mutex<State<F>>,
+    /// How many tasks there are: a hint for those that look without the lock.
+    waiting: AtomicU64,
     bell: Bell,
 }
 
@@ -146,6 +149,7 @@ impl<F: Finalize> Queue<F> {
                     .take(streamers)
                     .collect(),
             }),
+            waiting: AtomicU64::new(0),
             bell: Bell::new(),
         }
     }
@@ -157,6 +161,8 @@ impl<F: Finalize> Queue<F> {
             return Err(task);
         }
         state.tasks.push_back(task);
+        self.waiting
+            .store(state.tasks.len() as u64, Ordering::Relaxed);
         let wakes = state.asleep > 0 && !mutant::enabled("flush-queue-wakes-nobody");
         if wakes {
             state.asleep -= 1;
@@ -177,6 +183,8 @@ impl<F: Finalize> Queue<F> {
             return Err(());
         }
         let task = state.tasks.pop_front().map(|mut task| {
+            self.waiting
+                .store(state.tasks.len() as u64, Ordering::Relaxed);
             state.hands[streamer] = Hand::Running(Running::begin(&mut task, timeout));
             task
         });
@@ -191,7 +199,7 @@ impl<F: Finalize> Queue<F> {
             if let Some(task) = self.try_pop(timeout, streamer).ok()? {
                 return Some(task);
             }
-            if self.comes_soon() {
+            if hint::lulls().any(|()| self.waiting.load(Ordering::Relaxed) > 0) {
                 continue;
             }
             let number = self.bell.number();
@@ -205,13 +213,6 @@ impl<F: Finalize> Queue<F> {
         }
     }
 
-    /// Looks for a task a moment before the sleep, which would cost its submitter a system call.
-    fn comes_soon(&self) -> bool {
-        hint::spins(false).any(|()| {
-            hint::spin_loop();
-            !self.state.lock().tasks.is_empty()
-        })
-    }
 
     /// The oldest task, for a thread that is no streamer.
     pub(super) fn next(&self) -> Option<Task<F>> {

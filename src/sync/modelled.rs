@@ -84,6 +84,11 @@ pub(crate) mod hint {
     pub(crate) fn spins(_long: bool) -> impl Iterator<Item = ()> {
         std::iter::empty()
     }
+
+    /// As [`spins`].
+    pub(crate) fn lulls() -> impl Iterator<Item = ()> {
+        std::iter::empty()
+    }
 }
 
 pub(crate) mod track {

@@ -60,6 +60,18 @@ pub(crate) mod hint {
     pub(crate) fn spins(long: bool) -> impl Iterator<Item = ()> {
         std::iter::repeat_n((), if long { 800 } else { 40 })
     }
+
+    /// The spins of a thread that others feed, and then a few times the processor for those: if they
+    /// run on this one, there is more to do when it comes back, and no one has had to call it.
+    pub(crate) fn lulls() -> impl Iterator<Item = ()> {
+        (0..48).map(|turn| {
+            if turn < 40 {
+                spin_loop()
+            } else {
+                std::thread::yield_now()
+            }
+        })
+    }
 }
 
 pub(crate) mod track {
