@@ -31,9 +31,9 @@ use crate::work::Work;
 
 use self::sides::{Load, Side};
 
-/// Items that are reserved and not finalized, at most: enough that who waits for room is called
-/// once for many, and few enough that everybody runs into it.
-const IN_FLIGHT: usize = 256;
+/// Items that are reserved and not finalized, at most. As many as the batch's row has: each flush in
+/// flight is a table in memory, or a caller who waits.
+const IN_FLIGHT: usize = 64;
 
 pub(crate) fn run(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
     #[cfg(feature = "peers")]
@@ -66,7 +66,7 @@ fn compare(
 #[cfg(feature = "peers")]
 fn overhead(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
     let rounds = bench.effort.pick(41, 151);
-    for in_flight in [IN_FLIGHT, 64, 1024] {
+    for in_flight in [IN_FLIGHT, 256, 1024] {
         let load = Load {
             items: bench.effort.pick(30_000, 60_000),
             in_flight,

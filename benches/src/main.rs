@@ -19,6 +19,7 @@ mod semaphore;
 mod shared;
 mod stats;
 mod table;
+mod wal;
 mod work;
 
 use std::error::Error;
@@ -71,6 +72,11 @@ const FAMILIES: &[Family] = &[
         name: "flush",
         rows: rows::FLUSH,
         run: flush::run,
+    },
+    Family {
+        name: "wal",
+        rows: rows::WAL,
+        run: wal::run,
     },
 ];
 

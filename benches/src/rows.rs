@@ -74,6 +74,11 @@ pub(crate) const FLUSH_WORK_100US: Row = Row::at_most("flush.work_100us.ideal", 
 /// 64 submitters, each flush written and synced by itself, over a write and a sync a batch.
 pub(crate) const FLUSH_BATCH: Row = Row::at_least("flush.batch.single", 5.0);
 
+/// A synced append of one thread, over a bare write and `fdatasync` of as many bytes.
+pub(crate) const WAL_SINGLE: Row = Row::at_most("wal.single.raw", 1.15);
+/// Records a second of 64 threads, over one thread's.
+pub(crate) const WAL_GROUP: Row = Row::at_least("wal.group.single", 8.0);
+
 pub(crate) const SEMAPHORE: &[Row] = &[
     SEM_T,
     SEM_TRACKED,
@@ -107,6 +112,7 @@ pub(crate) const FLUSH: &[Row] = &[
     FLUSH_WORK_100US,
     FLUSH_BATCH,
 ];
+pub(crate) const WAL: &[Row] = &[WAL_SINGLE, WAL_GROUP];
 
 #[cfg(test)]
 mod tests {
@@ -114,7 +120,7 @@ mod tests {
 
     #[test]
     fn no_two_rows_share_an_id() {
-        let mut ids: Vec<&str> = [SEMAPHORE, LATCH, RMW, KVNODE, FLUSH]
+        let mut ids: Vec<&str> = [SEMAPHORE, LATCH, RMW, KVNODE, FLUSH, WAL]
             .concat()
             .iter()
             .map(|row| row.id)

@@ -89,6 +89,17 @@ impl Shown {
     }
 }
 
+impl Shown {
+    /// How many times the cost of ours, the second side of `ratio`, the first one's cost is.
+    pub(crate) fn gain(ratio: Ratio) -> Shown {
+        Shown {
+            ours: Nanos(ratio.peer).to_string(),
+            peer: Nanos(ratio.ours).to_string(),
+            ratio: ratio.ratio,
+        }
+    }
+}
+
 /// A ratio of two costs in nanoseconds.
 impl From<Ratio> for Shown {
     fn from(ratio: Ratio) -> Shown {

@@ -19,6 +19,7 @@ use crate::Bench;
 use crate::crowd::crowd;
 use crate::harness::{Ratio, interleave, mean, nanos};
 use crate::rows;
+use crate::table::Shown;
 
 const SUBMITTERS: usize = 64;
 const RECORD: usize = 64;
@@ -32,7 +33,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
     let rounds = bench.effort.pick(11, 41);
     let rounds = interleave(&mut bench.effort, rounds, || single(time), || batched(time))?;
     let ratio = Ratio::of(&rounds, mean);
-    bench.report.row(rows::FLUSH_BATCH, &ratio.into())?;
+    bench.report.row(rows::FLUSH_BATCH, &Shown::gain(ratio))?;
     Ok(())
 }
 
@@ -58,8 +59,9 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        // What cannot be removed is an empty run's file, named after the bench.
-        let _ = fs::remove_file(&self.path);
+        if let Err(error) = fs::remove_file(&self.path) {
+            eprintln!("{} stays: {error}", self.path.display());
+        }
     }
 }
 

@@ -89,34 +89,32 @@ fn channels(load: Load, step: impl Step) -> Side {
     })
 }
 
-/// One chunk after another in parallel on two threads, one of which finalizes it.
+/// The caller has two threads work on one chunk after another, and finalizes each.
 fn rayon(load: Load, step: impl Step) -> Result<Side, Box<dyn Error>> {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(WORKERS)
         .build()?;
     Ok(Side::new("rayon", move || {
-        let (ledger, cost) = pool.install(|| {
-            let mut ledger = Ledger::default();
-            let mut chunk = Vec::with_capacity(load.in_flight);
-            let mut items = Vec::with_capacity(load.in_flight);
-            let start = Instant::now();
-            let mut numbers = 0..load.items;
-            loop {
-                chunk.clear();
-                chunk.extend(numbers.by_ref().take(load.in_flight));
-                if chunk.is_empty() {
-                    break;
-                }
-                chunk
-                    .par_iter()
-                    .map(|number| step(*number))
-                    .collect_into_vec(&mut items);
-                for item in &items {
-                    ledger.enter(*item)?;
-                }
+        let mut ledger = Ledger::default();
+        let mut chunk = Vec::with_capacity(load.in_flight);
+        let mut items = Vec::with_capacity(load.in_flight);
+        let start = Instant::now();
+        let mut numbers = 0..load.items;
+        loop {
+            chunk.clear();
+            chunk.extend(numbers.by_ref().take(load.in_flight));
+            if chunk.is_empty() {
+                break;
             }
-            Ok::<_, Disorder>((ledger, load.cost_since(start)))
-        })?;
+            pool.install(|| {
+                let made = chunk.par_iter().map(|number| step(*number));
+                made.collect_into_vec(&mut items);
+            });
+            for item in &items {
+                ledger.enter(*item)?;
+            }
+        }
+        let cost = load.cost_since(start);
         ledger.check(load)?;
         Ok(cost)
     }))
