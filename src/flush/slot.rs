@@ -174,11 +174,11 @@ impl<F: Finalize> Rotated<F> {
         mut self,
         stream: impl FnMut(&mut Job<F::Job>) -> Result<F::Item, F::Error> + Send + 'static,
     ) -> Result<FlushTicket<F>, SubmitError<F>> {
-        let core = Arc::clone(&self.completion.core);
-        if core.is_stopped() {
+        if self.completion.core.is_stopped() {
             return Err(SubmitError(self));
         }
         let ticket = self.with_ticket();
+        let core = ticket.core();
         self.completion.let_go();
         let task = Task {
             job: Job {
@@ -192,7 +192,7 @@ impl<F: Finalize> Rotated<F> {
         };
         core.counters.submitted.add(1);
         if core.options.streamers == 0 {
-            stream::run_here(&core, task);
+            stream::run_here(core, task);
             return Ok(ticket);
         }
         match core.queue.push(task) {

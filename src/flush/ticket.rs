@@ -44,6 +44,10 @@ impl<F: Finalize> FlushTicket<F> {
         }
     }
 
+    pub(super) fn core(&self) -> &Arc<Core<F>> {
+        &self.core
+    }
+
     /// The flush's number.
     pub fn sequence(&self) -> u64 {
         self.sequence
