@@ -9,7 +9,7 @@
 //! | part | holds |
 //! |---|---|
 //! | `ring` | what is complete and not finalized, by number |
-//! | `slot` | the guards: [`Reservation`], [`Rotated`] |
+//! | `reserve`, `slot` | room for a flush, and its guards: [`Reservation`], [`Rotated`] |
 //! | `stream` | the streams that wait or run, and the threads that run them |
 //! | `timers` | streams that are tried again, or take too long |
 //! | `serve` | the finalizer's turn: batches, failures, halts |
@@ -20,9 +20,11 @@
 
 mod builder;
 mod core;
+mod drain;
 mod error;
 mod finalizer;
 mod job;
+mod reserve;
 mod ring;
 mod serve;
 mod shutdown;
@@ -33,7 +35,6 @@ mod ticket;
 mod timers;
 
 use std::fmt;
-use std::time::Duration;
 
 pub use builder::{Backoff, BuildError, Builder, FailurePolicy, MOST_IN_FLIGHT, OnFailure};
 pub use error::{DrainError, Failure, ReserveError, SubmitError, WaitError};
@@ -54,16 +55,14 @@ use self::stats::Counters;
 use self::stream::Queue;
 use self::timers::{Linked, Timers};
 use crate::os::home::Home;
-use crate::semaphore::{
-    AcquireError, AcquireTimeoutError, Permit, Semaphore, SendPermit, TryAcquireError,
-};
+use crate::semaphore::Semaphore;
 use crate::sweeper::Sweeper;
+use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::lock::Mutex;
 use crate::sync::thread;
-use crate::sync::time::{Instant, now};
-use crate::sync::{Arc, unmodelled};
-use crate::waiter::{Bell, Callback, Delivery, Pending};
+use crate::sync::time::now;
+use crate::waiter::Bell;
 
 /// Flushes that stream in parallel and are finalized in order.
 ///
@@ -240,187 +239,6 @@ impl<F: Finalize> FlushPipeline<F> {
         &self.core().options.name
     }
 
-    /// Reserves room for a flush of so many bytes: waits while as many are in flight as may be.
-    ///
-    /// # Errors
-    /// [`Closed`](ReserveError::Closed), [`Halted`](ReserveError::Halted),
-    /// [`WouldDeadlock`](ReserveError::WouldDeadlock).
-    ///
-    /// # Blocking
-    /// Until there is room.
-    ///
-    /// # Fairness
-    /// As the [`Semaphore`]'s.
-    pub fn reserve(&self, bytes: u64) -> Result<Reservation<'_, F>, ReserveError> {
-        self.reserve_until(bytes, None)
-    }
-
-    /// As [`reserve`](Self::reserve), if there is room now.
-    ///
-    /// # Errors
-    /// [`WouldBlock`](ReserveError::WouldBlock) where there is none;
-    /// [`Closed`](ReserveError::Closed), [`Halted`](ReserveError::Halted).
-    pub fn try_reserve(&self, bytes: u64) -> Result<Reservation<'_, F>, ReserveError> {
-        let core = self.core();
-        loop {
-            match self.take_now(bytes) {
-                Ok(reservation) => return Ok(reservation),
-                Err(TryAcquireError::Closed) => {
-                    if let Some(refusal) = core.refusal() {
-                        return Err(refusal);
-                    }
-                    // It went on in between.
-                }
-                Err(_) => return Err(ReserveError::WouldBlock),
-            }
-        }
-    }
-
-    /// As [`reserve`](Self::reserve), but waits no longer than `timeout`.
-    ///
-    /// # Errors
-    /// As [`reserve`](Self::reserve), and [`TimedOut`](ReserveError::TimedOut).
-    ///
-    /// # Blocking
-    /// Up to `timeout`.
-    pub fn reserve_timeout(
-        &self,
-        bytes: u64,
-        timeout: Duration,
-    ) -> Result<Reservation<'_, F>, ReserveError> {
-        // A time-out beyond the end of time is none.
-        self.reserve_until(bytes, now().checked_add(timeout))
-    }
-
-    /// As [`reserve`](Self::reserve), but does not wait past `deadline`.
-    ///
-    /// # Errors
-    /// As [`reserve_timeout`](Self::reserve_timeout).
-    ///
-    /// # Blocking
-    /// Until `deadline`.
-    pub fn reserve_deadline(
-        &self,
-        bytes: u64,
-        deadline: Instant,
-    ) -> Result<Reservation<'_, F>, ReserveError> {
-        self.reserve_until(bytes, Some(deadline))
-    }
-
-    fn take_now(&self, bytes: u64) -> Result<Reservation<'_, F>, TryAcquireError> {
-        let core = self.core();
-        let permit = core.permits.try_acquire()?;
-        let bytes = match &core.bytes {
-            Some(bound) => Some(bound.try_acquire_many(core.weight(bytes))?),
-            None => None,
-        };
-        Ok(Reservation {
-            core,
-            permit,
-            bytes,
-        })
-    }
-
-    fn reserve_until(
-        &self,
-        bytes: u64,
-        deadline: Option<Instant>,
-    ) -> Result<Reservation<'_, F>, ReserveError> {
-        let core = self.core();
-        loop {
-            match self.try_reserve(bytes) {
-                Err(ReserveError::WouldBlock) => {}
-                decided => return decided,
-            }
-            if core.would_wait_for_itself() || core.permits.is_held_here() {
-                return Err(ReserveError::WouldDeadlock);
-            }
-            let acquired = acquire(&core.permits, 1, deadline).and_then(|permit| {
-                let bytes = match &core.bytes {
-                    Some(bound) => Some(acquire(bound, core.weight(bytes), deadline)?),
-                    None => None,
-                };
-                Ok(Reservation {
-                    core,
-                    permit,
-                    bytes,
-                })
-            });
-            match acquired {
-                Ok(reservation) => return Ok(reservation),
-                Err(AcquireTimeoutError::TimedOut) => return Err(ReserveError::TimedOut),
-                Err(_) => {
-                    if let Some(refusal) = core.refusal() {
-                        return Err(refusal);
-                    }
-                    // It went on in between.
-                }
-            }
-        }
-    }
-
-    /// Has `f` called with room for a flush of so many bytes, once there is; by whoever makes room, or
-    /// at once, here. Dropping the [`Pending`] before that cancels.
-    pub fn reserve_with(
-        &self,
-        bytes: u64,
-        f: impl FnOnce(Result<SendReservation<F>, ReserveError>) + Send + 'static,
-    ) -> Pending {
-        let core = Arc::clone(self.core());
-        let refused = {
-            let core = Arc::clone(&core);
-            move || core.refusal().unwrap_or(ReserveError::Closed)
-        };
-        let Some(bound) = core.bytes.clone() else {
-            let permits = core.permits.clone();
-            return permits.acquire_with(move |permit: Result<SendPermit, AcquireError>| {
-                f(permit.map_err(|_| refused()).map(|permit| SendReservation {
-                    core,
-                    permit,
-                    bytes: None,
-                }));
-            });
-        };
-        // The second wait begins in the first one's callback; a cancel ends whichever stands.
-        let delivery = Delivery::new();
-        let callback = Callback {
-            run: Box::new(move |result, is_wanted| {
-                if is_wanted {
-                    f(result);
-                }
-            }),
-            delivery: Arc::clone(&delivery),
-        };
-        let weight = core.weight(bytes);
-        let stage: unmodelled::Arc<unmodelled::Mutex<Stage>> = unmodelled::Arc::default();
-        let its_stage = unmodelled::Arc::clone(&stage);
-        let permits = core.permits.clone();
-        let first = permits.acquire_with(move |permit: Result<SendPermit, AcquireError>| {
-            let Ok(permit) = permit else {
-                return callback.deliver(Err(refused()));
-            };
-            let second = bound.acquire_many_with(weight, move |bytes| {
-                callback.deliver(bytes.map_err(|_| refused()).map(|bytes| SendReservation {
-                    core,
-                    permit,
-                    bytes: Some(bytes),
-                }));
-            });
-            let mut stage = its_stage.lock();
-            if let Stage::First = *stage {
-                *stage = Stage::Second { _pending: second };
-            } else {
-                drop(stage);
-                drop(second);
-            }
-        });
-        Pending::new(delivery, move || {
-            drop(first);
-            let before = std::mem::replace(&mut *stage.lock(), Stage::Cancelled);
-            drop(before);
-        })
-    }
-
     /// How many flushes may be reserved and not finalized.
     pub fn max_in_flight(&self) -> usize {
         self.core().options.max_in_flight
@@ -461,109 +279,6 @@ impl<F: Finalize> FlushPipeline<F> {
     /// is not halted.
     pub fn resume(&self) -> bool {
         self.core().resume()
-    }
-
-    /// Waits until all that has been rotated so far is finalized or skipped. What is rotated later does
-    /// not prolong it.
-    ///
-    /// # Errors
-    /// [`Halted`](DrainError::Halted), [`ShutDown`](DrainError::ShutDown),
-    /// [`WouldDeadlock`](DrainError::WouldDeadlock).
-    ///
-    /// # Blocking
-    /// Until then.
-    pub fn drain(&self) -> Result<(), DrainError> {
-        self.drain_until(self.next_sequence(), None)
-    }
-
-    /// As [`drain`](Self::drain), but not longer than `timeout`.
-    ///
-    /// # Errors
-    /// As [`drain`](Self::drain), and [`TimedOut`](DrainError::TimedOut).
-    ///
-    /// # Blocking
-    /// Up to `timeout`.
-    pub fn drain_timeout(&self, timeout: Duration) -> Result<(), DrainError> {
-        self.drain_until(self.next_sequence(), now().checked_add(timeout))
-    }
-
-    /// As [`drain`](Self::drain), but not past `deadline`.
-    ///
-    /// # Errors
-    /// As [`drain_timeout`](Self::drain_timeout).
-    ///
-    /// # Blocking
-    /// Until `deadline`.
-    pub fn drain_deadline(&self, deadline: Instant) -> Result<(), DrainError> {
-        self.drain_until(self.next_sequence(), Some(deadline))
-    }
-
-    /// Has `f` called when all that has been rotated so far is finalized or skipped, or cannot be.
-    pub fn drain_with(&self, f: impl FnOnce(Result<(), DrainError>) + Send + 'static) -> Pending {
-        self.drain_to_with(self.next_sequence(), f)
-    }
-
-    /// Waits until all below `sequence` is finalized or skipped, rotated or not.
-    ///
-    /// # Errors
-    /// As [`drain`](Self::drain).
-    ///
-    /// # Blocking
-    /// Until then.
-    pub fn drain_to(&self, sequence: u64) -> Result<(), DrainError> {
-        self.drain_until(sequence, None)
-    }
-
-    /// As [`drain_to`](Self::drain_to), but not longer than `timeout`.
-    ///
-    /// # Errors
-    /// As [`drain_timeout`](Self::drain_timeout).
-    ///
-    /// # Blocking
-    /// Up to `timeout`.
-    pub fn drain_to_timeout(&self, sequence: u64, timeout: Duration) -> Result<(), DrainError> {
-        self.drain_until(sequence, now().checked_add(timeout))
-    }
-
-    /// As [`drain_to`](Self::drain_to), but not past `deadline`.
-    ///
-    /// # Errors
-    /// As [`drain_timeout`](Self::drain_timeout).
-    ///
-    /// # Blocking
-    /// Until `deadline`.
-    pub fn drain_to_deadline(&self, sequence: u64, deadline: Instant) -> Result<(), DrainError> {
-        self.drain_until(sequence, Some(deadline))
-    }
-
-    /// Has `f` called when all below `sequence` is finalized or skipped, or cannot be.
-    pub fn drain_to_with(
-        &self,
-        sequence: u64,
-        f: impl FnOnce(Result<(), DrainError>) + Send + 'static,
-    ) -> Pending {
-        Core::drained(self.core(), sequence).wait_with(move |result| {
-            f(result.unwrap_or(Err(DrainError::ShutDown)));
-        })
-    }
-
-    fn drain_until(&self, sequence: u64, deadline: Option<Instant>) -> Result<(), DrainError> {
-        let core = self.core();
-        if core.watermark() >= sequence {
-            return Ok(());
-        }
-        if core.would_wait_for_itself() {
-            return Err(DrainError::WouldDeadlock);
-        }
-        let ticket = Core::drained(core, sequence);
-        let result = match deadline {
-            None => ticket.wait(),
-            Some(deadline) => match ticket.wait_or_cancel(deadline) {
-                None => return Err(DrainError::TimedOut),
-                Some(result) => result,
-            },
-        };
-        result.unwrap_or(Err(DrainError::ShutDown))
     }
 
     /// Has no more flushes be reserved: who tries, or waits to, gets [`ReserveError::Closed`]. What was
@@ -655,30 +370,6 @@ impl<F: Finalize> FlushPipeline<F> {
             finalize: counters.finalize.read(),
             reserve: core.permits.stats().waits,
         }
-    }
-}
-
-/// What a reservation by callback waits for.
-#[derive(Default)]
-enum Stage {
-    /// A permit.
-    #[default]
-    First,
-    /// Its bytes.
-    Second {
-        _pending: Pending,
-    },
-    Cancelled,
-}
-
-fn acquire(
-    semaphore: &Semaphore,
-    permits: u64,
-    deadline: Option<Instant>,
-) -> Result<Permit<'_>, AcquireTimeoutError> {
-    match deadline {
-        Some(deadline) => semaphore.acquire_many_deadline(permits, deadline),
-        None => Ok(semaphore.acquire_many(permits)?),
     }
 }
 

@@ -172,6 +172,13 @@ impl<F: Finalize> Drop for Completion<F> {
     }
 }
 
+/// Somebody waits for the watermark to reach `target`.
+pub(super) struct Drain {
+    pub(super) target: u64,
+    number: u64,
+    pub(super) completer: Completer<Result<(), DrainError>>,
+}
+
 /// What changes rarely.
 pub(super) struct Control<F: Finalize> {
     pub(super) is_stopped: bool,
@@ -180,7 +187,7 @@ pub(super) struct Control<F: Finalize> {
     /// The shutdown that stopped it has come to its end.
     pub(super) is_over: bool,
     /// Who waits for the watermark to reach a number.
-    pub(super) drains: Vec<(u64, u64, Completer<Result<(), DrainError>>)>,
+    pub(super) drains: Vec<Drain>,
     /// Numbers them.
     pub(super) drain_numbers: u64,
     /// The tickets whose waiters sleep.
@@ -355,11 +362,15 @@ impl<F: Finalize> Core<F> {
         let Some(decided) = decided else {
             let number = control.drain_numbers;
             control.drain_numbers += 1;
-            control.drains.push((target, number, completer));
+            control.drains.push(Drain {
+                target,
+                number,
+                completer,
+            });
             let core = Arc::clone(core);
             drop(control);
             return ticket.on_cancel(move || {
-                let is_it = |drain: &mut (u64, u64, _)| drain.1 == number;
+                let is_it = |drain: &mut Drain| drain.number == number;
                 let gone: Vec<_> = core.control.lock().drains.extract_if(.., is_it).collect();
                 drop(gone);
             });

@@ -4,7 +4,7 @@ use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, hint, mutant, thread};
 use crate::waiter::{Panic, contain};
 
-use super::core::{Core, Entry, Fate, Finalizing, Outcome, RESUME, Refused, STOP};
+use super::core::{Core, Drain, Entry, Fate, Finalizing, Outcome, RESUME, Refused, STOP};
 use super::error::{DrainError, Failure};
 use super::finalizer::{Batch, Failed, Finalize};
 use super::stats::record;
@@ -317,11 +317,11 @@ impl<F: Finalize> Core<F> {
         let mark = self.watermark();
         let due: Vec<_> = {
             let mut control = self.control.lock();
-            let is_due = |drain: &mut (u64, u64, _)| drain.0 <= mark;
+            let is_due = |drain: &mut Drain| drain.target <= mark;
             control.drains.extract_if(.., is_due).collect()
         };
-        for (_, _, completer) in due {
-            completer.complete(Ok(Ok(())));
+        for drain in due {
+            drain.completer.complete(Ok(Ok(())));
         }
     }
 
@@ -354,8 +354,10 @@ impl<F: Finalize> Core<F> {
             (self.turn_away(), std::mem::take(&mut control.drains))
         };
         tell();
-        for (_, _, completer) in drains {
-            completer.complete(Ok(Err(DrainError::Halted(sequence))));
+        for drain in drains {
+            drain
+                .completer
+                .complete(Ok(Err(DrainError::Halted(sequence))));
         }
     }
 

@@ -199,8 +199,8 @@ impl<F: Finalize> Core<F> {
             });
         }
         let drains = std::mem::take(&mut self.control.lock().drains);
-        for (_, _, completer) in drains {
-            completer.complete(Ok(Err(DrainError::ShutDown)));
+        for drain in drains {
+            drain.completer.complete(Ok(Err(DrainError::ShutDown)));
         }
         if let Some(Finalizing {
             finalizer, backlog, ..

@@ -213,7 +213,6 @@ impl<F: Finalize> Queue<F> {
         }
     }
 
-
     /// The oldest task, for a thread that is no streamer.
     pub(super) fn next(&self) -> Option<Task<F>> {
         self.state.lock().tasks.pop_front()

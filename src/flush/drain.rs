@@ -1,0 +1,116 @@
+//! Drains: waiting until the watermark has come to a number.
+
+use std::time::Duration;
+
+use crate::sync::time::{Instant, now};
+use crate::waiter::Pending;
+
+use super::FlushPipeline;
+use super::core::Core;
+use super::error::DrainError;
+use super::finalizer::Finalize;
+
+impl<F: Finalize> FlushPipeline<F> {
+    /// Waits until all that has been rotated so far is finalized or skipped. What is rotated later does
+    /// not prolong it.
+    ///
+    /// # Errors
+    /// [`Halted`](DrainError::Halted), [`ShutDown`](DrainError::ShutDown),
+    /// [`WouldDeadlock`](DrainError::WouldDeadlock).
+    ///
+    /// # Blocking
+    /// Until then.
+    pub fn drain(&self) -> Result<(), DrainError> {
+        self.drain_until(self.next_sequence(), None)
+    }
+
+    /// As [`drain`](Self::drain), but not longer than `timeout`.
+    ///
+    /// # Errors
+    /// As [`drain`](Self::drain), and [`TimedOut`](DrainError::TimedOut).
+    ///
+    /// # Blocking
+    /// Up to `timeout`.
+    pub fn drain_timeout(&self, timeout: Duration) -> Result<(), DrainError> {
+        self.drain_until(self.next_sequence(), now().checked_add(timeout))
+    }
+
+    /// As [`drain`](Self::drain), but not past `deadline`.
+    ///
+    /// # Errors
+    /// As [`drain_timeout`](Self::drain_timeout).
+    ///
+    /// # Blocking
+    /// Until `deadline`.
+    pub fn drain_deadline(&self, deadline: Instant) -> Result<(), DrainError> {
+        self.drain_until(self.next_sequence(), Some(deadline))
+    }
+
+    /// Has `f` called when all that has been rotated so far is finalized or skipped, or cannot be.
+    pub fn drain_with(&self, f: impl FnOnce(Result<(), DrainError>) + Send + 'static) -> Pending {
+        self.drain_to_with(self.next_sequence(), f)
+    }
+
+    /// Waits until all below `sequence` is finalized or skipped, rotated or not.
+    ///
+    /// # Errors
+    /// As [`drain`](Self::drain).
+    ///
+    /// # Blocking
+    /// Until then.
+    pub fn drain_to(&self, sequence: u64) -> Result<(), DrainError> {
+        self.drain_until(sequence, None)
+    }
+
+    /// As [`drain_to`](Self::drain_to), but not longer than `timeout`.
+    ///
+    /// # Errors
+    /// As [`drain_timeout`](Self::drain_timeout).
+    ///
+    /// # Blocking
+    /// Up to `timeout`.
+    pub fn drain_to_timeout(&self, sequence: u64, timeout: Duration) -> Result<(), DrainError> {
+        self.drain_until(sequence, now().checked_add(timeout))
+    }
+
+    /// As [`drain_to`](Self::drain_to), but not past `deadline`.
+    ///
+    /// # Errors
+    /// As [`drain_timeout`](Self::drain_timeout).
+    ///
+    /// # Blocking
+    /// Until `deadline`.
+    pub fn drain_to_deadline(&self, sequence: u64, deadline: Instant) -> Result<(), DrainError> {
+        self.drain_until(sequence, Some(deadline))
+    }
+
+    /// Has `f` called when all below `sequence` is finalized or skipped, or cannot be.
+    pub fn drain_to_with(
+        &self,
+        sequence: u64,
+        f: impl FnOnce(Result<(), DrainError>) + Send + 'static,
+    ) -> Pending {
+        Core::drained(self.core(), sequence).wait_with(move |result| {
+            f(result.unwrap_or(Err(DrainError::ShutDown)));
+        })
+    }
+
+    fn drain_until(&self, sequence: u64, deadline: Option<Instant>) -> Result<(), DrainError> {
+        let core = self.core();
+        if core.watermark() >= sequence {
+            return Ok(());
+        }
+        if core.would_wait_for_itself() {
+            return Err(DrainError::WouldDeadlock);
+        }
+        let ticket = Core::drained(core, sequence);
+        let result = match deadline {
+            None => ticket.wait(),
+            Some(deadline) => match ticket.wait_or_cancel(deadline) {
+                None => return Err(DrainError::TimedOut),
+                Some(result) => result,
+            },
+        };
+        result.unwrap_or(Err(DrainError::ShutDown))
+    }
+}
