@@ -9,6 +9,7 @@
 //! | `writer` | the leader's hands on the files, and what each failure means |
 //! | `group_commit` | who leads, who waits, and for what |
 //! | `recover` | from the files to a log that can go on |
+//! | `release` | old records go |
 //! | `snapshot` | the state so far in one file, so that old records can go |
 //!
 //! What is promised, and why it holds:
@@ -30,6 +31,7 @@ mod group_commit;
 mod lsn;
 mod record;
 mod recover;
+mod release;
 mod segment;
 mod snapshot;
 mod stats;
@@ -50,7 +52,7 @@ pub use stats::WalStats;
 
 use crate::os::fs::Fs;
 use crate::sync::time::Instant;
-use crate::sync::{Arc, mutant, unmodelled};
+use crate::sync::{Arc, unmodelled};
 use crate::waiter::contain;
 use group_commit::{Core, Patience, Tell};
 
@@ -124,6 +126,14 @@ impl Wal {
     }
 
     /// The log's directory.
+    ///
+    /// ```
+    /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
+    /// # let fs = std::sync::Arc::new(MemoryFs::new());
+    /// # let (wal, _) = Wal::builder("/log").fs(fs).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// assert_eq!(wal.path(), std::path::Path::new("/log"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn path(&self) -> &Path {
         &self.core.dir
     }
@@ -132,12 +142,11 @@ impl Wal {
     /// its place.
     ///
     /// ```
-    /// # let dir = std::env::temp_dir().join(format!("latchwork-wal-append-{}", std::process::id()));
-    /// # use latchwork::wal::{Lsn, Wal};
-    /// # let (wal, _) = Wal::builder(&dir).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
+    /// # let fs = std::sync::Arc::new(MemoryFs::new());
+    /// # let (wal, _) = Wal::builder("/log").fs(fs).open(|_, _| Ok::<(), std::io::Error>(()))?;
     /// assert_eq!(wal.append(b"one")?, Lsn::new(1));
     /// assert_eq!(wal.durable_lsn(), Lsn::new(1));
-    /// # std::fs::remove_dir_all(&dir)?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
@@ -158,11 +167,10 @@ impl Wal {
     /// The same, but not longer than `timeout`.
     ///
     /// ```
-    /// # let dir = std::env::temp_dir().join(format!("latchwork-wal-timeout-{}", std::process::id()));
-    /// # use latchwork::wal::{Lsn, Wal};
-    /// # let (wal, _) = Wal::builder(&dir).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
+    /// # let fs = std::sync::Arc::new(MemoryFs::new());
+    /// # let (wal, _) = Wal::builder("/log").fs(fs).open(|_, _| Ok::<(), std::io::Error>(()))?;
     /// wal.append_timeout(b"one", std::time::Duration::from_secs(5))?;
-    /// # std::fs::remove_dir_all(&dir)?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
@@ -178,6 +186,15 @@ impl Wal {
 
     /// The same, but not past `deadline`.
     ///
+    /// ```
+    /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
+    /// # let fs = std::sync::Arc::new(MemoryFs::new());
+    /// # let (wal, _) = Wal::builder("/log").fs(fs).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// let soon = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    /// assert_eq!(wal.append_deadline(b"one", soon)?, Lsn::new(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`append_timeout`](Self::append_timeout).
     ///
@@ -191,13 +208,12 @@ impl Wal {
     /// once by the calling thread when the record is refused. For event loops.
     ///
     /// ```
-    /// # let dir = std::env::temp_dir().join(format!("latchwork-wal-with-{}", std::process::id()));
-    /// # use latchwork::wal::{Lsn, Wal};
-    /// # let (wal, _) = Wal::builder(&dir).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
+    /// # let fs = std::sync::Arc::new(MemoryFs::new());
+    /// # let (wal, _) = Wal::builder("/log").fs(fs).open(|_, _| Ok::<(), std::io::Error>(()))?;
     /// let (send, receive) = std::sync::mpsc::channel();
     /// wal.append_with(b"one", move |outcome| send.send(outcome).unwrap());
     /// assert_eq!(receive.recv()??, Lsn::new(1));
-    /// # std::fs::remove_dir_all(&dir)?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
@@ -224,12 +240,11 @@ impl Wal {
     /// log [goes on](Self::resume).
     ///
     /// ```
-    /// # let dir = std::env::temp_dir().join(format!("latchwork-wal-enqueue-{}", std::process::id()));
-    /// # use latchwork::wal::{Lsn, Wal};
-    /// # let (wal, _) = Wal::builder(&dir).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
+    /// # let fs = std::sync::Arc::new(MemoryFs::new());
+    /// # let (wal, _) = Wal::builder("/log").fs(fs).open(|_, _| Ok::<(), std::io::Error>(()))?;
     /// let lsn = wal.enqueue(b"one")?;
     /// wal.wait_durable(lsn)?;
-    /// # std::fs::remove_dir_all(&dir)?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
@@ -245,6 +260,14 @@ impl Wal {
 
     /// The same, but does not wait.
     ///
+    /// ```
+    /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
+    /// # let fs = std::sync::Arc::new(MemoryFs::new());
+    /// # let (wal, _) = Wal::builder("/log").fs(fs).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// assert_eq!(wal.try_enqueue(b"one")?, Lsn::new(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`enqueue`](Self::enqueue); [`Full`](AppendError::Full).
     pub fn try_enqueue(&self, body: &[u8]) -> Result<Lsn, AppendError> {
@@ -252,6 +275,14 @@ impl Wal {
     }
 
     /// The same, but waits up to `timeout`.
+    ///
+    /// ```
+    /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
+    /// # let fs = std::sync::Arc::new(MemoryFs::new());
+    /// # let (wal, _) = Wal::builder("/log").fs(fs).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// wal.enqueue_timeout(b"one", std::time::Duration::from_secs(5))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`enqueue`](Self::enqueue); [`TimedOut`](AppendError::TimedOut).
@@ -263,6 +294,15 @@ impl Wal {
     }
 
     /// The same, but waits up to `deadline`.
+    ///
+    /// ```
+    /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
+    /// # let fs = std::sync::Arc::new(MemoryFs::new());
+    /// # let (wal, _) = Wal::builder("/log").fs(fs).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// let soon = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    /// wal.enqueue_deadline(b"one", soon)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`enqueue_timeout`](Self::enqueue_timeout).
@@ -280,6 +320,16 @@ impl Wal {
     /// Waits until every record up to `lsn` is synced; where the log would not sync by itself now, it
     /// does.
     ///
+    /// ```
+    /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
+    /// # let fs = std::sync::Arc::new(MemoryFs::new());
+    /// # let (wal, _) = Wal::builder("/log").fs(fs).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// let lsn = wal.enqueue(b"one")?;
+    /// wal.wait_durable(lsn)?;
+    /// assert!(wal.durable_lsn() >= lsn);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Unassigned`](AppendError::Unassigned) for a place that no record has; the reason why the
     /// records could not be synced. Of enqueued records that stay in line this may be told, too.
@@ -291,6 +341,15 @@ impl Wal {
     }
 
     /// The same, but not longer than `timeout`.
+    ///
+    /// ```
+    /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
+    /// # let fs = std::sync::Arc::new(MemoryFs::new());
+    /// # let (wal, _) = Wal::builder("/log").fs(fs).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// let lsn = wal.enqueue(b"one")?;
+    /// wal.wait_durable_timeout(lsn, std::time::Duration::from_secs(5))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`wait_durable`](Self::wait_durable); [`TimedOut`](AppendError::TimedOut), which says nothing
@@ -304,6 +363,15 @@ impl Wal {
     }
 
     /// The same, but not past `deadline`.
+    ///
+    /// ```
+    /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
+    /// # let fs = std::sync::Arc::new(MemoryFs::new());
+    /// # let (wal, _) = Wal::builder("/log").fs(fs).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// let soon = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    /// wal.wait_durable_deadline(wal.enqueue(b"one")?, soon)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`wait_durable_timeout`](Self::wait_durable_timeout).
@@ -319,14 +387,13 @@ impl Wal {
     /// calls may come at once and out of order; what counts is the greatest.
     ///
     /// ```
-    /// # let dir = std::env::temp_dir().join(format!("latchwork-wal-told-{}", std::process::id()));
-    /// # use latchwork::wal::{Lsn, Wal};
-    /// # let (wal, _) = Wal::builder(&dir).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
+    /// # let fs = std::sync::Arc::new(MemoryFs::new());
+    /// # let (wal, _) = Wal::builder("/log").fs(fs).open(|_, _| Ok::<(), std::io::Error>(()))?;
     /// let (send, receive) = std::sync::mpsc::channel();
     /// wal.on_durable(move |lsn| drop(send.send(lsn)));
     /// wal.enqueue(b"one")?;
     /// assert_eq!(receive.recv()?, Lsn::new(1));
-    /// # std::fs::remove_dir_all(&dir)?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn on_durable(&self, f: impl Fn(Lsn) + Send + Sync + 'static) {
@@ -334,16 +401,43 @@ impl Wal {
     }
 
     /// The last place up to which everything is synced.
+    ///
+    /// ```
+    /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
+    /// # let fs = std::sync::Arc::new(MemoryFs::new());
+    /// # let (wal, _) = Wal::builder("/log").fs(fs).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// assert_eq!(wal.durable_lsn(), Lsn::ZERO);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn durable_lsn(&self) -> Lsn {
         Lsn::new(self.core.counters.durable_lsn.get())
     }
 
     /// The last place that was given out.
+    ///
+    /// ```
+    /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
+    /// # let fs = std::sync::Arc::new(MemoryFs::new());
+    /// # let (wal, _) = Wal::builder("/log").fs(fs).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// wal.append(b"one")?;
+    /// assert_eq!(wal.last_lsn(), Lsn::new(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn last_lsn(&self) -> Lsn {
         Lsn::new(self.core.counters.last_lsn.get())
     }
 
     /// Syncs everything that was appended and enqueued before, whatever the log's durability.
+    ///
+    /// ```
+    /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
+    /// # let fs = std::sync::Arc::new(MemoryFs::new());
+    /// # let (wal, _) = Wal::builder("/log").fs(fs).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// wal.enqueue(b"one")?;
+    /// wal.sync()?;
+    /// assert_eq!(wal.durable_lsn(), Lsn::new(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`wait_durable`](Self::wait_durable).
@@ -354,98 +448,15 @@ impl Wal {
         self.core.wait_durable(None, Patience::Endless)
     }
 
-    /// Syncs, and has later records go to a new segment. Returns the first place there: what is
-    /// below lies in older segments, and can be [released](Self::release).
-    ///
-    /// # Errors
-    /// As [`wait_durable`](Self::wait_durable).
-    ///
-    /// # Blocking
-    /// Until the sync has been done.
-    pub fn rotate(&self) -> Result<Lsn, AppendError> {
-        self.core.rotate().map(|(first, _)| first)
-    }
-
-    /// Removes the segments whose records are all below `before`, and says how many. The newest
-    /// stays. The caller has what they hold: in a snapshot of its own, in tables that were flushed.
+    /// Tries again to write what could not be written for want of space. An append does the same.
     ///
     /// ```
-    /// # let dir = std::env::temp_dir().join(format!("latchwork-wal-release-{}", std::process::id()));
-    /// # use latchwork::wal::{Lsn, Wal};
-    /// # let (wal, _) = Wal::builder(&dir).open(|_, _| Ok::<(), std::io::Error>(()))?;
-    /// wal.append(b"one")?;
-    /// let first = wal.rotate()?;
-    /// wal.append(b"two")?;
-    /// assert_eq!(wal.release(first)?, 1);
-    /// # std::fs::remove_dir_all(&dir)?;
+    /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
+    /// # let fs = std::sync::Arc::new(MemoryFs::new());
+    /// # let (wal, _) = Wal::builder("/log").fs(fs).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// wal.resume()?; // nothing was in the way
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    ///
-    /// # Errors
-    /// When a file cannot be removed or the directory not be synced. What was not removed stays for
-    /// the next release.
-    ///
-    /// # Blocking
-    /// While another removes segments, and while the directory is synced.
-    pub fn release(&self, before: Lsn) -> Result<u64, WalError> {
-        let core = &self.core;
-        if core.is_forked() {
-            return Err(WalError::closed(&core.dir));
-        }
-        let mut is_unsynced = self.removing.lock();
-        let mut count = 0;
-        loop {
-            // A gap in the middle would look like a loss: a removal is durable before the next.
-            if *is_unsynced && !mutant::enabled("wal-removals-unsynced") {
-                let synced = self.fs.sync_dir(&core.dir);
-                synced.map_err(WalError::io("sync", &core.dir))?;
-            }
-            *is_unsynced = false;
-            let oldest = match &core.segments.lock()[..] {
-                [oldest, next, ..] if next.1 <= before.get() => oldest.0,
-                _ => return Ok(count),
-            };
-            let path = oldest.path(&core.dir);
-            match self.fs.remove_file(&path) {
-                // The last try reported an error, and had removed it.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                removed => removed.map_err(WalError::io("remove", &path))?,
-            }
-            *is_unsynced = true;
-            core.segments.lock().remove(0);
-            core.counters.segments.sub(1);
-            count += 1;
-        }
-    }
-
-    /// Begins a snapshot of the state that the records so far have led to. To be called when the
-    /// state that will be written holds what every record up to [`last_lsn`](Self::last_lsn) did:
-    /// under the lock that the caller orders its appends by, or where a record that is replayed over
-    /// a newer state does no harm.
-    ///
-    /// See [`Snapshot`] for an example.
-    ///
-    /// # Errors
-    /// When the records so far cannot be synced, or the file not be made.
-    ///
-    /// # Blocking
-    /// Until the records so far are synced.
-    pub fn snapshot(&self) -> Result<Snapshot<'_>, WalError> {
-        let rotated = self.core.rotate();
-        let (_, last) = rotated.map_err(|error| error.into_wal_error(&self.core.dir))?;
-        Snapshot::begin(self, self.fs.clone(), last)
-    }
-
-    /// After a snapshot has been committed: removes what the one before it made superfluous.
-    fn forget_before(&self, newest: Lsn) -> Result<(), WalError> {
-        let kept = snapshot::remove_old(&*self.fs, &self.core.dir, newest)?;
-        if let Some(kept) = kept {
-            self.release(Lsn::new(kept + 1))?;
-        }
-        Ok(())
-    }
-
-    /// Tries again to write what could not be written for want of space. An append does the same.
     ///
     /// # Errors
     /// The reason why it still cannot be written. A log that is
@@ -463,6 +474,15 @@ impl Wal {
     ///
     /// In a callback of this log it does not wait for the log's thread.
     ///
+    /// ```
+    /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
+    /// # let fs = std::sync::Arc::new(MemoryFs::new());
+    /// # let (wal, _) = Wal::builder("/log").fs(fs).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// wal.close()?;
+    /// assert!(wal.append(b"late").is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// When something could not be written or synced. The log is closed all the same.
     ///
@@ -475,6 +495,18 @@ impl Wal {
     /// Does on the calling thread what `lw-wal` would, until the log is closed: for a thread with a
     /// priority or an affinity, and for models, where no thread is started. `false`, at once:
     /// another thread does.
+    ///
+    /// ```
+    /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
+    /// # let fs = std::sync::Arc::new(MemoryFs::new());
+    /// # let (wal, _) = Wal::builder("/log").fs(fs).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// std::thread::scope(|scope| {
+    ///     scope.spawn(|| wal.serve());
+    ///     wal.append(b"one").unwrap();
+    ///     wal.close().unwrap();
+    /// });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Blocking
     /// Until [`close`](Self::close).

@@ -97,9 +97,7 @@ fn enqueued_records_are_written_when_nobody_waits() {
     let fs = MemoryFs::new();
     let (wal, ..) = open(builder(&fs)).unwrap();
     let (send, receive) = mpsc::channel();
-    wal.on_durable(move |lsn| {
-        let _ = send.send(lsn);
-    });
+    wal.on_durable(move |lsn| send.send(lsn).unwrap_or(()));
     let last = (1..=20).map(|lsn| wal.enqueue(&body(lsn)).unwrap()).last();
     assert_eq!(receive.iter().find(|lsn| Some(*lsn) >= last), last);
     let (_, _, records) = open(builder(&fs.copy())).unwrap();
@@ -472,9 +470,7 @@ fn records_are_synced_when_their_period_is_over() {
     let period = Durability::Periodic(Duration::from_millis(1));
     let (wal, ..) = open(builder(&fs).durability(period)).unwrap();
     let (send, receive) = mpsc::channel();
-    wal.on_durable(move |lsn| {
-        let _ = send.send(lsn);
-    });
+    wal.on_durable(move |lsn| send.send(lsn).unwrap_or(()));
     let lsn = wal.append(b"one").unwrap();
     assert_eq!(receive.iter().find(|durable| *durable >= lsn), Some(lsn));
 }
@@ -493,4 +489,51 @@ fn a_rotation_makes_older_records_releasable() {
     drop(wal);
     let (_wal, _, records) = open(builder(&fs)).unwrap();
     assert_eq!(records, [(3, b"three".to_vec())]);
+}
+
+#[test]
+fn a_recovery_reports_its_progress_and_what_it_cut() {
+    let fs = MemoryFs::new();
+    let (wal, ..) = open(builder(&fs)).unwrap();
+    for lsn in 1..=9 {
+        wal.append(&body(lsn)).unwrap();
+    }
+    drop(wal);
+    let path = segments(&fs).pop().unwrap();
+    let len = fs.contents(&path).unwrap().len() as u64;
+    overwrite(&fs, &path, len - 8, b"!!!!!!!!");
+    let (send, receive) = mpsc::channel();
+    let watched = builder(&fs).on_progress(move |progress| send.send(progress).unwrap());
+    let (_wal, recovery, records) = open(watched).unwrap();
+    assert_eq!(records.len(), 8);
+    let cut = recovery.cut().unwrap();
+    assert_eq!((&cut.path, cut.lsn), (&path, Lsn::new(9)));
+    let last = receive.iter().last().unwrap();
+    assert_eq!((last.records, last.lsn), (8, Lsn::new(8)));
+    assert!(last.bytes <= last.total);
+}
+
+/// Finds a torn tail full of headers that each want their body's CRC: time that grows with the
+/// square of the segment.
+#[test]
+fn a_tail_full_of_plausible_headers_is_judged_in_reasonable_time() {
+    let fs = MemoryFs::new();
+    let log = || builder(&fs).segment_bytes(8 << 20);
+    let (wal, ..) = open(log()).unwrap();
+    let count = (4u32 << 20) / 24;
+    let mut crafted = Vec::new();
+    for at in 0..count {
+        let left = (count - at - 1) * 24;
+        crafted.extend_from_slice(&left.to_le_bytes());
+        crafted.extend_from_slice(&[7; 4]);
+        crafted.extend_from_slice(&(u64::from(at) + 3).to_le_bytes());
+        crafted.extend_from_slice(&(u64::from(at) + 3).to_le_bytes());
+    }
+    wal.append(&crafted).unwrap();
+    drop(wal);
+    let path = segments(&fs).pop().unwrap();
+    overwrite(&fs, &path, 48, &[0; 24]);
+    let (_wal, recovery, records) = open(log()).unwrap();
+    assert_eq!(records, []);
+    assert!(recovery.cut().is_some());
 }

@@ -17,6 +17,7 @@
 //! look at it would find.
 
 mod read;
+mod sums;
 
 use std::io;
 use std::path::{Path, PathBuf};

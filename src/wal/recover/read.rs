@@ -12,6 +12,7 @@ use super::super::record::{self, Header};
 use super::super::segment::{self, Name};
 use super::super::window::Window;
 use super::super::{Lsn, WalError};
+use super::sums::Sums;
 use super::{Cut, Deliver, Plan, Segment, open};
 
 /// Bytes between two reports of progress.
@@ -161,7 +162,7 @@ impl<'a> Reading<'a> {
     ) -> Result<bool, WalError> {
         let failed = || WalError::io("read", path);
         let mut chunks = Window::new(file).map_err(failed())?;
-        let mut bodies = Window::new(file).map_err(failed())?;
+        let mut sums = None;
         let mut is_anything = false;
         let mut at = from;
         while at < chunks.end() {
@@ -176,7 +177,11 @@ impl<'a> Reading<'a> {
                     let body = at + (begin + record::HEADER) as u64;
                     let is_inside = body + header.len() as u64 <= end;
                     if is_inside && self.is_proof(&header) {
-                        let sum = body_crc(&mut bodies, body, header.len()).map_err(failed())?;
+                        let sums = match &mut sums {
+                            Some(sums) => sums,
+                            none => none.insert(Sums::new(file, from).map_err(failed())?),
+                        };
+                        let sum = sums.of(body, header.len()).map_err(failed())?;
                         if header.fits_sum(sum, name.epoch) {
                             let what =
                                 "a record is bad, and a later one shows that it had been synced";
