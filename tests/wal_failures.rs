@@ -223,3 +223,19 @@ fn a_panic_before_the_write_fails_one_group_and_one_during_it_poisons_the_log() 
     assert!(matches!(error, AppendError::Poisoned(_)), "{error:?}");
     let _ = std::panic::take_hook();
 }
+
+/// Finds a thread of the log's that ends with the panic, so that a close waits for it for ever.
+#[test]
+fn a_panic_on_the_log_s_own_thread_is_told_and_leaves_a_log_that_closes() {
+    std::panic::set_hook(Box::new(|_| {}));
+    let (_, fs, wal) = failing();
+    fs.inject(Fault::new(Failure::Panic).on(Call::WriteAt));
+    let (send, receive) = std::sync::mpsc::channel();
+    wal.append_with(b"one", move |outcome| send.send(outcome).unwrap());
+    assert!(receive.recv().unwrap().unwrap_err().is_in_doubt());
+    let error = wal.enqueue(b"two").unwrap_err();
+    assert!(matches!(error, AppendError::Poisoned(_)), "{error:?}");
+    assert!(wal.close().unwrap_err().is_poisoned());
+    assert!(wal.stats().panics > 0);
+    let _ = std::panic::take_hook();
+}
