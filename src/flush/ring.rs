@@ -148,9 +148,11 @@ impl<T> Ring<T> {
 
     /// Has `sequence`, which was taken, be completed once more.
     pub(super) fn again(&self, sequence: u64) {
-        let mut turn = self.place(sequence).turn.lock();
+        let place = self.place(sequence);
+        let mut turn = place.turn.lock();
         turn.sequence = sequence;
         turn.state = State::Open;
+        place.completed.store(0, Ordering::Relaxed);
     }
 
     /// Refuses a completion of `sequence` from now on; what is complete comes back.
@@ -219,6 +221,7 @@ mod tests {
         ring.complete(0, 'a');
         ring.take(0);
         ring.again(0);
+        assert!(!ring.seems_complete(0));
         assert_eq!(ring.complete(0, 'b'), Completed::Stored);
         assert_eq!(ring.take(0), Some('b'));
     }

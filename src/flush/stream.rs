@@ -175,6 +175,14 @@ impl<F: Finalize> Queue<F> {
         Ok(())
     }
 
+    /// Under the lock: the hint is right whenever that is free.
+    fn take_first(&self, state: &mut State<F>) -> Option<Task<F>> {
+        let task = state.tasks.pop_front()?;
+        self.waiting
+            .store(state.tasks.len() as u64, Ordering::Relaxed);
+        Some(task)
+    }
+
     /// The next task for a streamer, if one is there. `Err`: there will be none.
     fn try_pop(&self, timeout: Option<Duration>, streamer: usize) -> Result<Option<Task<F>>, ()> {
         let mut state = self.state.lock();
@@ -182,9 +190,7 @@ impl<F: Finalize> Queue<F> {
         if state.is_closed {
             return Err(());
         }
-        let task = state.tasks.pop_front().map(|mut task| {
-            self.waiting
-                .store(state.tasks.len() as u64, Ordering::Relaxed);
+        let task = self.take_first(&mut state).map(|mut task| {
             state.hands[streamer] = Hand::Running(Running::begin(&mut task, timeout));
             task
         });
@@ -215,7 +221,7 @@ impl<F: Finalize> Queue<F> {
 
     /// The oldest task, for a thread that is no streamer.
     pub(super) fn next(&self) -> Option<Task<F>> {
-        self.state.lock().tasks.pop_front()
+        self.take_first(&mut self.state.lock())
     }
 
     /// Has the calling thread, which is no streamer, run `task`.
