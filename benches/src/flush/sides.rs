@@ -146,6 +146,7 @@ pub(super) fn ours_awaited(load: Load, step: impl Step) -> Side {
 type Pipeline<C> = FlushPipeline<Each<u64, u64, u64, Disorder, C>>;
 type Ticket<C> = FlushTicket<Each<u64, u64, u64, Disorder, C>>;
 
+#[expect(clippy::type_complexity, reason = "the closure has no name")]
 fn pipeline(
     load: Load,
 ) -> Result<Pipeline<impl FnMut(u64, &mut u64) -> Result<u64, Disorder> + Send>, BuildError> {
