@@ -1,5 +1,6 @@
 //! What a side of a comparison is, our side, and the ideal.
 
+#[cfg(feature = "peers")]
 use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt;
