@@ -144,13 +144,15 @@ pub(super) fn ours_awaited(load: Load, step: impl Step) -> Side {
     })
 }
 
+/// The closure that enters an item into the ledger.
+trait Enter: FnMut(u64, &mut u64) -> Result<u64, Disorder> + Send + 'static {}
+
+impl<C: FnMut(u64, &mut u64) -> Result<u64, Disorder> + Send + 'static> Enter for C {}
+
 type Pipeline<C> = FlushPipeline<Each<u64, u64, u64, Disorder, C>>;
 type Ticket<C> = FlushTicket<Each<u64, u64, u64, Disorder, C>>;
 
-#[expect(clippy::type_complexity, reason = "the closure has no name")]
-fn pipeline(
-    load: Load,
-) -> Result<Pipeline<impl FnMut(u64, &mut u64) -> Result<u64, Disorder> + Send>, BuildError> {
+fn pipeline(load: Load) -> Result<Pipeline<impl Enter>, BuildError> {
     let mut ledger = Ledger::default();
     FlushPipeline::builder("bench")
         .max_in_flight(load.in_flight)
@@ -159,10 +161,7 @@ fn pipeline(
         .build()
 }
 
-fn submit<C>(flush: &Pipeline<C>, step: impl Step) -> Result<Ticket<C>, Box<dyn Error>>
-where
-    C: FnMut(u64, &mut u64) -> Result<u64, Disorder> + Send + 'static,
-{
+fn submit<C: Enter>(flush: &Pipeline<C>, step: impl Step) -> Result<Ticket<C>, Box<dyn Error>> {
     let slot = flush.reserve(0)?.rotate(&mut (), |(), sequence| sequence);
     Ok(slot.submit(move |job| Ok(step(**job)))?)
 }
