@@ -296,7 +296,8 @@ impl<F: Finalize> FlushPipeline<F> {
     /// this has returned, every job, every stream and the finalizer have been dropped, but for those
     /// that a thread named in the leftovers is running, which it drops when they return.
     ///
-    /// A second call finds nothing left, nor does a fork's child. From one of the pipeline's own threads it waits for nobody.
+    /// A second call finds nothing left, nor does a fork's child. From one of the pipeline's own
+    /// threads it waits for nobody.
     ///
     /// # Blocking
     /// As `how` says; threads that run nothing of the user's are waited for in any case.
@@ -309,7 +310,8 @@ impl<F: Finalize> FlushPipeline<F> {
     pub fn run_finalizer(&self) -> usize {
         let core = self.core();
         core.serving(|| {
-            std::iter::repeat_with(|| serve::turn(core))
+            let thread = serve::thread_name();
+            std::iter::repeat_with(|| serve::turn(core, &thread))
                 .take_while(|turn| *turn == Turn::Worked)
                 .count()
         })

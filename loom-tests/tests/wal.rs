@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use latchwork::fs::{Call, FailingFs, Failure, Fault, File, Fs, MemoryFs, OpenMode};
 use latchwork::model::{Clock, model, thread};
-use latchwork::wal::{AppendError, Wal};
+use latchwork::wal::{AppendError, Lsn, Wal};
 use latchwork::worker::ticket;
 
 fn open(fs: &(impl Fs + Clone)) -> (Wal, Vec<Vec<u8>>) {
@@ -248,39 +248,28 @@ fn a_waiter_that_gives_up_passes_the_lead_on() {
 /// Catches a record that is accepted beside a close and not written.
 #[test]
 fn a_record_enqueued_beside_a_close_is_refused_or_written() {
-    model(|| {
-        let fs = MemoryFs::new();
-        let wal = Arc::new(open(&fs).0);
-        let other = thread::spawn({
-            let wal = wal.clone();
-            move || match wal.enqueue(b"other") {
-                Ok(_) => 1,
-                Err(AppendError::Closed) => 0,
-                Err(error) => panic!("{error:?}"),
-            }
-        });
-        wal.close().unwrap();
-        assert_eq!(recovered(&fs).len(), other.join().unwrap());
-    });
+    model(|| is_refused_or_written_beside_a_close(Wal::enqueue));
 }
 
 /// Catches a close that comes back before the one who waits has been told.
 #[test]
 fn an_append_beside_a_close_is_refused_or_written() {
-    model(|| {
-        let fs = MemoryFs::new();
-        let wal = Arc::new(open(&fs).0);
-        let other = thread::spawn({
-            let wal = wal.clone();
-            move || match wal.append(b"other") {
-                Ok(_) => 1,
-                Err(AppendError::Closed) => 0,
-                Err(error) => panic!("{error:?}"),
-            }
-        });
-        wal.close().unwrap();
-        assert_eq!(recovered(&fs).len(), other.join().unwrap());
+    model(|| is_refused_or_written_beside_a_close(Wal::append));
+}
+
+fn is_refused_or_written_beside_a_close(record: fn(&Wal, &[u8]) -> Result<Lsn, AppendError>) {
+    let fs = MemoryFs::new();
+    let wal = Arc::new(open(&fs).0);
+    let other = thread::spawn({
+        let wal = wal.clone();
+        move || match record(&wal, b"other") {
+            Ok(_) => 1,
+            Err(AppendError::Closed) => 0,
+            Err(error) => panic!("{error:?}"),
+        }
     });
+    wal.close().unwrap();
+    assert_eq!(recovered(&fs).len(), other.join().unwrap());
 }
 
 /// Catches a record that nobody waits for, and that the log's thread sleeps on.

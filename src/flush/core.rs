@@ -27,7 +27,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::lock::Mutex;
 use crate::sync::thread::JoinHandle;
 use crate::sync::time::Instant;
-use crate::sync::{Arc, mutant};
+use crate::sync::{Arc, mutant, unmodelled};
 use crate::waiter::{self, Bell, Completer, Nudger, Panic, Ticket, contain};
 
 use super::builder::Options;
@@ -172,6 +172,9 @@ impl<F: Finalize> Drop for Completion<F> {
     }
 }
 
+/// A thread's, made once and noted at each turn.
+pub(super) type Name = unmodelled::Arc<str>;
+
 /// Somebody waits for the watermark to reach `target`.
 pub(super) struct Drain {
     pub(super) target: u64,
@@ -195,7 +198,7 @@ pub(super) struct Control<F: Finalize> {
     /// What the finalizer has in hand, while no thread runs it.
     pub(super) finalizing: Option<Finalizing<F>>,
     /// The thread that runs the user's finalizer, while it does.
-    pub(super) finalizer_runs: Option<String>,
+    pub(super) finalizer_runs: Option<Name>,
     /// Whether a thread serves the finalizer, and has not come to its end.
     pub(super) is_attended: bool,
     pub(super) threads: Vec<JoinHandle<()>>,

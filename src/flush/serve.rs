@@ -4,7 +4,7 @@ use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, hint, mutant, thread};
 use crate::waiter::{Panic, contain};
 
-use super::core::{Core, Drain, Entry, Fate, Finalizing, Outcome, RESUME, Refused, STOP};
+use super::core::{Core, Drain, Entry, Fate, Finalizing, Name, Outcome, RESUME, Refused, STOP};
 use super::error::{DrainError, Failure};
 use super::finalizer::{Batch, Failed, Finalize};
 use super::stats::record;
@@ -22,10 +22,11 @@ pub(super) enum Turn {
 
 /// The body of the finalizer's thread.
 pub(super) fn serve<F: Finalize>(core: &Arc<Core<F>>) {
+    let thread = thread_name();
     core.serving(|| {
         loop {
             let number = core.bell.number();
-            match turn(core) {
+            match turn(core, &thread) {
                 Turn::Worked => {}
                 Turn::Nothing if comes_soon(core) => {}
                 Turn::Nothing if core.halted().is_some() || core.await_next() => {
@@ -43,8 +44,13 @@ fn comes_soon<F: Finalize>(core: &Core<F>) -> bool {
     core.halted().is_none() && hint::lulls().any(|()| core.ring.seems_complete(core.watermark()))
 }
 
+/// The calling thread's name, for a shutdown that finds it running the user's code.
+pub(super) fn thread_name() -> Name {
+    thread::name().unwrap_or_default().into()
+}
+
 /// What the finalizer does next, on whichever thread: its own, or a model's.
-pub(super) fn turn<F: Finalize>(core: &Arc<Core<F>>) -> Turn {
+pub(super) fn turn<F: Finalize>(core: &Arc<Core<F>>, thread: &Name) -> Turn {
     // Before the orders: who sees that a halt is over sees the order to go on from it.
     let is_halted = core.halted().is_some();
     let orders = core.orders.load(Ordering::Acquire);
@@ -52,15 +58,15 @@ pub(super) fn turn<F: Finalize>(core: &Arc<Core<F>>) -> Turn {
         return Turn::Ended;
     }
     if orders & RESUME != 0 {
-        return go_on(core);
+        return go_on(core, thread);
     }
-    if core.options.streamers == 0 && run_stream(core) {
+    if core.options.streamers == 0 && run_stream(core, thread) {
         return Turn::Worked;
     }
     if is_halted {
         return Turn::Nothing;
     }
-    let Some(mut hand) = core.take_up() else {
+    let Some(mut hand) = core.take_up(thread) else {
         return Turn::Nothing;
     };
     let turn = hand.turn(core);
@@ -69,20 +75,20 @@ pub(super) fn turn<F: Finalize>(core: &Arc<Core<F>>) -> Turn {
 }
 
 /// Runs a stream that is tried again, where there are no streamers.
-fn run_stream<F: Finalize>(core: &Arc<Core<F>>) -> bool {
+fn run_stream<F: Finalize>(core: &Arc<Core<F>>, thread: &Name) -> bool {
     let Some(task) = core.queue.next() else {
         return false;
     };
     // A shutdown must not take this thread for one that is on its way to its end.
-    core.control.lock().finalizer_runs = Some(thread::name().unwrap_or_default());
+    core.control.lock().finalizer_runs = Some(Name::clone(thread));
     stream::run_here(core, task);
     core.control.lock().finalizer_runs = None;
     true
 }
 
 /// Goes on from a halt: what can be tried again is, what cannot is left behind.
-fn go_on<F: Finalize>(core: &Arc<Core<F>>) -> Turn {
-    let Some(mut hand) = core.take_up() else {
+fn go_on<F: Finalize>(core: &Arc<Core<F>>, thread: &Name) -> Turn {
+    let Some(mut hand) = core.take_up(thread) else {
         return Turn::Nothing;
     };
     core.orders.fetch_and(!RESUME, Ordering::AcqRel);
@@ -271,13 +277,13 @@ impl<F: Finalize> Entry<F> {
 
 impl<F: Finalize> Core<F> {
     /// The finalizer's side, for who runs it now. `None`: somebody does, or it is gone.
-    fn take_up(&self) -> Option<Finalizing<F>> {
+    fn take_up(&self, thread: &Name) -> Option<Finalizing<F>> {
         let mut control = self.control.lock();
         if control.is_stopped {
             return None;
         }
         let hand = control.finalizing.take()?;
-        control.finalizer_runs = Some(thread::name().unwrap_or_default());
+        control.finalizer_runs = Some(Name::clone(thread));
         Some(hand)
     }
 

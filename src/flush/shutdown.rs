@@ -7,7 +7,7 @@ use crate::sync::mutant;
 use crate::sync::time::{Instant, now};
 use crate::waiter::contain;
 
-use super::core::{Core, Entry, Fate, Finalizing, STOP, STOPPED};
+use super::core::{Core, Entry, Fate, Finalizing, Name, STOP, STOPPED};
 use super::error::DrainError;
 use super::finalizer::Finalize;
 use super::ring::Closed;
@@ -184,7 +184,7 @@ impl<F: Finalize> Core<F> {
                     left.push(entry.into_leftover(self));
                     continue;
                 }
-                (Closed::Taken, Some(thread)) => LeftoverState::Finalizing(thread.clone()),
+                (Closed::Taken, Some(thread)) => LeftoverState::Finalizing(thread.to_string()),
                 (Closed::Taken, None) => continue,
                 (Closed::Open, _) => match running.iter().find(|run| run.sequence == sequence) {
                     Some(run) => LeftoverState::Running(run.thread.clone()),
@@ -222,7 +222,7 @@ impl<F: Finalize> Core<F> {
 
     /// Waits until the threads are at their end; where they run the user's code, until `deadline`. Says
     /// which thread still runs the finalizer.
-    fn await_threads(&self, is_own: bool, deadline: Option<Instant>) -> Option<String> {
+    fn await_threads(&self, is_own: bool, deadline: Option<Instant>) -> Option<Name> {
         loop {
             let number = self.gone.number();
             let (finalizes, is_attended) = {

@@ -1,28 +1,11 @@
 //! A fork's child, which has the pipeline and none of its threads.
 
-#![allow(unsafe_code)]
-
-use std::io;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 use std::sync::Mutex;
 
 use latchwork::flush::Shutdown;
 
+use crate::in_child::in_child;
 use crate::support::{Gate, copy, pipeline, submit};
-
-/// Runs `job` in the child of a fork, and says whether it returned true.
-fn in_child(mut job: impl FnMut() -> bool + Send + Sync + 'static) -> bool {
-    let mut command = Command::new("true");
-    let job = move || match job() {
-        true => Ok(()),
-        false => Err(io::ErrorKind::Other.into()),
-    };
-    // SAFETY: the jobs here take no lock that another thread of the parent may have had: its threads
-    // sleep.
-    unsafe { command.pre_exec(job) };
-    command.status().is_ok_and(|status| status.success())
-}
 
 #[test]
 fn a_fork_s_child_ends_its_copy_without_waiting_and_changes_nothing() {

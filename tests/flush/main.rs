@@ -7,6 +7,8 @@ mod failures;
 mod faults;
 mod forked;
 mod forms;
+#[path = "../support/in_child.rs"]
+mod in_child;
 mod late;
 mod own;
 mod support;

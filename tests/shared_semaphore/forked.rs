@@ -1,27 +1,9 @@
 //! A fork's child, in the moment before it becomes another program.
 
-#![allow(unsafe_code)]
-
-use std::io;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
-
 use latchwork::semaphore::shared::{AcquireError, TryAcquireError};
 
+use crate::in_child::in_child;
 use crate::support::{HOUR, Place};
-
-/// Runs `job` in the child of a fork, and says whether it returned true.
-fn in_child(mut job: impl FnMut() -> bool + Send + Sync + 'static) -> bool {
-    let mut command = Command::new("true");
-    let job = move || match job() {
-        true => Ok(()),
-        false => Err(io::ErrorKind::Other.into()),
-    };
-    // SAFETY: what the jobs here do in the child takes no lock that another thread of the parent may
-    // have had: the semaphore's own refusals take none.
-    unsafe { command.pre_exec(job) };
-    command.status().is_ok_and(|status| status.success())
-}
 
 #[test]
 fn a_fork_s_child_has_no_place_and_frees_nothing() {

@@ -9,6 +9,8 @@ mod files;
 mod forked;
 mod guards;
 mod header;
+#[path = "../support/in_child.rs"]
+mod in_child;
 mod leases;
 mod limits;
 mod looking;
