@@ -136,6 +136,8 @@ impl<C: Core> Deref for Borrowed<'_, C> {
 // code of the user's runs in.
 impl<C: Core> UnwindSafe for Anchor<C> {}
 impl<C: Core> RefUnwindSafe for Anchor<C> {}
+impl<C: Core> UnwindSafe for Borrowed<'_, C> {}
+impl<C: Core> RefUnwindSafe for Borrowed<'_, C> {}
 
 impl<C: Core> std::fmt::Debug for Anchor<C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

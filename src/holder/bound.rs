@@ -6,7 +6,6 @@
 
 #![allow(unsafe_code)]
 
-use std::marker::PhantomData;
 use std::panic::Location;
 use std::ptr::NonNull;
 
@@ -41,10 +40,10 @@ pub(crate) unsafe trait Claimed: anchor::Core {
 ///
 /// Dropping it does nothing: the guard around it gives back what [`release`](Self::release)
 /// returns, or the thread's end does.
-#[derive(Debug)]
 pub(crate) struct Bound<'a, C: Claimed> {
     claim: Claim,
-    handle: PhantomData<&'a Anchor<C>>,
+    /// Here as well as on the list, so that a release need not wait to read it there.
+    core: Option<Borrowed<'a, C>>,
 }
 
 impl<'a, C: Claimed> Bound<'a, C> {
@@ -64,7 +63,7 @@ impl<'a, C: Claimed> Bound<'a, C> {
         let seat = Seat::find();
         Prepared {
             seat: seat.write(Self::KIND, core.uncounted(), held, acquired_at, since),
-            handle: PhantomData,
+            core,
         }
     }
 
@@ -84,26 +83,22 @@ impl<'a, C: Claimed> Bound<'a, C> {
     pub(crate) fn nothing() -> Self {
         Self {
             claim: Seat::find().nothing(),
-            handle: PhantomData,
+            core: None,
         }
     }
 
     /// The core, unless the claim has been reclaimed.
     #[inline]
     pub(crate) fn core(&self) -> Option<Borrowed<'a, C>> {
-        // SAFETY: the pointer is that of the core in `new`, of which a handle is counted for `'a`.
-        self.claim
-            .core()
-            .map(|core| unsafe { Borrowed::from_uncounted(core) })
+        self.core.filter(|_| self.claim.stands())
     }
 
     /// Takes the claim off the list: what it held is now the caller's to give back to the core.
     /// `None`: it has been reclaimed.
     #[inline]
     pub(crate) fn release(&self) -> Option<(Borrowed<'a, C>, Held)> {
-        let (core, held) = self.claim.release()?;
-        // SAFETY: as in `core`.
-        Some((unsafe { Borrowed::from_uncounted(core) }, held))
+        let core = self.core?;
+        Some((core, self.claim.release()?))
     }
 
     /// See [`Claim::tag`].
@@ -150,7 +145,7 @@ impl<'a, C: Claimed> Bound<'a, C> {
 /// A claim that is written down and not made: nothing has been taken yet.
 pub(crate) struct Prepared<'a, C: Claimed> {
     seat: Seat,
-    handle: PhantomData<&'a Anchor<C>>,
+    core: Borrowed<'a, C>,
 }
 
 impl<'a, C: Claimed> Prepared<'a, C> {
@@ -168,13 +163,12 @@ impl<'a, C: Claimed> Prepared<'a, C> {
             // SAFETY: the seat was written by `prepare`. By the contract of `Claimed` the core is
             // not idle until the claim is released and given back, so it is not freed until then.
             claim: unsafe { self.seat.claim() },
-            handle: PhantomData,
+            core: Some(self.core),
         }
     }
 }
 
 /// A claim with a handle of its own.
-#[derive(Debug)]
 pub(crate) struct OwnedBound<C: Claimed> {
     bound: Bound<'static, C>,
     _handle: Anchor<C>,

@@ -414,12 +414,10 @@ impl Claim {
     /// Takes the claim off the list, and says what it held. `None`: it has been reclaimed, and
     /// there is nothing for the caller to give back.
     #[inline]
-    pub(crate) fn release(&self) -> Option<(NonNull<()>, Held)> {
+    pub(crate) fn release(&self) -> Option<Held> {
         let (chunk, slot) = self.slot()?;
         chunk.vacate(slot, self.serial);
-        // SAFETY: a slot that is live has a core: `write` stores it first.
-        let core = unsafe { slot.core().unwrap_unchecked() };
-        Some((core, slot.held()))
+        Some(slot.held())
     }
 
     /// A number that no other claim of the process has that stands, nor this slot's next ones; in
@@ -435,10 +433,10 @@ impl Claim {
         self.serial / (2 * LIVE)
     }
 
-    /// The pointer that the claim was made with, unless it has been reclaimed.
+    /// Whether it has not been reclaimed.
     #[inline]
-    pub(crate) fn core(&self) -> Option<NonNull<()>> {
-        self.slot()?.1.core()
+    pub(crate) fn stands(&self) -> bool {
+        self.slot().is_some()
     }
 
     /// What the claim holds, unless it has been reclaimed.

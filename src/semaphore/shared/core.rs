@@ -292,11 +292,10 @@ impl Core {
     /// Gives back what stood on a claim list: [`give_back`](Self::give_back) where nothing is in the
     /// way, and little enough of it to be compiled into every place where a guard is dropped.
     #[inline(always)]
-    pub(super) fn give_back_held(&self, held: Held, tag: u64) {
-        // Both found before the step: what comes after waits for it.
-        let Area { control, cells, .. } = self.area();
-        // A claim with a value of its own is beyond the last cell, too.
-        let is_free = match cells.get(held.first as usize) {
+    pub(super) fn give_back_held(&self, held: Held, tag: u64, cell: Option<&Cell>) {
+        // Found before the step: what comes after waits for it.
+        let control = self.control();
+        let is_free = match cell {
             Some(cell) if !self.attached.is_inherited() => {
                 cell.word.change(self.tagged(tag), Value::FREE)
             }

@@ -7,12 +7,13 @@ use crate::holder::anchor::{Anchor, Borrowed};
 use crate::holder::bound::{Bound, OwnedBound};
 use crate::holder::claim::Held;
 
+use super::control::Cell;
 use super::core::{Claim, Core};
 
 #[inline(always)]
-fn give_back(bound: &Bound<'_, Core>) {
+fn give_back(bound: &Bound<'_, Core>, cell: Option<&Cell>) {
     if let Some((core, held)) = bound.release() {
-        core.give_back_held(held, bound.tag());
+        core.give_back_held(held, bound.tag(), cell);
     }
 }
 
@@ -47,6 +48,9 @@ fn detach(bound: &Bound<'_, Core>) -> Option<(Anchor<Core>, Claim)> {
 #[must_use = "a permit is given back when it is dropped"]
 pub struct SharedPermit<'a> {
     bound: Bound<'a, Core>,
+    /// Where it stands: with the claim's tag, all that giving it back takes. `None`: the claim has a
+    /// value of its own.
+    cell: Option<&'a Cell>,
 }
 
 impl<'a> SharedPermit<'a> {
@@ -66,6 +70,7 @@ impl<'a> SharedPermit<'a> {
             if core.take(cell, core.tagged(prepared.tag())) {
                 let this = Self {
                     bound: prepared.claim(),
+                    cell: Some(cell),
                 };
                 // As `Core::keep`: the gate may have been shut meanwhile.
                 if core.is_gated() {
@@ -101,6 +106,7 @@ impl<'a> SharedPermit<'a> {
     ) -> Self {
         Self {
             bound: Bound::new(core, claim.into(), acquired_at, 0),
+            cell: None,
         }
     }
 
@@ -131,7 +137,7 @@ impl<'a> SharedPermit<'a> {
 impl Drop for SharedPermit<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        give_back(&self.bound);
+        give_back(&self.bound, self.cell);
     }
 }
 
@@ -194,7 +200,9 @@ impl<'a> SharedPermits<'a> {
 
 impl Drop for SharedPermits<'_> {
     fn drop(&mut self) {
-        self.bounds.iter().for_each(give_back);
+        for bound in &self.bounds {
+            give_back(bound, None);
+        }
     }
 }
 
@@ -238,7 +246,7 @@ impl SharedOwnedPermit {
 impl Drop for SharedOwnedPermit {
     fn drop(&mut self) {
         for bound in &self.bounds {
-            give_back(bound.bound());
+            give_back(bound.bound(), None);
         }
     }
 }
