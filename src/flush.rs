@@ -57,11 +57,11 @@ use self::timers::{Linked, Timers};
 use crate::os::home::Home;
 use crate::semaphore::Semaphore;
 use crate::sweeper::Sweeper;
-use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::lock::Mutex;
 use crate::sync::thread;
 use crate::sync::time::now;
+use crate::sync::{Arc, Padded};
 use crate::waiter::Bell;
 
 /// Flushes that stream in parallel and are finalized in order.
@@ -156,9 +156,9 @@ impl<F: Finalize> FlushPipeline<F> {
             bytes: options.max_bytes.map(|bytes| named("bytes", bytes)),
             ring: Ring::new(in_flight),
             is_closed: AtomicU64::new(0),
-            next: AtomicU64::new(0),
-            watermark: AtomicU64::new(0),
-            durable: AtomicU64::new(0),
+            next: Padded(AtomicU64::new(0)),
+            watermark: Padded(AtomicU64::new(0)),
+            durable: Padded(AtomicU64::new(0)),
             halted: AtomicU64::new(0),
             orders: AtomicU64::new(0),
             bell: Bell::new(),
@@ -174,12 +174,13 @@ impl<F: Finalize> FlushPipeline<F> {
                     finalizer,
                     backlog: Vec::new(),
                     outputs: Vec::new(),
+                    sleepers: Vec::new(),
                 }),
                 finalizer_runs: None,
                 is_attended: false,
                 threads: Vec::new(),
             }),
-            queue: Queue::new(in_flight, options.streamers),
+            queue: Padded(Queue::new(in_flight, options.streamers)),
             timers: Timers::new(),
             counters: Counters::new(),
             home: Home::new(),

@@ -26,6 +26,22 @@ pub(crate) mod mutant;
 
 pub(crate) use world::*;
 
+/// Alone on its cache lines, two of them, because the hardware fetches lines in pairs: for what one
+/// thread writes while others write to its neighbours.
+#[derive(Debug)]
+#[cfg(feature = "flush")]
+#[repr(align(128))]
+pub(crate) struct Padded<T>(pub(crate) T);
+
+#[cfg(feature = "flush")]
+impl<T> std::ops::Deref for Padded<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
 /// Atomics and locks that the model does not see.
 ///
 /// For statistics and diagnostics: values that nothing synchronises through, and short critical

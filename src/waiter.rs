@@ -40,10 +40,10 @@ pub(crate) use parker::OwnParker;
 pub(crate) use parker::{Parker, Signal};
 pub(crate) use pending::Delivery;
 pub use pending::Pending;
-#[cfg(feature = "flush")]
-pub(crate) use ticket::Nudger;
 #[cfg(any(feature = "latch", feature = "flush"))]
 pub use ticket::{Completer, Ticket, TicketError, ticket};
+#[cfg(feature = "flush")]
+pub(crate) use ticket::{Nudger, Sleeper};
 
 use std::time::Duration;
 

@@ -3,6 +3,7 @@
 //! No thread starts by itself here: a model serves the finalizer and the streams.
 #![cfg(latchwork_loom)]
 
+use latchwork::Semaphore;
 use latchwork::flush::{
     DrainError, Failed, Failure, Finalize, FlushPipeline, OnFailure, ReserveError, Shutdown,
     WaitError,
@@ -202,6 +203,39 @@ fn a_submission_wakes_a_streamer() {
         flush.serve_finalizer();
         streamer.join().unwrap();
         assert!(matches!(ticket.unwrap().wait(), Err(WaitError::ShutDown)));
+    });
+}
+
+/// Catches a streamer that takes one of two tasks, of which the first called only it, and calls nobody
+/// for the other.
+#[test]
+fn who_takes_one_of_two_tasks_calls_another_streamer() {
+    model(|| {
+        let flush = pipeline(2, 2, OnFailure::Skip);
+        let streamers: Vec<_> = (0..2)
+            .map(|_| {
+                let flush = flush.clone();
+                thread::spawn(move || flush.serve_streams())
+            })
+            .collect();
+        let both = Semaphore::new(1).unwrap();
+        let mut second_runs = Some(both.acquire().unwrap().detach());
+        let slot = flush.reserve(0).unwrap().rotate(&mut (), |(), _| ());
+        let its_own = flush.clone();
+        let first = slot.submit(move |_| {
+            drop(both.acquire().unwrap());
+            its_own.shutdown(Shutdown::Now);
+            Ok(Ok(()))
+        });
+        let slot = flush.reserve(0).unwrap().rotate(&mut (), |(), _| ());
+        let second = slot.submit(move |_| {
+            drop(second_runs.take());
+            Ok(Ok(()))
+        });
+        drop((first, second));
+        for streamer in streamers {
+            streamer.join().unwrap();
+        }
     });
 }
 

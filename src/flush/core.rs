@@ -27,12 +27,13 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::lock::Mutex;
 use crate::sync::thread::JoinHandle;
 use crate::sync::time::Instant;
-use crate::sync::{Arc, mutant, unmodelled};
-use crate::waiter::{self, Bell, Completer, Nudger, Panic, Ticket, contain};
+use crate::sync::{Arc, Padded, mutant, unmodelled};
+use crate::waiter::{self, Bell, Completer, Nudger, Panic, Sleeper, Ticket, contain};
 
 use super::builder::Options;
 use super::error::{DrainError, Failure, ReserveError};
 use super::finalizer::Finalize;
+use super::job::Job;
 use super::ring::{Completed, Ring};
 use super::stats::Counters;
 use super::stream::{Queue, Stream};
@@ -67,24 +68,42 @@ pub(super) type Outcome<F> = Result<<F as Finalize>::Output, Refused<<F as Final
 /// What has become of a flush.
 pub(super) enum Fate<F: Finalize> {
     Item(F::Item),
-    Failed {
-        /// `None`: `finalize_failure` has had it.
-        failure: Option<Failure<F::Error>>,
-        /// The stream, where it can be tried again.
-        task: Option<(super::job::Job<F::Job>, Stream<F>)>,
-        /// What the finalizer failed for.
-        item: Option<F::Item>,
-    },
+    /// Rare, and large.
+    Failed(Box<FailedFlush<F>>),
+}
+
+/// A flush that has failed.
+pub(super) struct FailedFlush<F: Finalize> {
+    /// `None`: `finalize_failure` has had it.
+    pub(super) failure: Option<Failure<F::Error>>,
+    /// The stream, where it can be tried again.
+    pub(super) task: Option<(Job<F::Job>, Stream<F>)>,
+    /// What the finalizer failed for.
+    pub(super) item: Option<F::Item>,
+    /// What `finalize_failure` has returned, while the pipeline stands halted at this.
+    pub(super) refused: Option<Refused<F::Error>>,
+    /// A halt at this has ended, and it cannot be tried again.
+    pub(super) is_given_up: bool,
 }
 
 impl<F: Finalize> Fate<F> {
     /// A failure with nothing left to try again.
     pub(super) fn failed(failure: Failure<F::Error>) -> Self {
-        Self::Failed {
+        Self::failed_with(failure, None, None)
+    }
+
+    pub(super) fn failed_with(
+        failure: Failure<F::Error>,
+        task: Option<(Job<F::Job>, Stream<F>)>,
+        item: Option<F::Item>,
+    ) -> Self {
+        Self::Failed(Box::new(FailedFlush {
             failure: Some(failure),
-            task: None,
-            item: None,
-        }
+            task,
+            item,
+            refused: None,
+            is_given_up: false,
+        }))
     }
 }
 
@@ -93,10 +112,6 @@ pub(super) struct Entry<F: Finalize> {
     pub(super) sequence: u64,
     pub(super) fate: Fate<F>,
     pub(super) completer: Option<Completer<Outcome<F>>>,
-    /// What `finalize_failure` has returned, while the pipeline stands halted at this.
-    pub(super) refused: Option<Refused<F::Error>>,
-    /// A halt at this has ended, and it cannot be tried again.
-    pub(super) is_given_up: bool,
     /// 0 where the stream, which came too late, still has them.
     pub(super) permits: u64,
     pub(super) bytes: u64,
@@ -108,67 +123,46 @@ impl<F: Finalize> Entry<F> {
     pub(super) fn item(&self) -> Option<&F::Item> {
         match &self.fate {
             Fate::Item(item) => Some(item),
-            Fate::Failed { .. } => None,
+            Fate::Failed(_) => None,
         }
     }
 
     pub(super) fn item_mut(&mut self) -> Option<&mut F::Item> {
         match &mut self.fate {
             Fate::Item(item) => Some(item),
-            Fate::Failed { .. } => None,
+            Fate::Failed(_) => None,
         }
     }
 }
 
-/// The right, and the duty, to complete a flush. Dropping it abandons the flush.
-pub(super) struct Completion<F: Finalize> {
-    pub(super) core: Arc<Core<F>>,
+/// A flush that has a number and is not complete.
+pub(super) struct Due<F: Finalize> {
     pub(super) sequence: u64,
     pub(super) bytes: u64,
     /// `None`: nobody has a ticket, or the timer has completed it.
     pub(super) completer: Option<Completer<Outcome<F>>>,
-    /// Whether the flush is the pipeline's, and not complete.
-    pub(super) is_due: bool,
-    /// Whether it is noted as in a thread's hand.
-    pub(super) is_held: bool,
 }
 
-impl<F: Finalize> Completion<F> {
+/// The right, and the duty, to complete a flush: a thread of the pipeline's. Dropping it abandons the
+/// flush.
+pub(super) struct Completion<'c, F: Finalize> {
+    pub(super) core: &'c Core<F>,
+    /// `None`: it is complete.
+    pub(super) due: Option<Due<F>>,
+}
+
+impl<F: Finalize> Completion<'_, F> {
     pub(super) fn complete(mut self, fate: Fate<F>) {
-        self.finish(fate);
-    }
-
-    fn finish(&mut self, fate: Fate<F>) {
-        if !std::mem::take(&mut self.is_due) {
-            return contain(|| drop(fate));
-        }
-        let entry = Entry {
-            sequence: self.sequence,
-            fate,
-            completer: self.completer.take(),
-            refused: None,
-            is_given_up: false,
-            permits: 1,
-            bytes: self.bytes,
-            completed_at: self.core.counters.sample(self.sequence),
-        };
-        self.core.complete(entry);
-    }
-
-    /// The thread that rotated has it in hand no more.
-    pub(super) fn let_go(&mut self) {
-        if std::mem::take(&mut self.is_held) {
-            self.core.ring.hold(self.sequence, 0);
+        match self.due.take() {
+            Some(due) => self.core.complete_due(due, fate),
+            None => contain(|| drop(fate)),
         }
     }
 }
 
-impl<F: Finalize> Drop for Completion<F> {
+impl<F: Finalize> Drop for Completion<'_, F> {
     fn drop(&mut self) {
-        self.let_go();
-        if self.is_due && !mutant::enabled("flush-drop-leaves-a-hole") {
-            self.finish(Fate::failed(Failure::Abandoned));
-        }
+        self.core.abandon(self.due.take());
     }
 }
 
@@ -210,6 +204,8 @@ pub(super) struct Finalizing<F: Finalize> {
     /// Complete, in order, and not finalized; the first is the watermark's.
     pub(super) backlog: Vec<Entry<F>>,
     pub(super) outputs: Vec<F::Output>,
+    /// Between resolving the tickets of a batch and waking those who wait for them.
+    pub(super) sleepers: Vec<Sleeper<Outcome<F>>>,
 }
 
 pub(super) struct Core<F: Finalize> {
@@ -220,11 +216,11 @@ pub(super) struct Core<F: Finalize> {
     /// 1 from the close on.
     pub(super) is_closed: AtomicU64,
     /// The next number.
-    pub(super) next: AtomicU64,
+    pub(super) next: Padded<AtomicU64>,
     /// Everything below has been finalized or skipped. Written by the finalizer.
-    pub(super) watermark: AtomicU64,
+    pub(super) watermark: Padded<AtomicU64>,
     /// Everything below has been finalized. Written by the finalizer.
-    pub(super) durable: AtomicU64,
+    pub(super) durable: Padded<AtomicU64>,
     /// The number at which the pipeline stands halted, plus 1; 0 while it goes.
     pub(super) halted: AtomicU64,
     /// What the finalizer is to do.
@@ -234,7 +230,7 @@ pub(super) struct Core<F: Finalize> {
     /// Rings when a thread of the pipeline has come to its end.
     pub(super) gone: Bell,
     pub(super) control: Mutex<Control<F>>,
-    pub(super) queue: Queue<F>,
+    pub(super) queue: Padded<Queue<F>>,
     pub(super) timers: Timers<F>,
     pub(super) counters: Counters,
     /// Where the threads are.
@@ -321,12 +317,30 @@ impl<F: Finalize> Core<F> {
             sequence,
             fate: Fate::failed(Failure::StreamTimedOut),
             completer,
-            refused: None,
-            is_given_up: false,
             permits: 0,
             bytes: 0,
             completed_at: None,
         });
+    }
+
+    pub(super) fn complete_due(&self, due: Due<F>, fate: Fate<F>) {
+        self.complete(Entry {
+            sequence: due.sequence,
+            fate,
+            completer: due.completer,
+            permits: 1,
+            bytes: due.bytes,
+            completed_at: self.counters.sample(due.sequence),
+        });
+    }
+
+    /// Completes what nobody has completed, and nobody will.
+    pub(super) fn abandon(&self, due: Option<Due<F>>) {
+        if let Some(due) = due
+            && !mutant::enabled("flush-drop-leaves-a-hole")
+        {
+            self.complete_due(due, Fate::failed(Failure::Abandoned));
+        }
     }
 
     fn complete(&self, entry: Entry<F>) {

@@ -39,8 +39,6 @@ struct Turn<T> {
 #[repr(align(64))]
 struct Place<T> {
     turn: Mutex<Turn<T>>,
-    /// The thread that has rotated and not submitted, 0 for none.
-    holder: AtomicU64,
     /// The last number that was completed, plus 1.
     completed: AtomicU64,
 }
@@ -68,6 +66,9 @@ pub(super) enum Closed<T> {
 #[derive(Debug)]
 pub(super) struct Ring<T> {
     places: Box<[Place<T>]>,
+    /// For each place, the thread that has rotated and not submitted, 0 for none. Not in the places:
+    /// those who rotate would take their lines from those who complete.
+    holders: Box<[AtomicU64]>,
 }
 
 impl<T> Ring<T> {
@@ -78,16 +79,20 @@ impl<T> Ring<T> {
                 sequence,
                 state: State::Open,
             }),
-            holder: AtomicU64::new(0),
             completed: AtomicU64::new(0),
         };
         Self {
             places: (0..places).map(place).collect(),
+            holders: (0..places).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
+    fn index(&self, sequence: u64) -> usize {
+        sequence as usize & (self.places.len() - 1)
+    }
+
     fn place(&self, sequence: u64) -> &Place<T> {
-        &self.places[sequence as usize & (self.places.len() - 1)]
+        &self.places[self.index(sequence)]
     }
 
     pub(super) fn complete(&self, sequence: u64, value: T) -> Completed<T> {
@@ -170,12 +175,12 @@ impl<T> Ring<T> {
     /// Notes which thread has `sequence` in hand, before it is submitted; 0 for none.
     pub(super) fn hold(&self, sequence: u64, thread: u64) {
         // A thread finds its own note; others' are not asked for.
-        self.place(sequence).holder.store(thread, Ordering::Relaxed);
+        self.holders[self.index(sequence)].store(thread, Ordering::Relaxed);
     }
 
     /// Whether `thread` has a flush in hand.
     pub(super) fn is_held_by(&self, thread: u64) -> bool {
-        let mut holders = self.places.iter().map(|place| &place.holder);
+        let mut holders = self.holders.iter();
         holders.any(|holder| holder.load(Ordering::Relaxed) == thread)
     }
 }

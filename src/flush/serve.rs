@@ -2,7 +2,7 @@
 
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, hint, mutant, thread};
-use crate::waiter::{Panic, contain};
+use crate::waiter::{Panic, Sleeper, contain};
 
 use super::core::{Core, Drain, Entry, Fate, Finalizing, Name, Outcome, RESUME, Refused, STOP};
 use super::error::{DrainError, Failure};
@@ -94,21 +94,19 @@ fn go_on<F: Finalize>(core: &Arc<Core<F>>, thread: &Name) -> Turn {
     core.orders.fetch_and(!RESUME, Ordering::AcqRel);
     // A panic of the finalizer fails all that it was given.
     for entry in &mut hand.backlog {
-        if let Fate::Failed { item, .. } = &mut entry.fate
-            && let Some(item) = item.take()
+        if let Fate::Failed(failed) = &mut entry.fate
+            && let Some(item) = failed.item.take()
         {
             entry.fate = Fate::Item(item);
-            entry.refused = None;
         }
     }
     let again = match hand.backlog.first_mut() {
         Some(Entry {
-            fate: Fate::Failed { task, .. },
-            is_given_up,
+            fate: Fate::Failed(failed),
             ..
         }) => {
-            *is_given_up = task.is_none();
-            task.take()
+            failed.is_given_up = failed.task.is_none();
+            failed.task.take()
         }
         _ => None,
     };
@@ -130,7 +128,7 @@ fn go_on<F: Finalize>(core: &Arc<Core<F>>, thread: &Name) -> Turn {
         contain(|| drop((entry, job, stream)));
         return Turn::Worked;
     }
-    core.rerun(Task::again(core, entry, job, stream));
+    core.rerun(Task::again(entry, job, stream));
     Turn::Worked
 }
 
@@ -169,6 +167,7 @@ impl<F: Finalize> Finalizing<F> {
             finalizer,
             backlog,
             outputs,
+            sleepers,
         } = self;
         for entry in &backlog[..ready] {
             record(&core.counters.reorder, entry.completed_at);
@@ -200,9 +199,11 @@ impl<F: Finalize> Finalizing<F> {
         if done > 0 {
             core.counters.finalized.add(done as u64);
             core.pass(&backlog[..done], true);
+            // Woken when all are resolved: who waits for one often waits for the next as well.
             for (entry, output) in backlog.drain(..done).zip(outputs.drain(..)) {
-                entry.resolve(Ok(output));
+                sleepers.extend(entry.resolve(Ok(output)));
             }
+            sleepers.drain(..).for_each(Sleeper::wake);
             core.tell_drains();
         }
     }
@@ -216,61 +217,58 @@ impl<F: Finalize> Finalizing<F> {
             return;
         };
         let sequence = entry.sequence;
-        if let Fate::Failed {
-            failure,
-            task,
-            item,
-        } = &mut entry.fate
-            && let Some(failure) = failure.take()
-            && entry.refused.is_none()
+        let Fate::Failed(failed) = &mut entry.fate else {
+            return;
+        };
+        if failed.refused.is_none()
+            && let Some(failure) = failed.failure.take()
         {
-            let failed = Failed {
+            let told = Failed {
                 sequence,
                 failure,
-                job: task.as_mut().map(|(job, _)| &mut job.content),
-                item: item.as_mut(),
+                job: failed.task.as_mut().map(|(job, _)| &mut job.content),
+                item: failed.item.as_mut(),
             };
-            let result = Panic::catch(|| finalizer.finalize_failure(failed));
-            entry.refused = Some(match result {
+            let result = Panic::catch(|| finalizer.finalize_failure(told));
+            failed.refused = Some(match result {
                 Ok(error) => Refused::Failed(error),
                 Err(panic) => Refused::Panicked(panic),
             });
         }
-        if !core.options.policy.skips() && !entry.is_given_up {
+        if !core.options.policy.skips() && !failed.is_given_up {
             return core.halt(sequence);
         }
-        let refused = entry.refused.take();
+        let refused = failed.refused.take();
         let refused = refused.unwrap_or_else(|| unreachable!("it was made above"));
         core.counters.skipped.add(1);
         core.pass(&backlog[..1], false);
-        backlog.remove(0).resolve(Err(refused));
+        let sleeper = backlog.remove(0).resolve(Err(refused));
+        sleeper.into_iter().for_each(Sleeper::wake);
         core.tell_drains();
     }
 }
 
 impl<F: Finalize> Entry<F> {
-    /// The watermark is past it.
-    fn resolve(self, outcome: Outcome<F>) {
+    /// The watermark is past it. Who sleeps until then is to be woken.
+    fn resolve(self, outcome: Outcome<F>) -> Option<Sleeper<Outcome<F>>> {
         let Self {
             fate, completer, ..
         } = self;
         contain(|| drop(fate));
+        let mut sleeper = None;
         if let Some(completer) = completer {
-            contain(|| completer.complete(Ok(outcome)));
+            contain(|| sleeper = completer.complete_quietly(Ok(outcome)));
         }
+        sleeper
     }
 
     /// The finalizer has failed for it: the item stays, for another try.
     fn fail(&mut self, failure: Failure<F::Error>) {
-        let failed = Fate::Failed {
-            failure: Some(failure),
-            task: None,
-            item: None,
-        };
+        let failed = Fate::failed(failure);
         if let Fate::Item(made) = std::mem::replace(&mut self.fate, failed)
-            && let Fate::Failed { item, .. } = &mut self.fate
+            && let Fate::Failed(failed) = &mut self.fate
         {
-            *item = Some(made);
+            failed.item = Some(made);
         }
     }
 }
@@ -371,7 +369,7 @@ impl<F: Finalize> Core<F> {
     /// thread.
     pub(super) fn rerun(&self, task: Task<F>) {
         if let Err(task) = self.queue.push(task) {
-            return task.give_up();
+            return task.give_up(self);
         }
         if self.options.streamers == 0 {
             self.bell.ring();

@@ -7,7 +7,7 @@ use crate::sync::mutant;
 use crate::sync::time::{Instant, now};
 use crate::waiter::contain;
 
-use super::core::{Core, Entry, Fate, Finalizing, Name, STOP, STOPPED};
+use super::core::{Core, Entry, FailedFlush, Fate, Finalizing, Name, STOP, STOPPED};
 use super::error::DrainError;
 use super::finalizer::Finalize;
 use super::ring::Closed;
@@ -254,16 +254,11 @@ impl Run {
 
 impl<F: Finalize> Task<F> {
     fn into_leftover(self, core: &Core<F>) -> Leftover<F> {
-        let Task {
-            mut completion,
-            job,
-            stream,
-        } = self;
-        completion.is_due = false;
-        core.give_back(1, completion.bytes);
+        let Task { due, job, stream } = self;
+        core.give_back(1, due.bytes);
         contain(|| drop(stream));
         Leftover {
-            sequence: completion.sequence,
+            sequence: due.sequence,
             state: LeftoverState::Queued,
             job: Some(job.content),
             item: None,
@@ -276,7 +271,8 @@ impl<F: Finalize> Entry<F> {
         core.give_back(self.permits, self.bytes);
         let (state, job, item) = match self.fate {
             Fate::Item(item) => (LeftoverState::Streamed, None, Some(item)),
-            Fate::Failed { task, item, .. } => {
+            Fate::Failed(failed) => {
+                let FailedFlush { task, item, .. } = *failed;
                 let job = task.map(|(job, stream)| {
                     contain(|| drop(stream));
                     job.content

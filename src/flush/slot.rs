@@ -7,7 +7,7 @@ use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::waiter::{self, Completer, contain};
 
-use super::core::{Completion, Core, Fate, Outcome, STOPPED};
+use super::core::{Core, Due, Fate, Outcome, STOPPED};
 use super::error::{Failure, SubmitError};
 use super::finalizer::Finalize;
 use super::job::Job;
@@ -107,8 +107,34 @@ impl<F: Finalize> fmt::Debug for SendReservation<F> {
 /// `WouldDeadlock` there. Before moving it to another thread, [`hand_over`](Self::hand_over).
 #[must_use = "dropping it abandons the flush"]
 pub struct Rotated<F: Finalize> {
-    pub(super) completion: Completion<F>,
+    pub(super) hand: InHand<F>,
     pub(super) job: F::Job,
+}
+
+/// The right, and the duty, to complete a flush: the user's. Dropping it abandons the flush.
+pub(super) struct InHand<F: Finalize> {
+    core: Arc<Core<F>>,
+    sequence: u64,
+    /// `None`: it has gone on, or the number is not the pipeline's.
+    due: Option<Due<F>>,
+    /// Whether it is noted as in a thread's hand.
+    is_held: bool,
+}
+
+impl<F: Finalize> InHand<F> {
+    /// The thread that rotated has it in hand no more.
+    fn let_go(&mut self) {
+        if std::mem::take(&mut self.is_held) {
+            self.core.ring.hold(self.sequence, 0);
+        }
+    }
+}
+
+impl<F: Finalize> Drop for InHand<F> {
+    fn drop(&mut self) {
+        self.let_go();
+        self.core.abandon(self.due.take());
+    }
 }
 
 impl<F: Finalize> Rotated<F> {
@@ -124,23 +150,25 @@ impl<F: Finalize> Rotated<F> {
             core.give_back(1, bytes);
         }
         // Before the swap, which may panic.
-        let completion = Completion {
+        let hand = InHand {
             core: Arc::clone(core),
             sequence,
-            bytes,
-            completer: None,
-            is_due,
+            due: is_due.then_some(Due {
+                sequence,
+                bytes,
+                completer: None,
+            }),
             is_held: is_due,
         };
         Self {
             job: swap(sequence),
-            completion,
+            hand,
         }
     }
 
     /// The flush's number: the first is 0.
     pub fn sequence(&self) -> u64 {
-        self.completion.sequence
+        self.hand.sequence
     }
 
     /// What was rotated.
@@ -150,18 +178,27 @@ impl<F: Finalize> Rotated<F> {
 
     /// Says that another thread will submit it, so that this one may wait for that.
     pub fn hand_over(mut self) -> Self {
-        self.completion.let_go();
+        self.hand.let_go();
         self
     }
 
-    fn with_ticket(&mut self) -> FlushTicket<F> {
+    /// What is due, with a ticket. `None`: the pipeline has been stopped.
+    fn take_due(&mut self) -> Option<(Due<F>, FlushTicket<F>)> {
+        let InHand {
+            core,
+            sequence,
+            due,
+            ..
+        } = &mut self.hand;
+        if core.is_stopped() {
+            return None;
+        }
+        let mut due = due.take()?;
         let (completer, ticket): (Completer<Outcome<F>>, _) = waiter::ticket();
-        self.completion.completer = Some(completer);
-        FlushTicket::new(
-            Arc::clone(&self.completion.core),
-            self.completion.sequence,
-            ticket,
-        )
+        due.completer = Some(completer);
+        let ticket = FlushTicket::new(Arc::clone(core), *sequence, ticket);
+        self.hand.let_go();
+        Some((due, ticket))
     }
 
     /// Has a streamer run `stream`; without streamers, runs it here and now.
@@ -174,20 +211,19 @@ impl<F: Finalize> Rotated<F> {
         mut self,
         stream: impl FnMut(&mut Job<F::Job>) -> Result<F::Item, F::Error> + Send + 'static,
     ) -> Result<FlushTicket<F>, SubmitError<F>> {
-        if self.completion.core.is_stopped() {
+        let Some((due, ticket)) = self.take_due() else {
             return Err(SubmitError(self));
-        }
-        let ticket = self.with_ticket();
+        };
+        let Self { mut hand, job } = self;
         let core = ticket.core();
-        self.completion.let_go();
         let task = Task {
             job: Job {
-                content: self.job,
-                sequence: self.completion.sequence,
+                content: job,
+                sequence: due.sequence,
                 attempt: 0,
                 deadline: None,
             },
-            completion: self.completion,
+            due,
             stream: Box::new(stream),
         };
         core.counters.submitted.add(1);
@@ -197,15 +233,11 @@ impl<F: Finalize> Rotated<F> {
         }
         match core.queue.push(task) {
             Ok(()) => Ok(ticket),
-            Err(task) => {
+            Err(Task { due, job, .. }) => {
                 core.counters.submitted.sub(1);
-                let Task {
-                    completion, job, ..
-                } = task;
-                Err(SubmitError(Self {
-                    completion,
-                    job: job.content,
-                }))
+                hand.due = Some(due);
+                let job = job.content;
+                Err(SubmitError(Self { hand, job }))
             }
         }
     }
@@ -218,17 +250,17 @@ impl<F: Finalize> Rotated<F> {
         mut self,
         result: Result<F::Item, F::Error>,
     ) -> Result<FlushTicket<F>, SubmitError<F>> {
-        if self.completion.core.is_stopped() {
+        let Some((due, ticket)) = self.take_due() else {
             contain(|| drop(result));
             return Err(SubmitError(self));
-        }
-        let ticket = self.with_ticket();
-        self.completion.let_go();
-        self.completion.core.counters.submitted.add(1);
-        self.completion.complete(match result {
+        };
+        let core = ticket.core();
+        core.counters.submitted.add(1);
+        let fate = match result {
             Ok(item) => Fate::Item(item),
             Err(error) => Fate::failed(Failure::Stream(error)),
-        });
+        };
+        core.complete_due(due, fate);
         contain(|| drop(self.job));
         Ok(ticket)
     }

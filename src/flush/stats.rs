@@ -1,5 +1,6 @@
 //! Counters, gauges and samples of a pipeline.
 
+use crate::sync::Padded;
 use crate::sync::hint;
 use crate::sync::time::{Instant, now};
 use crate::waiter::{Counter, Recorder, WaitHistogram};
@@ -45,7 +46,7 @@ pub struct FlushStats {
 }
 
 pub(super) struct Counters {
-    pub(super) submitted: Counter,
+    pub(super) submitted: Padded<Counter>,
     pub(super) finalized: Counter,
     pub(super) skipped: Counter,
     pub(super) batches: Counter,
@@ -60,7 +61,7 @@ pub(super) struct Counters {
 impl Counters {
     pub(super) fn new() -> Self {
         Self {
-            submitted: Counter::new(),
+            submitted: Padded(Counter::new()),
             finalized: Counter::new(),
             skipped: Counter::new(),
             batches: Counter::new(),

@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::sync::lock::Mutex;
+use crate::sync::lock::{Mutex, MutexGuard};
 use crate::sync::time::{Instant, now};
 use crate::sync::unmodelled::{AtomicU64, Ordering};
 use crate::sync::{Arc, hint, mutant, thread};
 use crate::waiter::{Bell, Completer, Panic, contain};
 
 use super::builder::Options;
-use super::core::{Completion, Core, Entry, Fate, Outcome};
+use super::core::{Completion, Core, Due, Entry, Fate, Outcome};
 use super::error::Failure;
 use super::finalizer::Finalize;
 use super::job::Job;
@@ -25,67 +25,38 @@ pub(super) type Stream<F> = Box<
 
 /// A stream that is to be run.
 pub(super) struct Task<F: Finalize> {
-    pub(super) completion: Completion<F>,
+    pub(super) due: Due<F>,
     pub(super) job: Job<F::Job>,
     pub(super) stream: Stream<F>,
 }
 
 impl<F: Finalize> Task<F> {
     /// The stream of a flush that has failed, for another try: its tries are counted anew.
-    pub(super) fn again(
-        core: &Arc<Core<F>>,
-        entry: Entry<F>,
-        mut job: Job<F::Job>,
-        stream: Stream<F>,
-    ) -> Self {
+    pub(super) fn again(entry: Entry<F>, mut job: Job<F::Job>, stream: Stream<F>) -> Self {
         job.attempt = 0;
-        let completion = Completion {
-            core: Arc::clone(core),
+        let due = Due {
             sequence: entry.sequence,
             bytes: entry.bytes,
             completer: entry.completer,
-            is_due: true,
-            is_held: false,
         };
-        Self {
-            completion,
-            job,
-            stream,
-        }
-    }
-}
-
-impl<F: Finalize> Task<F> {
-    /// Its stream has returned after the timer completed its flush: what it still holds comes back.
-    fn end_late<R>(self, result: R) {
-        let Self {
-            mut completion,
-            job,
-            stream,
-        } = self;
-        contain(|| drop(result));
-        contain(|| drop(stream));
-        contain(|| drop(job));
-        completion.is_due = false;
-        completion.core.give_back(1, completion.bytes);
+        Self { due, job, stream }
     }
 
     /// A shutdown keeps it from being run: its flush has failed, and is left over with its job.
-    pub(super) fn give_up(self) {
-        let Self {
-            completion,
-            job,
-            stream,
-        } = self;
-        completion.complete(Fate::Failed {
-            failure: Some(Failure::Abandoned),
-            task: Some((job, stream)),
-            item: None,
-        });
+    pub(super) fn give_up(self, core: &Core<F>) {
+        let Self { due, job, stream } = self;
+        let due = Some(due);
+        let fate = Fate::failed_with(Failure::Abandoned, Some((job, stream)), None);
+        Completion { core, due }.complete(fate);
     }
 }
 
 /// Streams that wait for a streamer, first come first served, and those that are run.
+///
+/// A streamer that finds nothing searches a moment longer, if no other does, before it sleeps; what is
+/// put in line while one searches, or has been called and is on its way, calls nobody. Who takes a
+/// task and leaves others calls the next streamer. So while there are tasks and streamers asleep,
+/// one is coming; and short streams keep as few streamers awake as it takes.
 pub(super) struct Queue<F: Finalize> {
     state: Mutex<State<F>>,
     /// How many tasks there are: a hint for those that look without the lock.
@@ -97,6 +68,10 @@ struct State<F: Finalize> {
     tasks: VecDeque<Task<F>>,
     /// How many streamers sleep, and have not been called.
     asleep: usize,
+    /// How many have been called, and have not come yet.
+    called: usize,
+    /// A streamer looks for tasks, awake.
+    is_searched: bool,
     is_closed: bool,
     /// First the streamers, then threads that run a stream of their own.
     hands: Vec<Hand<F>>,
@@ -144,6 +119,8 @@ impl<F: Finalize> Queue<F> {
             state: Mutex::new(State {
                 tasks: VecDeque::with_capacity(capacity),
                 asleep: 0,
+                called: 0,
+                is_searched: false,
                 is_closed: false,
                 hands: std::iter::repeat_with(|| Hand::Absent)
                     .take(streamers)
@@ -161,60 +138,92 @@ impl<F: Finalize> Queue<F> {
             return Err(task);
         }
         state.tasks.push_back(task);
-        self.waiting
-            .store(state.tasks.len() as u64, Ordering::Relaxed);
-        let wakes = state.asleep > 0 && !mutant::enabled("flush-queue-wakes-nobody");
-        if wakes {
-            state.asleep -= 1;
-            self.bell.ring();
-        }
-        drop(state);
-        if wakes {
-            self.bell.wake_one();
-        }
+        self.hint(&state);
+        self.unlock_and_call(state);
         Ok(())
     }
 
     /// Under the lock: the hint is right whenever that is free.
-    fn take_first(&self, state: &mut State<F>) -> Option<Task<F>> {
-        let task = state.tasks.pop_front()?;
+    fn hint(&self, state: &State<F>) {
         self.waiting
             .store(state.tasks.len() as u64, Ordering::Relaxed);
+    }
+
+    fn take_first(&self, state: &mut State<F>) -> Option<Task<F>> {
+        let task = state.tasks.pop_front()?;
+        self.hint(state);
         Some(task)
     }
 
-    /// The next task for a streamer, if one is there. `Err`: there will be none.
-    fn try_pop(&self, timeout: Option<Duration>, streamer: usize) -> Result<Option<Task<F>>, ()> {
-        let mut state = self.state.lock();
-        let done = std::mem::replace(&mut state.hands[streamer], Hand::Idle);
-        if state.is_closed {
-            return Err(());
+    /// Calls a streamer if there are tasks and none is on its way to them.
+    fn unlock_and_call(&self, mut state: MutexGuard<'_, State<F>>) {
+        let is_coming = state.is_searched || state.called > 0;
+        if state.tasks.is_empty()
+            || is_coming
+            || state.asleep == 0
+            || mutant::enabled("flush-queue-wakes-nobody")
+        {
+            return;
         }
-        let task = self.take_first(&mut state).map(|mut task| {
-            state.hands[streamer] = Hand::Running(Running::begin(&mut task, timeout));
-            task
-        });
+        state.asleep -= 1;
+        state.called += 1;
+        self.bell.ring();
         drop(state);
-        drop(done);
-        Ok(task)
+        self.bell.wake_one();
     }
 
     /// Waits for the next task. `None`: there will be none.
     fn pop(&self, timeout: Option<Duration>, streamer: usize) -> Option<Task<F>> {
+        let mut state = self.state.lock();
+        let done = std::mem::replace(&mut state.hands[streamer], Hand::Idle);
         loop {
-            if let Some(task) = self.try_pop(timeout, streamer).ok()? {
+            if state.is_closed {
+                return None;
+            }
+            if let Some(mut task) = self.take_first(&mut state) {
+                state.hands[streamer] = Hand::Running(Running::begin(&mut task, timeout));
+                match mutant::enabled("flush-taker-calls-nobody") {
+                    true => drop(state),
+                    false => self.unlock_and_call(state),
+                }
+                drop(done);
                 return Some(task);
             }
-            if hint::lulls().any(|()| self.waiting.load(Ordering::Relaxed) > 0) {
-                continue;
-            }
+            state = match state.is_searched {
+                false => self.search(state),
+                true => self.sleep(state),
+            };
+        }
+    }
+
+    /// Looks for a task a moment longer, and sleeps if none comes.
+    fn search<'a>(&'a self, mut state: MutexGuard<'a, State<F>>) -> MutexGuard<'a, State<F>> {
+        state.is_searched = true;
+        drop(state);
+        let _ = hint::lulls().any(|()| self.waiting.load(Ordering::Relaxed) > 0);
+        let mut state = self.state.lock();
+        state.is_searched = false;
+        match state.tasks.is_empty() && !state.is_closed {
+            true => self.sleep(state),
+            false => state,
+        }
+    }
+
+    /// Sleeps until it is called.
+    fn sleep<'a>(&'a self, mut state: MutexGuard<'a, State<F>>) -> MutexGuard<'a, State<F>> {
+        state.asleep += 1;
+        loop {
             let number = self.bell.number();
-            let mut state = self.state.lock();
-            if state.tasks.is_empty() && !state.is_closed {
-                state.asleep += 1;
-                drop(state);
-                // Who wakes without a call stays counted: a call to nobody, later, changes the number.
-                self.bell.sleep(number, None);
+            drop(state);
+            self.bell.sleep(number, None);
+            state = self.state.lock();
+            if state.is_closed {
+                return state;
+            }
+            // Who wakes by another's call, or by none, sleeps on.
+            if state.called > 0 {
+                state.called -= 1;
+                return state;
             }
         }
     }
@@ -319,10 +328,10 @@ impl<F: Finalize> Running<F> {
         task.job.attempt += 1;
         task.job.deadline = deadline;
         Self {
-            sequence: task.completion.sequence,
+            sequence: task.due.sequence,
             deadline,
             is_late: false,
-            completer: deadline.and_then(|_| task.completion.completer.take()),
+            completer: deadline.and_then(|_| task.due.completer.take()),
             thread: None,
         }
     }
@@ -362,19 +371,35 @@ pub(super) fn run_here<F: Finalize>(core: &Arc<Core<F>>, mut task: Task<F>) {
     }
 }
 
-fn run<F: Finalize>(core: &Arc<Core<F>>, mut task: Task<F>, index: usize) {
-    let started = core.counters.sample(task.completion.sequence);
-    let deadline = task.job.deadline;
+fn run<F: Finalize>(core: &Core<F>, task: Task<F>, index: usize) {
+    let Task {
+        due,
+        mut job,
+        mut stream,
+    } = task;
+    let started = core.counters.sample(due.sequence);
+    let mut completion = Completion {
+        core,
+        due: Some(due),
+    };
+    let deadline = job.deadline;
     if let Some(deadline) = deadline {
         core.timers.arm(deadline);
     }
-    let result = Panic::catch(|| (task.stream)(&mut task.job));
+    let result = Panic::catch(|| stream(&mut job));
     record(&core.counters.stream, started);
     let is_late = deadline.is_some_and(|deadline| now() >= deadline);
     if deadline.is_some() {
-        match core.queue.end_run(index) {
-            Ok(completer) => task.completion.completer = completer,
-            Err(()) => return task.end_late(result),
+        match (core.queue.end_run(index), &mut completion.due) {
+            (Ok(completer), Some(due)) => due.completer = completer,
+            // The timer has completed it: what it still holds comes back.
+            (_, due) => {
+                contain(|| drop(result));
+                contain(|| drop(stream));
+                contain(|| drop(job));
+                let bytes = due.take().map_or(0, |due| due.bytes);
+                return core.give_back(1, bytes);
+            }
         }
     }
     let failure = match result {
@@ -384,11 +409,6 @@ fn run<F: Finalize>(core: &Arc<Core<F>>, mut task: Task<F>, index: usize) {
             Failure::StreamTimedOut
         }
         Ok(Ok(item)) => {
-            let Task {
-                completion,
-                job,
-                stream,
-            } = task;
             // What the flush held goes before anybody learns that it is complete.
             contain(|| drop(stream));
             contain(|| drop(job));
@@ -397,28 +417,22 @@ fn run<F: Finalize>(core: &Arc<Core<F>>, mut task: Task<F>, index: usize) {
         Ok(Err(error)) => Failure::Stream(error),
         Err(panic) => Failure::StreamPanicked(panic),
     };
-    if !is_late && task.job.attempt < core.options.policy.attempts() {
+    if !is_late
+        && job.attempt < core.options.policy.attempts()
+        && let Some(due) = completion.due.take()
+    {
         core.counters.retried.add(1);
-        let at = now().checked_add(core.options.policy.backoff(task.job.attempt));
+        let at = now().checked_add(core.options.policy.backoff(job.attempt));
         contain(|| drop(failure));
-        return core.timers.retry(at, task);
+        return core.timers.retry(core, at, Task { due, job, stream });
     }
-    let Task {
-        completion,
-        job,
-        stream,
-    } = task;
     let task = if is_late {
         contain(|| drop((stream, job)));
         None
     } else {
         Some((job, stream))
     };
-    completion.complete(Fate::Failed {
-        failure: Some(failure),
-        task,
-        item: None,
-    });
+    completion.complete(Fate::failed_with(failure, task, None));
 }
 
 /// Fails the streams whose time is up at `now`; says when the next one's is.

@@ -6,9 +6,8 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use crate::sync::Arc;
-use crate::sync::mutant;
 use crate::sync::time::{Instant, now};
+use crate::sync::{Arc, hint, mutant};
 use crate::waiter::{Pending, Ticket, TicketError};
 
 use super::core::{Core, Outcome, Refused};
@@ -107,6 +106,14 @@ impl<F: Finalize> FlushTicket<F> {
         if core.would_wait_for_itself() {
             return Err(WaitError::WouldDeadlock(Self::new(core, sequence, ticket)));
         }
+        // A moment, before the finalizer is made to wake this thread.
+        let ticket = match hint::lulls().any(|()| ticket.is_done()) {
+            true => match ticket.try_take() {
+                Ok(result) => return read(result),
+                Err(ticket) => ticket,
+            },
+            false => ticket,
+        };
         let nudger = ticket.nudger();
         core.control.lock().sleepers.push(ticket.nudger());
         // Asked after it is on the list of those that a halt nudges.

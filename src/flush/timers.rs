@@ -59,11 +59,11 @@ impl<F: Finalize> Timers<F> {
     }
 
     /// Has `task` run again at a time.
-    pub(super) fn retry(&self, at: Option<Instant>, task: Task<F>) {
+    pub(super) fn retry(&self, core: &Core<F>, at: Option<Instant>, task: Task<F>) {
         let mut retries = self.retries.lock();
         if retries.is_closed {
             drop(retries);
-            return task.give_up();
+            return task.give_up(core);
         }
         retries.tasks.push((at, task));
         drop(retries);

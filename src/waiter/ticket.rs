@@ -155,7 +155,8 @@ impl<T> Slot<T> {
         false
     }
 
-    fn finish(&self, result: Result<T, TicketError>) {
+    /// Hands the result over. `true`: the waiter sleeps, and is to be woken.
+    fn finish(&self, result: Result<T, TicketError>) -> bool {
         let called = {
             let mut outcome = self.result.lock();
             match std::mem::replace(&mut *outcome, Outcome::None) {
@@ -167,12 +168,16 @@ impl<T> Slot<T> {
             }
         };
         let before = self.word.swap(DONE, Ordering::AcqRel);
-        if before & ASLEEP != 0 && !mutant::enabled("ticket-wakes-nobody") {
-            self.word.wake_one();
-        }
         self.event.announce(|| self.is_done());
         if let Some((deliver, result)) = called {
             deliver(result);
+        }
+        before & ASLEEP != 0 && !mutant::enabled("ticket-wakes-nobody")
+    }
+
+    fn finish_and_wake(&self, result: Result<T, TicketError>) {
+        if self.finish(result) {
+            self.word.wake_one();
         }
     }
 
@@ -275,8 +280,31 @@ impl<T> Completer<T> {
         if self.begin()
             && let Some(slot) = self.slot.take()
         {
-            slot.finish(result.map_err(TicketError::from));
+            slot.finish_and_wake(result.map_err(TicketError::from));
         }
+    }
+
+    /// As [`complete`](Self::complete), but who sleeps until then is the caller's to wake.
+    #[cfg(feature = "flush")]
+    pub(crate) fn complete_quietly(mut self, result: Result<T, Panic>) -> Option<Sleeper<T>> {
+        if !self.begin() {
+            return None;
+        }
+        let slot = self.slot.take()?;
+        let sleeps = slot.finish(result.map_err(TicketError::from));
+        sleeps.then(|| Sleeper(slot))
+    }
+}
+
+/// Somebody who sleeps although the result is there.
+#[cfg(feature = "flush")]
+#[must_use = "nobody else will wake it"]
+pub(crate) struct Sleeper<T>(Arc<Slot<T>>);
+
+#[cfg(feature = "flush")]
+impl<T> Sleeper<T> {
+    pub(crate) fn wake(self) {
+        self.0.word.wake_one();
     }
 }
 
@@ -286,7 +314,7 @@ impl<T> Drop for Completer<T> {
             && let Some(slot) = self.slot.take()
             && !mutant::enabled("ticket-is-lost-silently")
         {
-            slot.finish(Err(TicketError::Lost));
+            slot.finish_and_wake(Err(TicketError::Lost));
         }
     }
 }
