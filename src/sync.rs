@@ -22,6 +22,11 @@ pub(crate) mod world;
 #[path = "sync/native.rs"]
 mod world;
 
+/// Inside that world, the checker that draws schedules instead of exploring them all.
+#[cfg(latchwork_shuttle)]
+#[path = "sync/shuttled.rs"]
+pub mod shuttled;
+
 pub(crate) mod mutant;
 
 pub(crate) use world::*;

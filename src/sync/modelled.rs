@@ -1,13 +1,16 @@
 //! The world under loom: the same surface, every step a choice that the model explores.
 
+#[cfg(latchwork_shuttle)]
+pub use super::shuttled as loom;
+#[cfg(not(latchwork_shuttle))]
 pub use loom;
 
-pub(crate) use loom::model as explore;
+pub(crate) use self::loom::model as explore;
 
-pub(crate) use loom::sync::Arc;
+pub(crate) use self::loom::sync::Arc;
 
 pub(crate) mod atomic {
-    pub(crate) use loom::sync::atomic::{
+    pub(crate) use super::loom::sync::atomic::{
         AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
     };
 
@@ -20,11 +23,13 @@ pub(crate) mod atomic {
 }
 
 pub(crate) mod cell {
-    pub(crate) use loom::cell::UnsafeCell;
+    pub(crate) use super::loom::cell::UnsafeCell;
 }
 
 pub(crate) mod lock {
     //! loom's locks without poisoning: a panic that unwinds through one ends the execution anyway.
+
+    use super::loom;
 
     pub(crate) type MutexGuard<'a, T> = loom::sync::MutexGuard<'a, T>;
     pub(crate) type RwLockReadGuard<'a, T> = loom::sync::RwLockReadGuard<'a, T>;
@@ -68,7 +73,7 @@ pub(crate) mod lock {
 }
 
 pub(crate) mod hint {
-    pub(crate) use loom::hint::spin_loop;
+    pub(crate) use super::loom::hint::spin_loop;
 
     /// A model does not spin, see [`spins`].
     pub(crate) fn backoff() -> impl Iterator<Item = u32> {
@@ -92,13 +97,14 @@ pub(crate) mod hint {
 }
 
 pub(crate) mod track {
-    pub(crate) use loom::alloc::Track;
+    pub(crate) use super::loom::alloc::Track;
 }
 
 pub(crate) mod time {
     //! Time is an actor: nothing passes until a thread of the model moves the clock.
 
     use super::atomic::{AtomicU64, Ordering};
+    use super::loom;
     use std::time::Duration;
 
     loom::lazy_static! {
@@ -176,6 +182,7 @@ pub(crate) mod futex {
     //! the slept path can hide here, and is ThreadSanitizer's to find.
 
     use super::atomic::{AtomicU32, Ordering};
+    use super::loom;
     use super::time::{Instant, now};
     use std::sync::{Arc, Mutex, PoisonError};
 
@@ -311,7 +318,7 @@ pub(crate) mod futex {
     /// under one lock for all, as a look at the words and going to sleep are one step of the kernel's.
     #[cfg(feature = "shared")]
     pub(super) mod shared_sleep {
-        use super::{Arc, Gate, Instant, Mutex, PoisonError, SLEEPERS, Wait, now};
+        use super::{Arc, Gate, Instant, Mutex, PoisonError, SLEEPERS, Wait, loom, now};
 
         loom::lazy_static! {
             static ref LOCK: Arc<loom::sync::Mutex<()>> = Arc::new(loom::sync::Mutex::new(()));
@@ -422,10 +429,11 @@ mod shared_futex {
 }
 
 pub(crate) mod thread {
+    use super::loom;
     use std::cell::Cell;
     use std::io;
 
-    pub use loom::thread::yield_now;
+    pub use super::loom::thread::yield_now;
 
     /// A model steps a component's thread itself, or spawns it: threads are few here.
     pub(crate) const STARTS_ITS_OWN: bool = false;
@@ -453,7 +461,7 @@ pub(crate) mod thread {
     #[derive(Debug)]
     pub struct JoinHandle<T>(loom::thread::JoinHandle<T>);
 
-    impl<T> JoinHandle<T> {
+    impl<T: 'static> JoinHandle<T> {
         /// Waits for the thread's end.
         ///
         /// # Errors
@@ -483,7 +491,7 @@ pub(crate) mod thread {
     }
 
     /// Whether the calling thread is the one that `handle` joins.
-    pub(crate) fn is_current<T>(handle: &JoinHandle<T>) -> bool {
+    pub(crate) fn is_current<T: 'static>(handle: &JoinHandle<T>) -> bool {
         handle.0.thread().id() == loom::thread::current().id()
     }
 
@@ -496,7 +504,7 @@ pub(crate) mod thread {
 /// Declares a thread-local, one a thread of the model.
 macro_rules! local {
     ($(#[$attr:meta])* static $name:ident: $type:ty = $init:expr) => {
-        loom::thread_local! {
+        $crate::sync::world::loom::thread_local! {
             $(#[$attr])* static $name: $type = $init;
         }
     };
@@ -506,7 +514,7 @@ pub(crate) use {local, local as lazy_local};
 /// Declares a value that lives for one execution of the model.
 macro_rules! global {
     ($(#[$attr:meta])* static $name:ident: $type:ty = $init:expr) => {
-        loom::lazy_static! {
+        $crate::sync::world::loom::lazy_static! {
             $(#[$attr])* static ref $name: $type = $init;
         }
     };

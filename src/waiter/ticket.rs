@@ -15,6 +15,12 @@
 //! the bit: either the swap sees it and wakes, or the waiter's compare-exchange fails and it looks
 //! again. The result itself is handed over under a lock, before `DONE`.
 
+#[cfg(feature = "flush")]
+mod call;
+
+#[cfg(feature = "flush")]
+pub(crate) use call::{Nudger, Sleeper};
+
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -293,18 +299,6 @@ impl<T> Completer<T> {
         let slot = self.slot.take()?;
         let sleeps = slot.finish(result.map_err(TicketError::from));
         sleeps.then(|| Sleeper(slot))
-    }
-}
-
-/// Somebody who sleeps although the result is there.
-#[cfg(feature = "flush")]
-#[must_use = "nobody else will wake it"]
-pub(crate) struct Sleeper<T>(Arc<Slot<T>>);
-
-#[cfg(feature = "flush")]
-impl<T> Sleeper<T> {
-    pub(crate) fn wake(self) {
-        self.0.word.wake_one();
     }
 }
 
@@ -587,21 +581,6 @@ impl<T> Ticket<T> {
     /// When the process has no descriptor left.
     pub fn as_fd(&self) -> io::Result<BorrowedFd<'_>> {
         self.slot.event.as_fd(|| self.is_done())
-    }
-}
-
-/// Has whoever waits for a ticket look around.
-#[cfg(feature = "flush")]
-pub(crate) struct Nudger<T>(Arc<Slot<T>>);
-
-#[cfg(feature = "flush")]
-impl<T> Nudger<T> {
-    pub(crate) fn nudge(&self) {
-        self.0.nudge();
-    }
-
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 

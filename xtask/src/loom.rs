@@ -1,4 +1,5 @@
-//! `cargo xtask loom`: the models, and with `--mutants` the bugs that they must find.
+//! `cargo xtask loom`: the models, and with `--mutants` the bugs that they must find. `cargo xtask
+//! shuttle` does the same with those of whole pipelines, whose schedules are drawn.
 //!
 //! Everything is built once, with the mutants in it: a mutant is chosen by the environment
 //! variable `LATCHWORK_MUTANT` at run time, and none is without it. Each model runs in a process
@@ -19,30 +20,64 @@ use crate::report::{Outcome, count, failed, seconds, skipped, table};
 use crate::sanitize;
 use crate::workspace::{TestBinary, Workspace, rust_files};
 
-const RUSTFLAGS: &str = "--cfg latchwork_loom --cfg latchwork_mutants";
+/// A checker, and what belongs to it.
+pub(crate) struct World {
+    command: &'static str,
+    rustflags: &'static str,
+    /// What cargo is told to build.
+    tests: &'static str,
+    mutants_file: &'static str,
+    /// Whether the file has a line for every mutant of the source.
+    is_whole: bool,
+}
+
+pub(crate) const LOOM: World = World {
+    command: "loom",
+    rustflags: "--cfg latchwork_loom --cfg latchwork_mutants",
+    tests: "test --release -p latchwork-loom-tests",
+    mutants_file: "loom-tests/mutants.txt",
+    is_whole: true,
+};
+
+pub(crate) const SHUTTLE: World = World {
+    command: "shuttle",
+    rustflags: "--cfg latchwork_loom --cfg latchwork_shuttle --cfg latchwork_mutants",
+    tests: "test --release -p latchwork-loom-tests --test pipelines",
+    mutants_file: "loom-tests/pipelines.txt",
+    is_whole: false,
+};
+
+/// Schedules of each kind that shuttle draws: in CI, and with `--deep`.
+const RUNS: [u32; 2] = [1000, 50_000];
 const PARALLEL: usize = 2;
 /// A model at bound 2 that takes longer has too many threads or operations for CI.
 const MODEL_LIMIT: Duration = Duration::from_secs(600);
 const MUTANT_LIMIT: Duration = Duration::from_secs(120);
-const MUTANTS_FILE: &str = "loom-tests/mutants.txt";
 
-/// A cargo command in the world of the models.
-fn loom_cargo(workspace: &Workspace) -> Program {
-    Program::cargo().env("RUSTFLAGS", RUSTFLAGS).env(
-        "CARGO_TARGET_DIR",
-        workspace.target.join("loom").to_string_lossy(),
-    )
+impl World {
+    /// A cargo command in it.
+    fn cargo(&self, workspace: &Workspace) -> Program {
+        Program::cargo().env("RUSTFLAGS", self.rustflags).env(
+            "CARGO_TARGET_DIR",
+            workspace.target.join(self.command).to_string_lossy(),
+        )
+    }
 }
 
-/// Clippy over what is only compiled in the models' world.
+/// Clippy over what is only compiled in the models' worlds.
 pub(crate) fn clippy(workspace: &Workspace) -> Result<()> {
-    loom_cargo(workspace)
-        .words("clippy -p latchwork-loom-tests --all-targets -- -D warnings")
-        .run()
+    for world in [LOOM, SHUTTLE] {
+        world
+            .cargo(workspace)
+            .words("clippy -p latchwork-loom-tests --all-targets -- -D warnings")
+            .run()?;
+    }
+    Ok(())
 }
 
 pub(crate) fn run(
     workspace: &Workspace,
+    world: &World,
     name: Option<&str>,
     deep: bool,
     with_mutants: bool,
@@ -53,9 +88,10 @@ pub(crate) fn run(
     let bound = if deep { 3 } else { 2 };
     let binaries = workspace.build_tests(
         // Release, or the search takes minutes; what a debug build would assert is not in the way.
-        loom_cargo(workspace)
+        world
+            .cargo(workspace)
             .env("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "false")
-            .words("test --release -p latchwork-loom-tests"),
+            .words(world.tests),
     )?;
     let mut models = Vec::new();
     for binary in &binaries {
@@ -69,22 +105,27 @@ pub(crate) fn run(
 
     let mut seeded = Vec::new();
     if with_mutants {
-        let file = workspace.root.join(MUTANTS_FILE);
+        let name = world.mutants_file;
+        let file = workspace.root.join(name);
         if file.exists() {
-            let text = std::fs::read_to_string(&file)
-                .with_context(|| format!("cannot read {MUTANTS_FILE}"))?;
+            let text =
+                std::fs::read_to_string(&file).with_context(|| format!("cannot read {name}"))?;
             seeded = mutants::parse(&text)?;
-            let in_source = layering::mutants_in_source(workspace)?;
+            let mut in_source = layering::mutants_in_source(workspace)?;
+            if !world.is_whole {
+                in_source.retain(|mutant| seeded.iter().any(|line| line.mutant == *mutant));
+            }
             let wrong = mutants::mismatches(&seeded, &models, &in_source, &sanitize::mutants());
             if !wrong.is_empty() {
-                return Err(failed(format!("{MUTANTS_FILE}:\n  {}", wrong.join("\n  "))));
+                return Err(failed(format!("{name}:\n  {}", wrong.join("\n  "))));
             }
         } else {
-            println!("SKIP the mutants: there is no {MUTANTS_FILE} yet");
+            println!("SKIP the mutants: there is no {name} yet");
         }
     }
 
     let runner = Runner {
+        world,
         binaries: &binaries,
         bound,
         deep,
@@ -107,8 +148,12 @@ pub(crate) fn run(
         )));
     }
     println!(
-        "{} at preemption bound {bound}",
-        count(chosen.len(), "model")
+        "{} at {}",
+        count(chosen.len(), "model"),
+        match world.is_whole {
+            true => format!("preemption bound {bound}"),
+            false => format!("{} schedules of each kind", RUNS[usize::from(deep)]),
+        }
     );
     let mut problems = runner.models(&chosen)?;
     if with_mutants {
@@ -130,6 +175,7 @@ pub(crate) fn run(
 }
 
 struct Runner<'a> {
+    world: &'a World,
     binaries: &'a [TestBinary],
     bound: u32,
     deep: bool,
@@ -151,6 +197,10 @@ impl Runner<'_> {
             .program()
             .args(["--exact", &model.test, "--nocapture", "--test-threads", "1"])
             .env("LOOM_MAX_PREEMPTIONS", self.bound.to_string())
+            .env(
+                "LATCHWORK_SHUTTLE_RUNS",
+                RUNS[usize::from(self.deep)].to_string(),
+            )
             // A search cut short by these ends in success.
             .env_remove("LOOM_MAX_DURATION")
             .env_remove("LOOM_MAX_PERMUTATIONS")
@@ -186,7 +236,8 @@ impl Runner<'_> {
             if let Some(what) = verdict {
                 print!("---- {model}\n{}{}", end.stdout, end.stderr);
                 problems.push(format!(
-                    "the model {model} {what}\n    rerun: cargo xtask loom {}{}",
+                    "the model {model} {what}\n    rerun: cargo xtask {} {}{}",
+                    self.world.command,
                     model.test,
                     if self.deep { " --deep" } else { "" }
                 ));
@@ -213,8 +264,8 @@ impl Runner<'_> {
                 }
                 Exit::TimedOut => {
                     problems.push(format!(
-                        "the mutant {} hangs {}: say `hang` in {MUTANTS_FILE} if that is the bug",
-                        line.mutant, line.model
+                        "the mutant {} hangs {}: say `hang` in {} if that is the bug",
+                        line.mutant, line.model, self.world.mutants_file
                     ));
                     format!("HANGS: killed after {} s", MUTANT_LIMIT.as_secs())
                 }
@@ -242,8 +293,8 @@ impl Runner<'_> {
                 .filter(|other| other.mutant == line.mutant)
                 .all(|other| chosen.contains(other));
             let problem = format!(
-                "the mutant {} is caught by no model: {}\n    rerun: cargo xtask loom --mutants {}",
-                line.mutant, line.bug, line.mutant
+                "the mutant {} is caught by no model: {}\n    rerun: cargo xtask {} --mutants {}",
+                line.mutant, line.bug, self.world.command, line.mutant
             );
             if complete && !problems.contains(&problem) {
                 problems.push(problem);

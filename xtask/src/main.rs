@@ -32,6 +32,7 @@ USAGE: cargo xtask <COMMAND>
   test [STEP…] [--list] [--fail-fast]   every check that CI makes, or the chosen ones
   loom [NAME] [--deep] [--mutants]      the loom models; --deep: preemption bound 3 instead of 2;
                                         --mutants: also that every seeded bug is caught
+  shuttle [NAME] [--deep] [--mutants]   the models of whole pipelines, whose schedules are drawn
   downstream                            a user's own model over our types, with and without its bug
   storm [NAME] [--full]                 the storm tests in release; --full: long ones, and the comparisons
   bench [NAME] [--quick] […]            a comparison with the peers; without a NAME: their names
@@ -84,6 +85,7 @@ fn dispatch() -> Result<ExitCode> {
         return bench::run(&Workspace::load()?, &args);
     }
 
+    let is_models = command == "loom" || command == "shuttle";
     let mut words = Vec::new();
     let mut flags = Flags::default();
     while let Some(arg) = parser.next()? {
@@ -91,8 +93,8 @@ fn dispatch() -> Result<ExitCode> {
             Value(word) => words.push(word.string()?),
             Long("list") if command == "test" => flags.list = true,
             Long("fail-fast") if command == "test" => flags.fail_fast = true,
-            Long("deep") if command == "loom" => flags.deep = true,
-            Long("mutants") if command == "loom" => flags.mutants = true,
+            Long("deep") if is_models => flags.deep = true,
+            Long("mutants") if is_models => flags.mutants = true,
             Long("full") if command == "storm" => flags.full = true,
             Long("full") if command == "crash" => flags.crash.full = true,
             Long("seed") if command == "crash" => {
@@ -117,7 +119,8 @@ fn dispatch() -> Result<ExitCode> {
     let outcome = match command.as_str() {
         "test" => return steps::run(&workspace, &words, flags.list, flags.fail_fast),
         "crash" => crash::run(&workspace, name, &flags.crash)?,
-        "loom" => loom::run(&workspace, name, flags.deep, flags.mutants)?,
+        "loom" => loom::run(&workspace, &loom::LOOM, name, flags.deep, flags.mutants)?,
+        "shuttle" => loom::run(&workspace, &loom::SHUTTLE, name, flags.deep, flags.mutants)?,
         "downstream" => downstream::run(&workspace)?,
         "storm" => storm::run(&workspace, name, flags.full)?,
         "fuzz" => return fuzz::run(&workspace, name, flags.seconds),

@@ -1,4 +1,4 @@
-//! `loom-tests/mutants.txt`: which model must find which seeded bug.
+//! `loom-tests/mutants.txt` and `pipelines.txt`: which model must find which seeded bug.
 //!
 //! A line is `<mutant> <test-binary> <test> [hang] # the bug`; empty lines and lines that begin
 //! with `#` are comments. Several lines may name one mutant: one of their models must fail.

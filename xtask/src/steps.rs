@@ -319,7 +319,8 @@ fn docs(_: &Workspace) -> Result<Outcome> {
 }
 
 fn models(workspace: &Workspace) -> Result<Outcome> {
-    loom::run(workspace, None, false, true)
+    loom::run(workspace, &loom::LOOM, None, false, true)?;
+    loom::run(workspace, &loom::SHUTTLE, None, false, true)
 }
 
 /// Async runtimes and what only they need: a name, or with `*` the beginning of names.

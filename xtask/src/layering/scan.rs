@@ -18,7 +18,7 @@ pub(super) struct Source {
     pub(super) file: PathBuf,
     pub(super) lines: usize,
     pub(super) mentions: Vec<Mention>,
-    /// Lines that name `latchwork_loom`.
+    /// Lines that name `latchwork_loom`, or `latchwork_shuttle`.
     pub(super) model_cfgs: Vec<usize>,
     /// Lines that allow or expect `unsafe_code`.
     pub(super) unsafe_allowed: Vec<usize>,
@@ -137,7 +137,7 @@ impl Source {
         let name = tokens[at].to_string();
         let line = line_of(&tokens[at]);
         match name.as_str() {
-            "latchwork_loom" => self.model_cfgs.push(line),
+            "latchwork_loom" | "latchwork_shuttle" => self.model_cfgs.push(line),
             "allow" | "expect" => {
                 if let Some(inside) = group_at(tokens, at + 1, Delimiter::Parenthesis)
                     && inside
