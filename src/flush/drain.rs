@@ -100,6 +100,9 @@ impl<F: Finalize> FlushPipeline<F> {
         if core.watermark() >= sequence {
             return Ok(());
         }
+        if core.home.is_elsewhere() {
+            return Err(DrainError::ShutDown);
+        }
         if core.would_wait_for_itself() {
             return Err(DrainError::WouldDeadlock);
         }

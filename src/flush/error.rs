@@ -123,6 +123,8 @@ pub enum WaitError<F: Finalize> {
     Halted(u64, FlushTicket<F>),
     /// It was not, in time.
     TimedOut(FlushTicket<F>),
+    /// It is not yet, and the call does not wait.
+    WouldBlock(FlushTicket<F>),
     /// This is one of the pipeline's own threads, or has flushes in hand that are not submitted: it
     /// would wait for itself.
     WouldDeadlock(FlushTicket<F>),
@@ -139,6 +141,7 @@ where
             Self::ShutDown => f.write_str("ShutDown"),
             Self::Halted(sequence, _) => f.debug_tuple("Halted").field(sequence).finish(),
             Self::TimedOut(_) => f.write_str("TimedOut"),
+            Self::WouldBlock(_) => f.write_str("WouldBlock"),
             Self::WouldDeadlock(_) => f.write_str("WouldDeadlock"),
         }
     }
@@ -154,6 +157,7 @@ impl<F: Finalize> fmt::Display for WaitError<F> {
             Self::ShutDown => f.write_str("the pipeline was shut down before the flush's turn"),
             Self::Halted(sequence, _) => write!(f, "the pipeline has halted at flush {sequence}"),
             Self::TimedOut(_) => f.write_str("the flush was not finalized in time"),
+            Self::WouldBlock(_) => f.write_str("the flush is not finalized yet"),
             Self::WouldDeadlock(_) => f.write_str(
                 "this thread would wait for itself: it is the pipeline's own, or has a flush in hand",
             ),

@@ -111,6 +111,9 @@ impl<F: Finalize> FlushPipeline<F> {
                 Err(ReserveError::WouldBlock) => {}
                 decided => return decided,
             }
+            if core.home.is_elsewhere() {
+                return Err(ReserveError::Closed);
+            }
             if core.would_wait_for_itself() || core.permits.is_held_here() {
                 return Err(ReserveError::WouldDeadlock);
             }

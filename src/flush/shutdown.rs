@@ -7,8 +7,8 @@ use crate::sync::mutant;
 use crate::sync::time::{Instant, now};
 use crate::waiter::contain;
 
-use super::core::{Core, Entry, FailedFlush, Fate, Finalizing, Name, STOP, STOPPED};
-use super::error::DrainError;
+use super::core::{Core, Entry, FailedFlush, Fate, Finalizing, Name, Refused, STOP, STOPPED};
+use super::error::{DrainError, Failure};
 use super::finalizer::Finalize;
 use super::ring::Closed;
 use super::stream::{Run, Task};
@@ -76,6 +76,9 @@ pub struct Leftover<F: Finalize> {
     pub job: Option<F::Job>,
     /// What its stream made, where that was done.
     pub item: Option<F::Item>,
+    /// Where it had failed: what the stream or the finalizer returned, or what
+    /// [`finalize_failure`](Finalize::finalize_failure) made of it.
+    pub error: Option<F::Error>,
 }
 
 impl<F: Finalize> fmt::Debug for Leftover<F> {
@@ -85,6 +88,7 @@ impl<F: Finalize> fmt::Debug for Leftover<F> {
             .field("state", &self.state)
             .field("job", &self.job.is_some())
             .field("item", &self.item.is_some())
+            .field("error", &self.error.is_some())
             .finish()
     }
 }
@@ -196,6 +200,7 @@ impl<F: Finalize> Core<F> {
                 state,
                 job: None,
                 item: None,
+                error: None,
             });
         }
         let drains = std::mem::take(&mut self.control.lock().drains);
@@ -248,6 +253,7 @@ impl Run {
             state: LeftoverState::Running(self.thread),
             job: None,
             item: None,
+            error: None,
         }
     }
 }
@@ -262,6 +268,7 @@ impl<F: Finalize> Task<F> {
             state: LeftoverState::Queued,
             job: Some(job.content),
             item: None,
+            error: None,
         }
     }
 }
@@ -269,15 +276,26 @@ impl<F: Finalize> Task<F> {
 impl<F: Finalize> Entry<F> {
     fn into_leftover(self, core: &Core<F>) -> Leftover<F> {
         core.give_back(self.permits, self.bytes);
-        let (state, job, item) = match self.fate {
-            Fate::Item(item) => (LeftoverState::Streamed, None, Some(item)),
+        let (state, job, item, error) = match self.fate {
+            Fate::Item(item) => (LeftoverState::Streamed, None, Some(item), None),
             Fate::Failed(failed) => {
-                let FailedFlush { task, item, .. } = *failed;
+                let FailedFlush {
+                    failure,
+                    task,
+                    item,
+                    refused,
+                    ..
+                } = *failed;
+                let error = match (refused, failure) {
+                    (Some(Refused::Failed(error)), _)
+                    | (_, Some(Failure::Stream(error) | Failure::Finalize(error))) => Some(error),
+                    _ => None,
+                };
                 let job = task.map(|(job, stream)| {
                     contain(|| drop(stream));
                     job.content
                 });
-                (LeftoverState::Failed, job, item)
+                (LeftoverState::Failed, job, item, error)
             }
         };
         Leftover {
@@ -285,6 +303,7 @@ impl<F: Finalize> Entry<F> {
             state,
             job,
             item,
+            error,
         }
     }
 }

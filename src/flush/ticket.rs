@@ -103,6 +103,9 @@ impl<F: Finalize> FlushTicket<F> {
             Ok(result) => return read(result),
             Err(ticket) => ticket,
         };
+        if core.home.is_elsewhere() {
+            return Err(WaitError::ShutDown);
+        }
         if core.would_wait_for_itself() {
             return Err(WaitError::WouldDeadlock(Self::new(core, sequence, ticket)));
         }
@@ -145,7 +148,7 @@ impl<F: Finalize> FlushTicket<F> {
     /// The outcome, if it is there.
     ///
     /// # Errors
-    /// As [`wait`](Self::wait); [`TimedOut`](WaitError::TimedOut) where there is none yet.
+    /// As [`wait`](Self::wait); [`WouldBlock`](WaitError::WouldBlock) where there is none yet.
     pub fn try_wait(self) -> Result<F::Output, WaitError<F>> {
         let Self {
             core,
@@ -159,7 +162,7 @@ impl<F: Finalize> FlushTicket<F> {
                 let ticket = Self::new(core, sequence, ticket);
                 Err(match halted {
                     Some(at) => WaitError::Halted(at, ticket),
-                    None => WaitError::TimedOut(ticket),
+                    None => WaitError::WouldBlock(ticket),
                 })
             }
         }
