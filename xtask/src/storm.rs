@@ -2,7 +2,7 @@
 //!
 //! They are `tests/*_storm.rs`; the environment variable `LATCHWORK_STORM` (`short` or `full`)
 //! tells them how long to go on. `--full` adds the random comparisons with plain models and with
-//! redis-server, which run by themselves, short, with the ordinary tests.
+//! redis-server, and the load of slots, which run by themselves, short, with the ordinary tests.
 
 use std::time::Duration;
 
@@ -15,12 +15,13 @@ use crate::workspace::{LIBRARY, TestBinary, Workspace};
 const SHORT_LIMIT: Duration = Duration::from_secs(300);
 const FULL_LIMIT: Duration = Duration::from_secs(2 * 3600);
 
-/// Random comparisons that are long with `--full`: the program, and its modules if not all.
-const COMPARISONS: [(&str, &[&str]); 4] = [
+/// Random comparisons and loads that are long with `--full`: the program, and its modules if not all.
+const COMPARISONS: [(&str, &[&str]); 5] = [
     ("kvnode", &["differential::", "schedule::"]),
     ("rmw_blocking_model", &[]),
     ("rmw_list_model", &[]),
     ("rmw_model", &[]),
+    ("slots", &["load::"]),
 ];
 
 /// The names of the storm tests.
@@ -49,12 +50,14 @@ pub(crate) fn run(workspace: &Workspace, name: Option<&str>, full: bool) -> Resu
             all.join(", ")
         )));
     }
-    if chosen.iter().any(|test| test == "kvnode") {
-        // The tests of the example drive the built program.
-        Program::cargo()
-            .words("build --release --all-features --example kvnode")
-            .args(["-p", LIBRARY])
-            .run()?;
+    for example in ["kvnode", "slots"] {
+        if chosen.iter().any(|test| test == example) {
+            // The tests of an example drive the built program.
+            Program::cargo()
+                .words("build --release --all-features --example")
+                .args([example, "-p", LIBRARY])
+                .run()?;
+        }
     }
     let build = Program::cargo()
         .words("test --release --all-features")
