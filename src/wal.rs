@@ -400,6 +400,32 @@ impl Wal {
         self.core.on_durable.lock().push(unmodelled::Arc::new(f));
     }
 
+    /// Has `f` called whenever a group could not be written or synced, with the reason, outside all
+    /// locks, by whoever led it: so that an event loop learns of what it enqueued. When the error
+    /// [`is_poisoned`](WalError::is_poisoned), the log takes nothing any more; else it is for
+    /// [`resume`](Self::resume) to try again.
+    ///
+    /// ```
+    /// # use latchwork::{fs::MemoryFs, wal::Wal};
+    /// let fs = MemoryFs::new();
+    /// let (wal, _) = Wal::builder("/log").fs(std::sync::Arc::new(fs.clone()))
+    ///     .segment_bytes(4096)
+    ///     .open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// let (send, receive) = std::sync::mpsc::channel();
+    /// wal.on_failure(move |error| drop(send.send(error.clone())));
+    /// fs.set_capacity(fs.used());
+    /// wal.enqueue(&[0; 8192])?;
+    /// assert!(receive.recv()?.is_no_space());
+    ///
+    /// fs.set_capacity(u64::MAX);
+    /// wal.resume()?;
+    /// assert_eq!(wal.durable_lsn(), wal.last_lsn());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn on_failure(&self, f: impl Fn(&WalError) + Send + Sync + 'static) {
+        self.core.on_failure.lock().push(unmodelled::Arc::new(f));
+    }
+
     /// The last place up to which everything is synced.
     ///
     /// ```

@@ -31,6 +31,8 @@ mod reply;
 mod request;
 mod server;
 mod session;
+#[allow(dead_code, unused_imports, reason = "until the server uses it")]
+mod storage;
 
 use std::io::Write as _;
 use std::net::TcpListener;

@@ -55,7 +55,7 @@ use super::record;
 use super::segment::Name;
 use super::stats::Counters;
 use super::writer::Writer;
-use super::{AppendError, Lsn};
+use super::{AppendError, Lsn, WalError};
 use finish::Duty;
 use state::{Guard, Next, Role, State, Writing, clean};
 pub(super) use state::{Patience, Tell};
@@ -66,6 +66,7 @@ crate::sync::local! {
 }
 
 type Told = unmodelled::Arc<dyn Fn(Lsn) + Send + Sync>;
+type ToldFailure = unmodelled::Arc<dyn Fn(&WalError) + Send + Sync>;
 
 pub(super) struct Core {
     pub(super) dir: std::path::PathBuf,
@@ -76,6 +77,7 @@ pub(super) struct Core {
     /// The segments on disk in order, each with its first LSN.
     pub(super) segments: unmodelled::Mutex<Vec<(Name, u64)>>,
     pub(super) on_durable: unmodelled::Mutex<Vec<Told>>,
+    pub(super) on_failure: unmodelled::Mutex<Vec<ToldFailure>>,
     state: Mutex<State>,
     /// Rings for the waiters of even, and of odd batches.
     batches: [Bell; 2],
@@ -111,6 +113,7 @@ impl Core {
             counters,
             segments: unmodelled::Mutex::new(segments),
             on_durable: unmodelled::Mutex::new(Vec::new()),
+            on_failure: unmodelled::Mutex::new(Vec::new()),
             state: Mutex::new(State {
                 role: Role::Free(Box::new(writer)),
                 pending: Batch::new(1),

@@ -84,6 +84,7 @@ impl Core {
         let mut abandoned = Vec::new();
         let mut state = self.state.lock();
         let before = state.durable;
+        let mut trouble = None;
         let outcome = match result {
             Ok(()) => {
                 state.halted = None;
@@ -101,6 +102,8 @@ impl Core {
             Err(failure) => {
                 counters.failed_groups.add(1);
                 let error = self.fail(&mut state, &batch, &failure, &mut abandoned);
+                let poison = state.poisoned.clone();
+                trouble = Some(poison.unwrap_or_else(|| failure.error.clone()));
                 *counters.trouble.lock() = Some(failure.error);
                 Err(error)
             }
@@ -155,6 +158,12 @@ impl Core {
                 let told = self.on_durable.lock().clone();
                 for told in told {
                     self.contain(|| told(Lsn::new(durable)));
+                }
+            }
+            if let Some(error) = trouble {
+                let told = self.on_failure.lock().clone();
+                for told in told {
+                    self.contain(|| told(&error));
                 }
             }
         });
