@@ -61,6 +61,7 @@ use std::thread::JoinHandle;
 
 use latchwork::flush::Shutdown;
 use latchwork::fs::{Fs, RealFs};
+use latchwork::rmw::Clock;
 use latchwork::wal::{Durability, Lsn};
 use latchwork::{FlushPipeline, LatchTable};
 use parking_lot::Mutex;
@@ -104,6 +105,8 @@ pub(crate) struct Config {
     /// How long a file of the log is.
     pub(crate) log_segment_bytes: u64,
     pub(crate) fs: Arc<dyn Fs>,
+    /// What says which keys have expired.
+    pub(crate) clock: Clock,
 }
 
 impl Config {
@@ -114,6 +117,7 @@ impl Config {
             memtable_bytes: 64 << 20,
             log_segment_bytes: 64 << 20,
             fs: Arc::new(RealFs::new()),
+            clock: Clock::system(),
         }
     }
 }
@@ -135,6 +139,15 @@ pub(crate) fn open(
     core.wal.on_failure(move |error| {
         if let Some(core) = weak.upgrade() {
             core.halt(error);
+        }
+    });
+    let weak = Arc::downgrade(&core);
+    // Before anybody else's: who is told that the log writes again may write.
+    core.wal.on_durable(move |_| {
+        if let Some(core) = weak.upgrade()
+            && core.is_halted()
+        {
+            core.end_halt();
         }
     });
     let flush = flush::pipeline(&core)?;

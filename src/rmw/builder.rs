@@ -139,7 +139,8 @@ impl<S: Store> RmwBuilder<S> {
         self
     }
 
-    /// Builds it. No thread is started.
+    /// Builds it. No thread is started, unless the store comes with deadlines: then the sweeper is
+    /// armed for the first.
     ///
     /// ```
     /// # use latchwork::rmw::Rmw;
@@ -168,12 +169,16 @@ impl<S: Store> RmwBuilder<S> {
         });
         let swept = Arc::clone(&core);
         let sweep = sweeper.job("rmw: expired keys", move || swept.run_sweep());
-        Rmw {
+        let rmw = Rmw {
             core,
             sweep: Some(Arc::new(sweep)),
             deadline: None,
             is_latched: false,
+        };
+        if let Some(at) = rmw.core.store.next_deadline() {
+            rmw.arm(at);
         }
+        rmw
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use latchwork::fs::Fs;
-use latchwork::rmw::{Effect, Key, KeyHasher, MemStore};
+use latchwork::rmw::{Clock, Effect, Key, KeyHasher, MemStore};
 use latchwork::wal::{AppendError, Lsn, WalError};
 use latchwork::{LatchTable, Wal};
 use parking_lot::{Condvar, Mutex};
@@ -31,6 +31,7 @@ pub(super) struct Core {
     pub(super) hasher: KeyHasher,
     pub(super) wal: Wal,
     pub(super) fs: Arc<dyn Fs>,
+    pub(super) clock: Clock,
     pub(super) dir: PathBuf,
     /// Whoever changes a key is inside; a rotation and a clear close it.
     pub(super) gate: Gate<Arc<Tables>>,
@@ -38,6 +39,8 @@ pub(super) struct Core {
     pub(super) memtable_bytes: u64,
     /// As it is on disk.
     pub(super) manifest: Mutex<Manifest>,
+    /// All records up to this one are in the manifest, and what that made superfluous is gone.
+    pub(super) saved: AtomicU64,
     /// The number that the next segment gets.
     pub(super) next_segment: AtomicU64,
     pub(super) counters: Counters,
@@ -95,6 +98,7 @@ pub(super) struct Parts {
     pub(super) latches: LatchTable<Vec<u8>>,
     pub(super) hasher: KeyHasher,
     pub(super) fs: Arc<dyn Fs>,
+    pub(super) clock: Clock,
     pub(super) dir: PathBuf,
     pub(super) memtable_bytes: u64,
     pub(super) manifest: Manifest,
@@ -112,9 +116,11 @@ impl Core {
             hasher: parts.hasher,
             wal,
             fs: parts.fs,
+            clock: parts.clock,
             dir: parts.dir,
             gate: Gate::new(Arc::new(parts.tables)),
             memtable_bytes: parts.memtable_bytes,
+            saved: AtomicU64::new(parts.manifest.position),
             next_segment: AtomicU64::new(parts.manifest.next_segment),
             manifest: Mutex::new(parts.manifest),
             counters,

@@ -33,7 +33,9 @@ enum Why {
     Append(AppendError),
     Pipeline(BuildError),
     Thread(io::Error),
-    /// What was flushed is stuck; the text says why.
+    /// The log takes no records.
+    Refused(Halt),
+    /// What is to be flushed is stuck; the text says why.
     Stuck(String),
     Closed,
 }
@@ -68,6 +70,10 @@ impl StorageError {
         Self(Arc::new(Why::Stuck(why.into())))
     }
 
+    pub(super) fn refused(halt: Halt) -> Self {
+        Self(Arc::new(Why::Refused(halt)))
+    }
+
     pub(super) fn closed() -> Self {
         Self(Arc::new(Why::Closed))
     }
@@ -81,6 +87,7 @@ impl StorageError {
             ),
             Why::Log(error) => error.is_no_space(),
             Why::Append(error) => matches!(error, AppendError::NoSpace(_)),
+            Why::Refused(halt) => *halt == Halt::NoSpace,
             _ => false,
         }
     }
@@ -147,6 +154,7 @@ impl fmt::Display for StorageError {
             Why::Append(error) => write!(f, "the log could not be written: {error}"),
             Why::Pipeline(error) => error.fmt(f),
             Why::Thread(error) => write!(f, "cannot start a thread: {error}"),
+            Why::Refused(halt) => halt.fmt(f),
             Why::Stuck(why) => f.write_str(why),
             Why::Closed => f.write_str("the storage has been closed"),
         }

@@ -281,6 +281,7 @@ impl Finalizer {
                 counters.failed_removals.fetch_add(1, Ordering::Relaxed);
             }
         }
+        core.saved.store(position.get(), Ordering::Release);
         Ok(())
     }
 }

@@ -205,8 +205,8 @@ impl Keeper {
 
     /// Tells those whose keys are in the manifest, or, where that cannot be, all.
     fn settle(&mut self) {
-        let position = Lsn::new(self.core.manifest.lock().position);
-        let is_over = |save: &mut Save| save.until.is_some_and(|until| until <= position);
+        let saved = Lsn::new(self.core.saved.load(Ordering::Acquire));
+        let is_over = |save: &mut Save| save.until.is_some_and(|until| until <= saved);
         for save in self.saves.extract_if(.., is_over) {
             (save.done)(Ok(()));
         }
@@ -214,7 +214,7 @@ impl Keeper {
             let trouble = self.core.counters.trouble.lock().clone();
             let refusal = self.core.refusal();
             let stuck = || match refusal {
-                Some(halt) => StorageError::stuck(halt.to_string()),
+                Some(halt) => StorageError::refused(halt),
                 None => StorageError::stuck("the flushes have halted"),
             };
             self.fail_saves(&trouble.unwrap_or_else(stuck));

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use latchwork::rmw::{Bytes, Clock, Effect, Key, KeyHasher, MemStore, Record, Store};
+use latchwork::rmw::{Bytes, Effect, Key, KeyHasher, MemStore, Record, Store};
 use latchwork::wal::{Lsn, Wal};
 use latchwork::{LatchTable, fs::Fs};
 use parking_lot::Mutex;
@@ -106,6 +106,7 @@ pub(super) fn load(
         latches,
         hasher,
         fs: Arc::clone(&config.fs),
+        clock: config.clock.clone(),
         dir: config.dir.clone(),
         memtable_bytes: config.memtable_bytes,
         manifest,
@@ -246,7 +247,16 @@ impl Loader<'_> {
         let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
         let total = manifest.bytes();
         let ahead = Mutex::new(HashMap::new());
+        let report = |progress: &mut dyn FnMut(Loading)| {
+            progress(Loading {
+                phase: Phase::Segments,
+                done_bytes: done.load(Ordering::Relaxed).min(total),
+                total_bytes: total,
+                keys: self.mem.len(),
+            });
+        };
         let read = || -> Result<(), StorageError> {
+            let mut count = 0;
             loop {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 if at > bounds.len() {
@@ -254,7 +264,6 @@ impl Loader<'_> {
                 }
                 let from = at.checked_sub(1).map(|at| &*bounds[at]);
                 let to = bounds.get(at).map(|to| &**to);
-                let mut count = 0;
                 for item in merged(&readers, from, to, &done) {
                     let item = item?;
                     let key = self.hasher.key(&item.key);
@@ -268,12 +277,7 @@ impl Loader<'_> {
                     if count % REPORT == 0
                         && let Some(mut progress) = self.progress.try_lock()
                     {
-                        progress(Loading {
-                            phase: Phase::Segments,
-                            done_bytes: done.load(Ordering::Relaxed).min(total),
-                            total_bytes: total,
-                            keys: self.mem.len(),
-                        });
+                        report(&mut **progress);
                     }
                 }
             }
@@ -291,6 +295,9 @@ impl Loader<'_> {
             let ended: Result<Vec<()>, StorageError> = ended.collect();
             own.and(ended.map(drop))
         })?;
+        if total > 0 {
+            report(&mut **self.progress.lock());
+        }
         Ok(ahead.into_inner())
     }
 
@@ -302,7 +309,7 @@ impl Loader<'_> {
             )));
         }
         let mem = &self.mem;
-        let now = Clock::system().now();
+        let now = self.config.clock.now();
         mem.visit_expired(now, |hash| {
             mem.remove_expired(hash, now);
         });

@@ -3,12 +3,10 @@
 //! Flushes read their keys while others do, so an older segment may hold a newer state of a key:
 //! what decides is the record that the entry says it came after.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use itertools::Itertools;
-use latchwork::rmw::{Clock, Key, Record};
 
 use super::core::Core;
 use super::error::StorageError;
@@ -53,16 +51,15 @@ pub(super) fn merge(
         .iter()
         .map(|segment| Reader::open(&*core.fs, &core.dir, segment));
     let readers: Vec<Reader> = readers.collect::<Result<_, _>>()?;
-    let fs: &Arc<_> = &core.fs;
-    let mut writer = Writer::create(fs, &core.dir, core.new_number())?;
+    let mut writer = Writer::create(&core.fs, &core.dir, core.new_number())?;
     let read = AtomicU64::new(0);
     let long_ago = EXPIRED_SINCE.as_millis() as u64;
-    let long_ago = Clock::system().now().saturating_sub(long_ago);
+    let long_ago = core.clock.now().saturating_sub(long_ago);
     for item in merged(&readers, None, None, &read) {
         let item = item?;
         let says_nothing = match &item.record {
             None => true,
-            Some(record) => record.is_expired(long_ago) && is_settled(core, &item, record),
+            Some(record) => record.is_expired(long_ago) && is_settled(core, &item),
         };
         if !says_nothing || item.lsn.get() > position {
             writer.add(&item.key, item.lsn, item.record.as_ref())?;
@@ -74,7 +71,7 @@ pub(super) fn merge(
 }
 
 /// Whether no record of the log is left that may depend on what this expired key held.
-fn is_settled(core: &Core, item: &Item, _record: &Record) -> bool {
-    let key: Key<'_> = core.hasher.key(&item.key);
+fn is_settled(core: &Core, item: &Item) -> bool {
+    let key = core.hasher.key(&item.key);
     core.gate.enter().last(key).is_none()
 }

@@ -1,0 +1,15 @@
+//! kvnode's storage, included as a module: what comes back after an end of any kind.
+#![cfg(not(latchwork_loom))]
+
+#[path = "../support/random.rs"]
+mod random;
+#[allow(dead_code, unused_imports, reason = "the server uses all of it")]
+#[path = "../../examples/kvnode/storage.rs"]
+mod storage;
+
+mod crash;
+mod damage;
+mod failures;
+mod ledger;
+mod restart;
+mod support;
