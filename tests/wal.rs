@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
 use std::time::{Duration, Instant};
 
-use latchwork::fs::{File, Fs, MemoryFs, OpenMode};
+use latchwork::fs::{Call, FailingFs, Failure, Fault, File, Fs, MemoryFs, OpenMode};
 use latchwork::wal::{AppendError, Durability, Lsn, Replay, Wal};
 use support::{body, builder, open};
 
@@ -542,4 +542,54 @@ fn a_tail_full_of_plausible_headers_is_judged_in_reasonable_time() {
     let (_wal, recovery, records) = open(log()).unwrap();
     assert_eq!(records, []);
     assert!(recovery.cut().is_some());
+}
+
+#[test]
+fn records_that_may_linger_are_written_together() {
+    let fs = MemoryFs::new();
+    let log = builder(&fs).durability(Durability::None);
+    let (wal, ..) = open(log.linger(Duration::from_secs(3600))).unwrap();
+    for lsn in 1..=20 {
+        wal.enqueue(&body(lsn)).unwrap();
+    }
+    assert_eq!(wal.stats().groups, 0);
+    wal.sync().unwrap();
+    assert_eq!((wal.stats().groups, wal.stats().records), (1, 20));
+    wal.enqueue(&body(21)).unwrap();
+    wal.close().unwrap();
+    drop(wal);
+    let (_, _, records) = open(builder(&fs)).unwrap();
+    assert_eq!(records.len(), 21);
+}
+
+/// What cannot be written tells that it was tried.
+#[test]
+fn lingering_ends_by_itself_and_with_many_bytes_at_once() {
+    for (linger, bytes) in [(1, 10), (3_600_000, 300 << 10)] {
+        let fs = FailingFs::new(Arc::new(MemoryFs::new()));
+        let log = builder(&fs).durability(Durability::None);
+        let (wal, ..) = open(log.linger(Duration::from_millis(linger))).unwrap();
+        let (send, receive) = std::sync::mpsc::channel();
+        wal.on_failure(move |error| send.send(error.is_no_space()).unwrap_or(()));
+        fs.inject(Fault::new(Failure::NoSpace).on(Call::WriteAt).forever());
+        wal.enqueue(&vec![1; bytes]).unwrap();
+        assert_eq!(receive.recv(), Ok(true));
+        fs.heal();
+        wal.resume().unwrap();
+        assert_eq!(wal.durable_lsn(), wal.last_lsn());
+    }
+}
+
+#[test]
+fn a_failed_group_is_told_of_and_a_poisoned_log_says_so() {
+    let fs = FailingFs::new(Arc::new(MemoryFs::new()));
+    let (wal, ..) = open(builder(&fs)).unwrap();
+    let (send, receive) = std::sync::mpsc::channel();
+    wal.on_failure(move |error| send.send(error.clone()).unwrap_or(()));
+    wal.append(b"well").unwrap();
+    fs.inject(Fault::new(Failure::Io).on(Call::SyncData));
+    wal.append(b"not so").unwrap_err();
+    assert!(receive.recv().unwrap().is_poisoned());
+    drop(wal);
+    receive.recv().unwrap_err();
 }

@@ -149,6 +149,7 @@ pub struct Builder {
     segment_bytes: u64,
     longest: usize,
     most_pending: usize,
+    linger: Duration,
     fs: Arc<dyn Fs>,
     on_progress: Option<OnProgress>,
 }
@@ -161,6 +162,7 @@ impl Builder {
             segment_bytes: SEGMENT_BYTES,
             longest: LONGEST,
             most_pending: MOST_PENDING,
+            linger: Duration::ZERO,
             fs: Arc::new(RealFs::new()),
             on_progress: None,
         }
@@ -189,6 +191,15 @@ impl Builder {
     /// alone. Default: 8 MiB.
     pub fn max_pending_bytes(mut self, bytes: usize) -> Self {
         self.most_pending = bytes;
+        self
+    }
+
+    /// How long [enqueued](Wal::enqueue) records may wait to be written together, where nobody waits
+    /// for them: each group costs its thread a wake-up and a system call. A quarter of a mebibyte is
+    /// written at once. Where every record is [synced](Durability::Sync) nothing lingers. Default: not
+    /// at all.
+    pub fn linger(mut self, time: Duration) -> Self {
+        self.linger = time;
         self
     }
 
@@ -281,6 +292,7 @@ impl Builder {
             self.durability,
             self.longest,
             self.most_pending,
+            self.linger,
             found.segments,
             lock_file,
         );

@@ -39,6 +39,7 @@ mod service;
 mod state;
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use crc32c::crc32c;
 
@@ -73,6 +74,8 @@ pub(super) struct Core {
     pub(super) durability: Durability,
     pub(super) longest: usize,
     pub(super) most_pending: usize,
+    /// How long records that nobody waits for wait for more of them.
+    linger: Duration,
     pub(super) counters: Counters,
     /// The segments on disk in order, each with its first LSN.
     pub(super) segments: unmodelled::Mutex<Vec<(Name, u64)>>,
@@ -95,6 +98,7 @@ impl Core {
         durability: Durability,
         longest: usize,
         most_pending: usize,
+        linger: Duration,
         segments: Vec<(Name, u64)>,
         lock_file: Box<dyn File>,
     ) -> Self {
@@ -110,6 +114,10 @@ impl Core {
             durability,
             longest,
             most_pending,
+            linger: match durability {
+                Durability::Sync => Duration::ZERO,
+                _ => linger,
+            },
             counters,
             segments: unmodelled::Mutex::new(segments),
             on_durable: unmodelled::Mutex::new(Vec::new()),
@@ -130,6 +138,7 @@ impl Core {
                 end: None,
                 is_crowded: false,
                 unsynced_since: None,
+                lingers_since: None,
                 thread: None,
                 attended: false,
                 asleep: false,
@@ -233,7 +242,7 @@ impl Core {
             if !state.attended && thread::STARTS_ITS_OWN {
                 // Without a thread of the log's, this one is as good.
                 let _ = core.lead(state);
-            } else {
+            } else if !core.lingers(&mut state) {
                 core.call_thread(state);
             }
         }
@@ -384,6 +393,7 @@ impl Core {
         let spare = state.spare.take().unwrap_or_else(|| Batch::new(0));
         let spare = spare.reuse(number, self.most_pending);
         let batch = std::mem::replace(&mut state.pending, spare);
+        state.lingers_since = None;
         let last = state.last();
         state.writing = Some(Writing {
             waiters: batch.waiters,

@@ -15,6 +15,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use latchwork::rmw::{Bytes, Effect, Key, KeyHasher, MemStore, Record, Store};
 use latchwork::wal::{Lsn, Wal};
@@ -35,6 +36,9 @@ const LONGEST_RECORD: usize = 1 << 30;
 
 /// How much may wait to be written before writes are refused.
 const MOST_PENDING: usize = 64 << 20;
+
+/// How long a record waits to be written with others, where no reply waits for it.
+const LINGER: Duration = Duration::from_millis(1);
 
 /// Keys between two reports.
 const REPORT: u64 = 1 << 14;
@@ -86,6 +90,7 @@ pub(super) fn load(
         .segment_bytes(config.log_segment_bytes)
         .max_record_bytes(LONGEST_RECORD)
         .max_pending_bytes(MOST_PENDING)
+        .linger(LINGER)
         .fs(Arc::clone(&config.fs))
         .on_progress(move |log| {
             (progress.lock())(Loading {

@@ -6,12 +6,16 @@
 use std::cell::Cell;
 
 use crate::sync::thread::{self, JoinHandle};
+use crate::sync::time::{Instant, now};
 use crate::sync::{Arc, mutant};
 
 use super::super::WalError;
 use super::super::builder::Durability;
 use super::state::{Guard, Patience, Role, State};
 use super::{CALLING, Core};
+
+/// So many bytes are written at once.
+const LINGERING: usize = 256 << 10;
 
 impl Core {
     /// Starts the thread, if there is none. A refusal is counted; then whoever enqueues leads.
@@ -68,7 +72,10 @@ impl Core {
                     until = since.checked_add(period);
                 }
             }
-            if matches!(state.role, Role::Free(_)) && state.wants_service() {
+            let lingers_until = self.lingers_until(&mut state);
+            if lingers_until.is_some() {
+                until = until.into_iter().chain(lingers_until).min();
+            } else if matches!(state.role, Role::Free(_)) && state.wants_service() {
                 // What fails is told to whom it concerns, and a panic of the file system ends here.
                 self.contain(|| drop(self.lead(state)));
                 continue;
@@ -81,6 +88,30 @@ impl Core {
             };
             self.bell.sleep(number, until);
         }
+    }
+
+    /// Whether pending records wait for more of them, and the thread knows.
+    pub(super) fn lingers(&self, state: &mut State) -> bool {
+        let is_first = state.lingers_since.is_none();
+        self.may_linger(state) && {
+            state.lingers_since.get_or_insert_with(now);
+            !is_first
+        }
+    }
+
+    fn may_linger(&self, state: &State) -> bool {
+        let pending = state.pending.bytes.len();
+        !self.linger.is_zero() && pending < LINGERING && !state.pending.is_wanted()
+    }
+
+    /// How long the thread leaves what is pending alone.
+    fn lingers_until(&self, state: &mut State) -> Option<Instant> {
+        if state.pending.records == 0 || state.closed || !self.may_linger(state) {
+            return None;
+        }
+        let since = *state.lingers_since.get_or_insert_with(now);
+        let until = since.checked_add(self.linger)?;
+        (now() < until).then_some(until)
     }
 
     /// Ends the thread's sleep: the caller wakes it once the lock is free. `false` if it is awake,

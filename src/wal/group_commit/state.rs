@@ -37,6 +37,8 @@ pub(super) struct State {
     pub(super) is_crowded: bool,
     /// Since when there are records that were written and not synced.
     pub(super) unsynced_since: Option<Instant>,
+    /// Since when pending records wait for more of them.
+    pub(super) lingers_since: Option<Instant>,
     pub(super) thread: Option<JoinHandle<()>>,
     /// Whether a thread serves who does not wait.
     pub(super) attended: bool,
