@@ -199,7 +199,8 @@ impl Storage {
         self.core.wal.on_durable(f);
     }
 
-    /// Has `f` called when the log has become unable to write.
+    /// Has `f` called when the log has become unable to write, by the thread that found out; that may
+    /// be in the middle of a command, so `f` must not use the store.
     pub(crate) fn on_halt(&self, f: impl Fn() + Send + Sync + 'static) {
         self.core.on_halt(f);
     }
@@ -259,6 +260,7 @@ impl Storage {
     /// # Errors
     /// When the log cannot be written.
     pub(crate) fn close(&self) -> Result<(), StorageError> {
+        self.core.is_closing.store(true, Ordering::Relaxed);
         let keeper = self.keeper.lock().take();
         if let Some(keeper) = keeper {
             self.core.wish(|wishes| wishes.stop = true);

@@ -47,6 +47,8 @@ pub(super) struct Core {
     /// Whether the log takes no records, as a number: `WELL`, or an index of what `trouble` holds.
     halted: AtomicU8,
     trouble: Mutex<Option<Halt>>,
+    /// Whether a merge is to be given up.
+    pub(super) is_closing: AtomicBool,
     /// Whether a flush has failed and is to be tried again.
     pub(super) has_flush_halted: AtomicBool,
     on_halt: Mutex<Vec<Arc<dyn Fn() + Send + Sync>>>,
@@ -126,6 +128,7 @@ impl Core {
             counters,
             halted: AtomicU8::new(WELL),
             trouble: Mutex::new(None),
+            is_closing: AtomicBool::new(false),
             has_flush_halted: AtomicBool::new(false),
             on_halt: Mutex::new(Vec::new()),
             wishes: Mutex::new(Wishes::default()),

@@ -3,7 +3,7 @@
 //! Flushes read their keys while others do, so an older segment may hold a newer state of a key:
 //! what decides is the record that the entry says it came after.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use itertools::Itertools;
@@ -56,6 +56,9 @@ pub(super) fn merge(
     let long_ago = EXPIRED_SINCE.as_millis() as u64;
     let long_ago = core.clock.now().saturating_sub(long_ago);
     for item in merged(&readers, None, None, &read) {
+        if core.is_closing.load(Ordering::Relaxed) {
+            return Err(StorageError::closed());
+        }
         let item = item?;
         let says_nothing = match &item.record {
             None => true,

@@ -31,7 +31,7 @@ const VERSION: u32 = 1;
 /// Magic, version, checksum, number.
 const HEADER: u64 = 24;
 /// Length and checksum.
-const FRAME: usize = 8;
+const FRAME: usize = 12;
 /// The index's place and length, how many entries, checksum, magic.
 const FOOTER: usize = 32;
 /// A block ends when it has so many bytes.
@@ -178,11 +178,10 @@ impl Writer {
     /// Writes the block that was filled, and says how long it is.
     fn write_block(&mut self) -> Result<u64, StorageError> {
         let len = self.block.len();
-        let payload = u32::try_from(len - FRAME)
-            .map_err(|_| StorageError::stuck("a key is too large for a segment"))?;
+        let payload = (len - FRAME) as u64;
         let sum = sum(self.number, self.end, &self.block[FRAME..]);
-        self.block[..4].copy_from_slice(&payload.to_le_bytes());
-        self.block[4..FRAME].copy_from_slice(&sum.to_le_bytes());
+        self.block[..8].copy_from_slice(&payload.to_le_bytes());
+        self.block[8..FRAME].copy_from_slice(&sum.to_le_bytes());
         self.write(&self.block, self.end)?;
         self.end += len as u64;
         self.block.truncate(FRAME);
@@ -328,11 +327,8 @@ impl Reader {
         let Some((frame, payload)) = to[..read].split_first_chunk::<FRAME>() else {
             return Err(self.corrupt(offset, "a block is cut off"));
         };
-        let [a, b, c, d, e, f, g, h] = *frame;
-        let says = u32::from_le_bytes([a, b, c, d]);
-        if says as usize != payload.len()
-            || u32::from_le_bytes([e, f, g, h]) != sum(self.number, offset, payload)
-        {
+        let (says, is) = (payload.len() as u64, sum(self.number, offset, payload));
+        if frame[..8] != says.to_le_bytes() || frame[8..] != is.to_le_bytes() {
             return Err(self.corrupt(offset, "a block's checksum is wrong"));
         }
         to.drain(..FRAME);
