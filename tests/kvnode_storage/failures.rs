@@ -195,7 +195,7 @@ fn whatever_call_fails_nothing_that_was_acknowledged_is_lost() {
     for nth in 1..=calls {
         for (at, (failure, drops)) in failures.into_iter().enumerate() {
             for forever in [false, true] {
-                if (nth as usize + at) % share != 0 {
+                if !(nth as usize + at).is_multiple_of(share) {
                     continue;
                 }
                 let memory = MemoryFs::new();

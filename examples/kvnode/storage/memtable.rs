@@ -122,7 +122,7 @@ impl Memtable {
             let slots = shard.0.lock();
             keys.extend(slots.iter().map(|slot| (slot.key.clone(), slot.hash)));
         }
-        keys.sort_unstable_by(|a, b| (*a.0).cmp(&*b.0));
+        keys.sort_unstable_by(|(a, _), (b, _)| <[u8]>::cmp(a, b));
         keys
     }
 }
