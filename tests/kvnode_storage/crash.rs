@@ -153,6 +153,7 @@ fn a_merge_that_is_cut_off_loses_nothing() {
         work(&node, fs, 10..=10);
         // The merge was asked for before this save was.
         node.save().unwrap();
+        assert!(node.storage.stats().merges > 0);
         node.storage.close().unwrap();
     });
     every_crash(&start, &fs, Bounds::short().samples(20)).unwrap();

@@ -1,7 +1,7 @@
 //! An orderly end, and a start.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use latchwork::fs::{Fs, MemoryFs, OpenMode};
@@ -9,7 +9,7 @@ use latchwork::rmw::{Clock, ExpireWhen, Rmw, SetOptions};
 
 use crate::random::Random;
 use crate::storage::Fsync;
-use crate::support::{START, Step, assert_same, config, dump, open};
+use crate::support::{Hooked, START, Step, assert_same, config, dump, open};
 
 fn names(fs: &MemoryFs) -> Vec<String> {
     let names = fs.read_dir("/data".as_ref()).unwrap();
@@ -132,25 +132,40 @@ fn a_key_that_expired_without_a_record_is_missing_to_what_came_after() {
     assert_same(&before, &node.dump(), &());
 }
 
-/// A deadline in a segment has passed, and a newer record of the log takes it away.
+/// The deadline in the segments has passed, but the log has a record that took it away in time.
 #[test]
 fn a_key_that_was_made_to_stay_survives_the_merge_of_its_old_deadline() {
-    let fs = MemoryFs::new();
-    let node = open(config(&fs, Fsync::Always)).unwrap();
+    let memory = MemoryFs::new();
+    let fs = Hooked::new(memory.clone());
+    let node = Arc::new(open(config(&fs, Fsync::Always)).unwrap());
     let passing = SetOptions::new().expire_in(Duration::from_secs(1));
     node.rmw.set_with("kept", "value", &passing).unwrap();
     node.rmw.set_with("gone", "value", &passing).unwrap();
     node.save().unwrap();
-    node.rmw.persist("kept").unwrap();
-    node.clock.advance(Duration::from_secs(3600));
-    // Enough segments for a merge, with the persisted key only in the log.
+    let merging = Arc::downgrade(&node);
+    // Nine segments are merged into the tenth, and then removed: nothing is flushed in between.
+    fs.hook("0000000000000010.segment", move || {
+        let node = merging.upgrade().unwrap();
+        node.rmw.persist("kept").unwrap();
+        node.clock.advance(Duration::from_secs(3600));
+    });
+    let (send, receive) = mpsc::channel();
+    fs.hook("0000000000000001.segment", move || {
+        send.send(memory.copy()).unwrap();
+    });
+    for number in 2..=9 {
+        node.rmw.set(format!("key:{number}"), number).unwrap();
+        node.save().unwrap();
+    }
+    let merged = receive.recv().unwrap();
     let before = node.dump();
-    assert_eq!(before.len(), 1);
-    drop(node);
-    let mut config = config(&fs, Fsync::Always);
+    assert_eq!(before.len(), 9);
+    let mut config = config(&merged, Fsync::Always);
     config.clock = Clock::manual(START + 3_600_000);
     let node = open(config).unwrap();
     assert_same(&before, &node.dump(), &());
+    // The other one is gone from the segments, too.
+    assert_eq!(node.storage.stats().segment_entries, 9);
 }
 
 #[test]

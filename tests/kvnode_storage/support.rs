@@ -1,13 +1,15 @@
 //! A server without its sockets: the commands over a durable store.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt::Debug;
-use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use latchwork::LatchTable;
-use latchwork::fs::Fs;
+use latchwork::fs::{File, Fs, MemoryFs, OpenMode};
 use latchwork::rmw::{Clock, ExpireWhen, ListEnd, Rmw, RmwError, SetOptions, Store, Value};
 
 use crate::random::Random;
@@ -174,5 +176,72 @@ impl Step {
             Err(RmwError::Store(error)) => Err(RmwError::Store(error)),
             _ => Ok(()),
         }
+    }
+}
+
+/// A file system that does something of the test's before it makes or removes a certain file.
+#[derive(Clone)]
+pub(crate) struct Hooked {
+    inner: MemoryFs,
+    hooks: Arc<Mutex<Vec<(&'static str, Hook)>>>,
+}
+
+type Hook = Box<dyn FnOnce() + Send>;
+
+impl Hooked {
+    pub(crate) fn new(inner: MemoryFs) -> Self {
+        Self {
+            inner,
+            hooks: Arc::default(),
+        }
+    }
+
+    pub(crate) fn hook(&self, name: &'static str, hook: impl FnOnce() + Send + 'static) {
+        self.hooks.lock().unwrap().push((name, Box::new(hook)));
+    }
+
+    fn run(&self, path: &Path) {
+        let mut hooks = self.hooks.lock().unwrap();
+        let of_this: Vec<_> = hooks
+            .extract_if(.., |(name, _)| path.ends_with(name))
+            .collect();
+        drop(hooks);
+        of_this.into_iter().for_each(|(_, hook)| hook());
+    }
+}
+
+impl std::fmt::Debug for Hooked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hooked").finish_non_exhaustive()
+    }
+}
+
+impl Fs for Hooked {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn File>> {
+        if mode == OpenMode::CreateNew {
+            self.run(path);
+        }
+        self.inner.open(path, mode)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.inner.rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.run(path);
+        self.inner.remove_file(path)
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.inner.create_dir_all(path)
+    }
+
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        self.inner.read_dir(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.inner.sync_dir(path)
     }
 }
