@@ -107,6 +107,39 @@ fn a_flush_under_writers_loses_nothing_and_doubles_nothing() {
     }
 }
 
+/// A long value is changed outside the store's locks, after the change has been logged: a flush that
+/// finds the old value must not say that it holds the new record.
+#[test]
+fn a_flush_waits_for_a_change_that_is_logged_and_not_applied() {
+    let fs = MemoryFs::new();
+    let with = || {
+        let mut config = config(&fs, Fsync::Always);
+        config.log_segment_bytes = 1 << 20;
+        config
+    };
+    let node = open(with()).unwrap();
+    for round in 0..5 {
+        node.rmw.set("long", vec![b'.'; 4 << 20]).unwrap();
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for number in 0..10 {
+                    // Whoever holds the value makes the next change a copy.
+                    let _held = node.rmw.get("long").unwrap();
+                    node.rmw.append("long", number.to_string()).unwrap();
+                }
+            });
+            while !writer.is_finished() {
+                node.save().unwrap();
+            }
+        });
+        node.sync();
+        let copy = fs.copy();
+        let again = open(config(&copy, Fsync::Always));
+        let tail = |node: &crate::support::Node| node.rmw.getrange("long", -10, -1).unwrap();
+        assert_eq!(tail(&again.unwrap()), tail(&node), "round {round}");
+    }
+}
+
 #[test]
 fn a_key_that_expired_without_a_record_is_missing_to_what_came_after() {
     let fs = MemoryFs::new();
