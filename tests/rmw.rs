@@ -763,6 +763,27 @@ fn nothing_is_swept_by_itself_under_a_manual_clock() {
 }
 
 #[test]
+fn the_sweep_is_armed_for_deadlines_that_the_store_comes_with() {
+    let latches = latchwork::LatchTable::<Vec<u8>>::new();
+    let same = latches.clone();
+    let hasher = KeyHasher::new(move |key: &[u8]| same.hash_of(key));
+    let mut store = MemStore::new();
+    store.hash_with(hasher.clone());
+    let record = Record::new("v", Some(MAX));
+    store
+        .change(hasher.key(b"k"), |_| (Effect::Put(record), ()))
+        .unwrap();
+    let sweeper = latchwork::sweeper::Sweeper::new();
+    let rmw = Rmw::builder()
+        .sweeper(sweeper.clone())
+        .latches(latches)
+        .store(store)
+        .build();
+    assert_eq!(sweeper.stats().armed, 1);
+    assert!(rmw.contains("k"));
+}
+
+#[test]
 fn a_sweep_leaves_a_key_whose_latch_is_held_to_the_next() {
     let (rmw, clock) = timed();
     expiring(&rmw, "k", "v");
