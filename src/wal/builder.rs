@@ -135,6 +135,7 @@ pub(super) type OnProgress = Box<dyn FnMut(Progress) + Send>;
 ///     .durability(Durability::Periodic(Duration::from_secs(1)))
 ///     .segment_bytes(16 << 20)
 ///     .max_record_bytes(1 << 20)
+///     .linger(Duration::from_millis(1))
 ///     .on_progress(|progress| eprintln!("{} of {} bytes", progress.bytes, progress.total))
 ///     .open(|_lsn, _body| Ok::<(), std::io::Error>(()))?;
 /// # drop(wal);

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crc32c::{crc32c, crc32c_append};
 use latchwork::fs::{File, Fs, OpenMode, read_full, write_all};
-use latchwork::rmw::{Bytes, Record};
+use latchwork::rmw::{Bytes, Record, Value};
 use latchwork::wal::Lsn;
 use serde::{Deserialize, Serialize};
 
@@ -423,6 +423,9 @@ impl Items<'_> {
                 State::Gone => None,
                 State::There { content, deadline } => Some(content.into_record(deadline)),
             };
+            // An empty list is a missing key, whoever wrote it.
+            let record =
+                record.filter(|it| !matches!(&it.value, Value::List(list) if list.is_empty()));
             return Ok(Some(Item {
                 key: Bytes::from(entry.key.0),
                 lsn: Lsn::new(entry.lsn),
