@@ -269,9 +269,13 @@ fn segments_are_merged_and_what_was_deleted_is_gone() {
 #[test]
 fn the_log_is_released_up_to_what_was_flushed() {
     let fs = MemoryFs::new();
-    let node = open(config(&fs, Fsync::No)).unwrap();
+    let node = open(config(&fs, Fsync::Always)).unwrap();
     for key in 0..2000 {
         node.rmw.set(format!("key:{}", key % 10), key).unwrap();
+        if key % 50 == 0 {
+            // One group would be one file.
+            node.sync();
+        }
     }
     let before = node.storage.stats();
     assert!(before.log.segments > 3);
