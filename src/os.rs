@@ -15,3 +15,4 @@ pub(crate) mod home;
 pub(crate) mod shared;
 #[cfg(not(latchwork_loom))]
 pub(crate) mod thread_exit;
+mod wiped;

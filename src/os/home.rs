@@ -9,19 +9,12 @@
 
 #![allow(unsafe_code)]
 
+use super::wiped::Wiped;
 use crate::sync::unmodelled::{AtomicU64, OnceLock, Ordering};
 
-/// A page of zeros that is not inherited: a whole one, of whatever size the kernel has them.
-#[repr(C, align(65536))]
-struct Page {
-    process: AtomicU64,
-    rest: [u8; (64 << 10) - size_of::<AtomicU64>()],
-}
-
-static HERE: Page = Page {
-    process: AtomicU64::new(0),
-    rest: [0; _],
-};
+/// The process's number, or zero.
+// SAFETY: zero is a number.
+static HERE: Wiped<AtomicU64> = unsafe { Wiped::new(AtomicU64::new(0)) };
 
 /// Whether the kernel wipes the page, once that was asked for.
 static IS_WIPED: OnceLock<bool> = OnceLock::new();
@@ -37,15 +30,10 @@ impl Home {
 
     /// It is in this process.
     pub(crate) fn settle(&self) {
-        IS_WIPED.get_or_init(|| {
-            let page = std::ptr::from_ref(&HERE).cast_mut().cast();
-            // SAFETY: a whole page of this program's own memory, which is private and anonymous; the
-            // advice changes nothing in this process.
-            unsafe { libc::madvise(page, size_of::<Page>(), libc::MADV_WIPEONFORK) == 0 }
-        });
+        IS_WIPED.get_or_init(|| HERE.wipe_on_fork().is_ok());
         let process = u64::from(std::process::id());
         // Nothing is read through these: a fork's child sees what its parent stored, or zero.
-        HERE.process.store(process, Ordering::Relaxed);
+        HERE.store(process, Ordering::Relaxed);
         self.0.store(process, Ordering::Relaxed);
     }
 
@@ -61,7 +49,7 @@ impl Home {
 fn this_process() -> u64 {
     match IS_WIPED.get() {
         // Zero in a child in which no thread has settled.
-        Some(true) => HERE.process.load(Ordering::Relaxed),
+        Some(true) => HERE.load(Ordering::Relaxed),
         _ => u64::from(std::process::id()),
     }
 }

@@ -13,25 +13,14 @@ use std::io;
 use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::ptr;
 
-use rustix::mm::{Advice, madvise};
-
 use crate::sync::unmodelled::{AtomicPtr, AtomicU32, OnceLock, Ordering};
 
+use super::super::wiped::Wiped;
 use super::lifeline::Lifeline;
 
-/// A page of zeros that is not inherited: what is written to it is zero again in a child.
-///
-/// A whole page, of whatever size the kernel has them. It is in the program's own zero-filled memory, so that looking at it is one load.
-#[repr(C, align(65536))]
-struct Page {
-    process: AtomicPtr<Process>,
-    rest: [u8; (64 << 10) - size_of::<AtomicPtr<Process>>()],
-}
-
-static HOME: Page = Page {
-    process: AtomicPtr::new(ptr::null_mut()),
-    rest: [0; _],
-};
+/// What belongs to the calling process, once it has been made.
+// SAFETY: a null pointer is a pointer.
+static HOME: Wiped<AtomicPtr<Process>> = unsafe { Wiped::new(AtomicPtr::new(ptr::null_mut())) };
 
 /// What belongs to this process, and not to a child.
 pub(crate) struct Process {
@@ -42,7 +31,7 @@ impl Process {
     /// The calling process's; made at its first call.
     pub(crate) fn current() -> io::Result<&'static Self> {
         prepare()?;
-        let seen = HOME.process.load(Ordering::Acquire);
+        let seen = HOME.load(Ordering::Acquire);
         // SAFETY: it is null or comes from a box that was leaked, below.
         if let Some(process) = unsafe { seen.as_ref() } {
             return Ok(process);
@@ -50,9 +39,7 @@ impl Process {
         let new = Box::into_raw(Box::new(Self {
             lifeline: Lifeline::new(),
         }));
-        let made = HOME
-            .process
-            .compare_exchange(seen, new, Ordering::AcqRel, Ordering::Acquire);
+        let made = HOME.compare_exchange(seen, new, Ordering::AcqRel, Ordering::Acquire);
         match made {
             // SAFETY: leaked, and whole.
             Ok(_) => Ok(unsafe { &*new }),
@@ -69,7 +56,7 @@ impl Process {
     /// Whether the calling process is this one, and not a child of it.
     #[inline(always)]
     pub(crate) fn is_current(&self) -> bool {
-        ptr::eq(HOME.process.load(Ordering::Relaxed), self)
+        ptr::eq(HOME.load(Ordering::Relaxed), self)
     }
 }
 
@@ -80,10 +67,7 @@ fn prepare() -> io::Result<()> {
         return Ok(());
     }
     super::futex::is_there()?;
-    let page = ptr::from_ref(&HOME).cast_mut().cast();
-    // SAFETY: a whole page of this program's own memory, which is private and anonymous; the advice
-    // changes nothing in this process.
-    unsafe { madvise(page, size_of::<Page>(), Advice::LinuxWipeOnFork)? };
+    HOME.wipe_on_fork()?;
     // SAFETY: the handler makes system calls only.
     let error = unsafe { libc::pthread_atfork(None, None, Some(close_inherited)) };
     if error != 0 {
