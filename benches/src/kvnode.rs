@@ -1,5 +1,5 @@
 //! kvnode rows: requests a second and their latency, over redis-server's, as redis-benchmark
-//! counts them; and memory a client (`clients`).
+//! counts them; memory a client (`clients`); and both with a disk (`durable`).
 //!
 //! Both servers run at once as children of this process, on loopback, in memory only, each
 //! filled with the keys that will be asked for; one is idle while the other is measured. A
@@ -15,6 +15,7 @@
 //! skipped.
 
 mod clients;
+mod durable;
 mod redis_benchmark;
 mod server;
 
@@ -48,8 +49,8 @@ pub(crate) fn run(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
     }
     let kvnode = server::build_kvnode()?;
     let servers = Servers {
-        ours: Server::kvnode(&kvnode)?,
-        peer: Server::redis()?,
+        ours: Server::kvnode(&kvnode, &[])?,
+        peer: Server::redis(&[])?,
     };
     server::fill(&servers.ours, KEYS)?;
     server::fill(&servers.peer, KEYS)?;
@@ -57,7 +58,8 @@ pub(crate) fn run(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
     throughput(bench, &servers, rows::KVNODE_P1, 1)?;
     hot(bench, &servers)?;
     drop(servers);
-    clients::run(bench, &kvnode)
+    clients::run(bench, &kvnode)?;
+    durable::run(bench, &kvnode)
 }
 
 struct Servers {

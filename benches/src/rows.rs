@@ -61,6 +61,12 @@ pub(crate) const KVNODE_P1: Row = Row::at_least("kvnode.p1.redis", 0.95);
 pub(crate) const KVNODE_HOT_P99: Row = Row::at_most("kvnode.hot.p99.redis", 1.0);
 /// Memory a connected client, of five thousand idle ones, over redis-server's.
 pub(crate) const KVNODE_CLIENTS: Row = Row::at_most("kvnode.clients.redis", 1.0);
+/// SET requests a second, each durable before its reply, over redis-server's.
+pub(crate) const KVNODE_ALWAYS: Row = Row::at_least("kvnode.fsync_always.redis", 1.0);
+/// The same, durable within a second.
+pub(crate) const KVNODE_EVERYSEC: Row = Row::at_least("kvnode.everysec.redis", 1.0);
+/// From the start with five million keys on disk to the first answer, over redis-server's.
+pub(crate) const KVNODE_RESTART: Row = Row::at_most("kvnode.restart.redis", 1.0);
 
 /// Items without work through two workers, finalized in order, over the best of pariter, rayon and
 /// channels.
@@ -104,7 +110,15 @@ pub(crate) const RMW: &[Row] = &[
     RMW_MANY,
     RMW_GET,
 ];
-pub(crate) const KVNODE: &[Row] = &[KVNODE_P16, KVNODE_P1, KVNODE_HOT_P99, KVNODE_CLIENTS];
+pub(crate) const KVNODE: &[Row] = &[
+    KVNODE_P16,
+    KVNODE_P1,
+    KVNODE_HOT_P99,
+    KVNODE_CLIENTS,
+    KVNODE_ALWAYS,
+    KVNODE_EVERYSEC,
+    KVNODE_RESTART,
+];
 pub(crate) const FLUSH: &[Row] = &[
     FLUSH_BEST,
     FLUSH_TOKIO,

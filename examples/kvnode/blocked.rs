@@ -1,4 +1,4 @@
-//! A client that waits for a list to get an element (`BLPOP` and its kin).
+//! A client that waits for a list to get an element (`BLPOP` and its kin), or for a `SAVE`.
 //!
 //! The store has the waiter, with a callback that sends the outcome to the connection's I/O thread;
 //! the connection has a [`Blocked`], which knows the form of the reply, and runs no further request
@@ -11,6 +11,7 @@
 //! | an element | nobody: cancelling comes too late | the callback posts what was got |
 //! | its time-out | its I/O thread | replies |
 //! | `CLIENT UNBLOCK` | that command's thread | posts the reply to give |
+//! | the end of a save | nobody: there is no handle | the callback posts what became of it |
 //! | the peer's leaving, `CLIENT KILL`, the server's end | its I/O thread | closes |
 //!
 //! [`Client`]: crate::clients::Client
@@ -31,6 +32,8 @@ pub(crate) enum Ending {
     TimedOut,
     /// By `CLIENT UNBLOCK … ERROR`.
     Unblocked,
+    /// Everything is on disk, or why not.
+    Saved(Result<(), String>),
 }
 
 /// What the connection keeps of a wait.
@@ -40,6 +43,10 @@ pub(crate) struct Blocked {
     keys: Box<[Box<[u8]>]>,
     /// The elements are an array, though there be only one.
     many: bool,
+    /// It waits for a save, not for an element.
+    saves: bool,
+    /// The server is to stop once all is saved.
+    stops: bool,
     pub(crate) deadline: Option<Instant>,
     /// The client does not want the reply.
     pub(crate) silent: bool,
@@ -51,6 +58,8 @@ impl Blocked {
         Self {
             keys: keys.iter().map(|&key| key.into()).collect(),
             many,
+            saves: false,
+            stops: false,
             deadline,
             silent: false,
         }
@@ -59,6 +68,25 @@ impl Blocked {
     /// For a reply of the element.
     pub(crate) fn moving(deadline: Option<Instant>) -> Self {
         Self::popping(&[], false, deadline)
+    }
+
+    /// For the end of a save, and of the server with it if `stops`.
+    pub(crate) fn saving(stops: bool) -> Self {
+        Self {
+            saves: true,
+            stops,
+            ..Self::popping(&[], false, None)
+        }
+    }
+
+    /// Whether it waits for such an end.
+    pub(crate) fn awaits(&self, ending: &Ending) -> bool {
+        self.saves == matches!(ending, Ending::Saved(_))
+    }
+
+    /// Whether the server is to stop instead of a reply.
+    pub(crate) fn is_stopped_by(&self, ending: &Ending) -> bool {
+        self.stops && matches!(ending, Ending::Saved(Ok(())))
     }
 
     pub(crate) fn reply(&self, ending: Ending, reply: &mut Reply) {
@@ -72,6 +100,11 @@ impl Blocked {
             Ending::Popped(Err(error)) | Ending::Moved(Err(error)) => {
                 reply.error(Refusal::from(error).text());
             }
+            Ending::Saved(Ok(())) => reply.ok(),
+            Ending::Saved(Err(_)) if self.stops => {
+                reply.error(b"ERR Errors trying to SHUTDOWN. Check logs.");
+            }
+            Ending::Saved(Err(error)) => reply.error(format!("ERR {error}").as_bytes()),
             Ending::TimedOut => reply.nil_array(),
             Ending::Unblocked => reply.error(b"UNBLOCKED client unblocked via CLIENT UNBLOCK"),
         }

@@ -36,6 +36,7 @@ mod info;
 mod keys;
 mod keyspace;
 mod lists;
+mod persistence;
 mod server;
 mod strings;
 mod table;
@@ -44,14 +45,16 @@ mod transactions;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use latchwork::rmw::{MemStore, Rmw, RmwError, Store};
+use latchwork::rmw::{Rmw, RmwError, Store};
 
 use crate::clients::Client;
 use crate::reply::Reply;
 use crate::request::{Args, parse_integer};
 use crate::server::{Counters, Server};
 use crate::session::Session;
+use crate::storage::DurableStore;
 
+pub(crate) use persistence::Saves;
 pub(crate) use table::Command;
 use table::Dispatch as _;
 
@@ -61,7 +64,7 @@ const REDIS_VERSION: &str = "7.0.15";
 /// What a handler works with. The store is generic: the same handlers run on the store itself and
 /// inside a transaction on it.
 #[derive(Debug)]
-pub(crate) struct Context<'a, S: Store = MemStore> {
+pub(crate) struct Context<'a, S: Store = DurableStore> {
     pub(crate) store: &'a Rmw<S>,
     /// The command that runs.
     pub(crate) command: &'static Command,
@@ -142,6 +145,8 @@ impl From<RmwError> for Refusal {
             RmwError::TooLong { .. } => {
                 Self::fixed("ERR string exceeds maximum allowed size (proto-max-bulk-len)")
             }
+            // The storage's refusals print as error replies.
+            RmwError::Store(error) => Self::new(error.to_string()),
             RmwError::Busy => Self::fixed("BUSY too many commands wait for this key"),
             other => Self::new(format!("ERR {other}")),
         }
@@ -177,6 +182,12 @@ pub(crate) fn run(place: Place<'_>, args: Args<'_>) {
             Err(Refusal::arity(command))
         }
     });
+    let found = match (&server.storage, found) {
+        (Some(storage), Ok(command)) => {
+            persistence::admit(storage, command, args, session, reply).map(|()| command)
+        }
+        (_, found) => found,
+    };
     let outcome = match (found, session.transaction.as_deref_mut()) {
         (Ok(command), Some(queue)) if !transactions::runs_at_once(command) => {
             let limit = server.options.max_queued;
@@ -193,7 +204,7 @@ pub(crate) fn run(place: Place<'_>, args: Args<'_>) {
                 session,
                 reply,
             };
-            MemStore::handler(command)(&mut context, args)
+            DurableStore::handler(command)(&mut context, args)
         }
         (Err(refusal), _) => Err(transactions::refuse(session, args, refusal)),
     };

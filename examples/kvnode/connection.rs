@@ -10,10 +10,13 @@
 //! | idle | nothing | input | none |
 //! | `half` | the request's bytes so far | the rest | [`PROGRESS`] more bytes or a request's end, each stall-timeout |
 //! | `unsent` | replies, and the input not yet acted on | room to write; reads nothing | some room, each stall-timeout |
+//! | [`held`](crate::held) | replies | the log; reads on, until there are [`FLUSH_AT`] bytes of them | none |
 //! | [`blocked`](crate::blocked) | the input not yet acted on | its outcome; reads nothing | the command's time-out |
 //!
+//! Replies that may leave are `unsent` before, and those that may not yet are `held` behind them.
+//!
 //! So a client that does not read its replies is not read from either: what it can make the server
-//! hold is one burst of input, [`FLUSH_AT`] bytes of replies, and one reply more.
+//! hold is one burst of input, [`FLUSH_AT`] bytes of replies (of either kind), and one reply more.
 
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,6 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use latchwork::semaphore::SendPermit;
+use latchwork::wal::Lsn;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
@@ -29,6 +33,7 @@ use rustix::net::{SendFlags, Shutdown, send, shutdown};
 use crate::blocked::Ending;
 use crate::clients::Client;
 use crate::commands::{self, Place};
+use crate::held::{Held, Line, Observed, Verdict};
 use crate::inbox::Post;
 use crate::reply::Reply;
 use crate::request::Parser;
@@ -55,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) thread: usize,
     /// When the current round of events began.
     pub(crate) now: Instant,
+    /// Whose replies wait for the log, where replies do.
+    pub(crate) line: Option<Line>,
     input: Vec<u8>,
     parser: Parser,
     reply: Reply,
@@ -63,6 +70,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(server: Arc<Server>, thread: usize) -> Self {
         Self {
+            line: server.log_to_wait_for().map(Line::new),
             server,
             thread,
             now: Instant::now(),
@@ -132,6 +140,9 @@ pub(crate) struct Connection {
     session: Session,
     half: Option<Box<Half>>,
     unsent: Option<Box<Unsent>>,
+    held: Option<Box<Held>>,
+    /// What the replies tell of that have not been sent or held yet.
+    observed: Observed,
     /// The socket is of no further use.
     broken: bool,
     /// Something went forward since the deadline was set.
@@ -154,6 +165,8 @@ impl Connection {
             client,
             half: None,
             unsent: None,
+            held: None,
+            observed: Observed::Nothing,
             session: Session::default(),
             broken: false,
             progress: false,
@@ -170,11 +183,15 @@ impl Connection {
         if self.session.blocked.is_none() {
             if self.unsent.is_some() {
                 self.writable(shared)
-            } else {
+            } else if self.is_running() {
                 self.readable(shared)
+            } else if events.intersects(EventFlags::HUP | EventFlags::ERR) {
+                Fate::Closed
+            } else {
+                self.settle(shared)
             }
         } else if events.intersects(gone) {
-            Fate::Closed
+            self.peer_ends(events, shared)
         } else {
             if self.unsent.is_some() {
                 self.send_rest(shared);
@@ -186,22 +203,72 @@ impl Connection {
 
     /// Input has arrived, or the peer has gone.
     fn readable(&mut self, shared: &mut Shared) -> Fate {
-        if self.is_running() {
-            if self.receive(shared) == Read::End {
-                return Fate::Closed;
-            }
-            if (1..=DEFER_MAX).contains(&shared.reply.len()) && !self.broken {
-                return Fate::Replies;
-            }
-            self.flush(shared);
+        if self.receive(shared) == Read::End {
+            return self.peer_ends(EventFlags::RDHUP, shared);
         }
+        if (1..=DEFER_MAX).contains(&shared.reply.len()) && !self.broken {
+            return Fate::Replies;
+        }
+        self.flush(shared);
+        self.settle(shared)
+    }
+
+    /// The peer will send nothing more; it may still read, if it has only said that much.
+    fn peer_ends(&mut self, events: EventFlags, shared: &Shared) -> Fate {
+        if self.held.is_none() || events.intersects(EventFlags::HUP | EventFlags::ERR) {
+            return Fate::Closed;
+        }
+        // Whatever it has waited for comes too late.
+        self.client.cancel_wait();
+        self.session.blocked = None;
+        self.session.ends = true;
+        self.half = None;
         self.settle(shared)
     }
 
     /// Writes the replies that were put off.
-    pub(crate) fn deliver(&mut self, replies: Range<usize>, shared: &Shared) -> Fate {
-        self.write_or_keep(shared.reply.get(replies), shared);
+    pub(crate) fn deliver(&mut self, replies: Range<usize>, shared: &mut Shared) -> Fate {
+        self.answer(replies, shared);
         self.settle(shared)
+    }
+
+    /// Writes the replies that have waited for what is durable by now.
+    pub(crate) fn release(&mut self, durable: Lsn, shared: &mut Shared) -> Fate {
+        let Some(mut held) = self.held.take() else {
+            return self.settle(shared);
+        };
+        let free = held.free(durable);
+        let count = free.len();
+        self.write_or_keep(free, shared.counters());
+        held.forget(count);
+        if !held.is_empty() {
+            self.held = Some(held);
+        } else if let Some(line) = &mut shared.line {
+            line.put_back(held);
+        }
+        self.resume(shared);
+        self.settle(shared)
+    }
+
+    /// Nobody knows whether the log will have what the replies tell of: they must not leave, and
+    /// none can come after them. An error says so, in their place.
+    pub(crate) fn lose(&mut self, shared: &mut Shared) -> Fate {
+        if self.held.take().is_some() {
+            self.leave_in_doubt(shared.counters());
+        }
+        self.settle(shared)
+    }
+
+    fn leave_in_doubt(&mut self, counters: &Counters) {
+        self.held = None;
+        self.half = None;
+        self.client.cancel_wait();
+        self.session.blocked = None;
+        self.session.ends = true;
+        Counters::add(&counters.errors, 1);
+        let text = b"-INDOUBT the log could not be written: what became of the commands that have \
+                     no reply is not known\r\n";
+        self.write_or_keep(text, counters);
     }
 
     /// There is room for replies again.
@@ -230,8 +297,15 @@ impl Connection {
     pub(crate) fn receive_post(&mut self, post: Post, shared: &mut Shared) -> Fate {
         match post {
             Post::Close => Fate::Closed,
-            Post::Ending(ending) => self.unblock(ending, shared),
+            Post::Ending(ending) if self.awaits(&ending) => self.unblock(ending, shared),
+            Post::Ending(_) => self.settle(shared),
         }
+    }
+
+    /// Whether it is this that it waits for.
+    fn awaits(&self, ending: &Ending) -> bool {
+        let blocked = self.session.blocked.as_ref();
+        blocked.is_some_and(|blocked| blocked.awaits(ending))
     }
 
     /// Replies to the command that has waited, and acts on the input that had to wait meanwhile.
@@ -241,7 +315,14 @@ impl Connection {
         if let Some(blocked) = self.session.blocked.take() {
             self.held_up = false;
             shared.reply.begin(self.client.protocol());
-            blocked.reply(ending, &mut shared.reply);
+            // What it got was taken from a list, or there was none.
+            self.observed = Observed::Anything;
+            if blocked.is_stopped_by(&ending) {
+                shared.server.request_stop();
+                self.session.ends = true;
+            } else {
+                blocked.reply(ending, &mut shared.reply);
+            }
             if self.is_running()
                 && let Some(half) = self.half.take()
             {
@@ -265,7 +346,7 @@ impl Connection {
             return self.settle(shared);
         }
         Counters::add(&shared.counters().stalled, 1);
-        if self.unsent.is_none() {
+        if self.unsent.is_none() && self.held.is_none() {
             let text = b"-ERR Protocol error: timed out in the middle of a request\r\n";
             let _ = send(&self.socket, text, SendFlags::NOSIGNAL);
         }
@@ -290,13 +371,23 @@ impl Connection {
             (true, false) => EventFlags::OUT,
             (true, true) => EventFlags::OUT | EventFlags::RDHUP,
             (false, true) if self.held_up => EventFlags::RDHUP,
+            // Until the log has come further there is nothing to do here, either.
+            (false, false) if self.held.is_some() && !self.is_running() => EventFlags::empty(),
             (false, _) => WATCHED,
         }
     }
 
     fn is_running(&self) -> bool {
         let session = &self.session;
-        self.unsent.is_none() && session.blocked.is_none() && !session.ends && !self.broken
+        let is_full = self
+            .held
+            .as_ref()
+            .is_some_and(|held| held.len() >= FLUSH_AT);
+        self.unsent.is_none()
+            && session.blocked.is_none()
+            && !session.ends
+            && !self.broken
+            && !is_full
     }
 
     /// Reads once and acts on it. The replies, if there are any, are the current ones in the shared
@@ -417,6 +508,7 @@ impl Connection {
             }
         }
         parser.shrink();
+        self.observed = self.observed.and(shared.reply.take_observed());
         let errors = shared.reply.take_errors();
         if errors > 0 {
             Counters::add(&shared.counters().errors, errors);
@@ -431,12 +523,40 @@ impl Connection {
 
     /// Writes the current replies now.
     fn flush(&mut self, shared: &mut Shared) {
-        self.write_or_keep(shared.reply.get(shared.reply.range()), shared);
+        self.observed = self.observed.and(shared.reply.take_observed());
+        self.answer(shared.reply.range(), shared);
         shared.reply.discard();
     }
 
+    /// Writes replies, unless they have to wait for the log.
+    fn answer(&mut self, replies: Range<usize>, shared: &mut Shared) {
+        let counters = &shared.server.counters[shared.thread];
+        let replies = shared.reply.get(replies);
+        match &mut shared.line {
+            Some(line) => self.answer_in_line(replies, line, counters),
+            None => self.write_or_keep(replies, counters),
+        }
+    }
+
+    fn answer_in_line(&mut self, replies: &[u8], line: &mut Line, counters: &Counters) {
+        let observed = std::mem::take(&mut self.observed);
+        if replies.is_empty() || self.broken {
+            return;
+        }
+        let last = self.held.as_ref().and_then(|held| held.last());
+        match (line.judge(observed), last) {
+            (Verdict::Send, None) => self.write_or_keep(replies, counters),
+            (Verdict::Lose, _) => self.leave_in_doubt(counters),
+            (Verdict::Hold(until), _) | (Verdict::Send, Some(until)) => {
+                let held = self.held.get_or_insert_with(|| line.buffer());
+                held.push(replies, until);
+                line.join(until, self.client.slot());
+            }
+        }
+    }
+
     /// Writes replies; what finds no room stays with the connection.
-    fn write_or_keep(&mut self, replies: &[u8], shared: &Shared) {
+    fn write_or_keep(&mut self, replies: &[u8], counters: &Counters) {
         if replies.is_empty() || self.broken {
             return;
         }
@@ -444,7 +564,7 @@ impl Connection {
             unsent.bytes.extend_from_slice(replies);
             return;
         }
-        let sent = self.write(replies, shared);
+        let sent = self.write(replies, counters);
         if sent < replies.len() && !self.broken {
             let bytes = replies[sent..].to_vec();
             self.unsent = Some(Box::new(Unsent { bytes, sent: 0 }));
@@ -456,12 +576,19 @@ impl Connection {
         let Some(mut unsent) = self.unsent.take() else {
             return;
         };
-        let sent = self.write(&unsent.bytes[unsent.sent..], shared);
+        let sent = self.write(&unsent.bytes[unsent.sent..], shared.counters());
         self.progress |= sent > 0;
         unsent.sent += sent;
         if unsent.sent < unsent.bytes.len() {
             self.unsent = Some(unsent);
-        } else if self.is_running()
+        } else {
+            self.resume(shared);
+        }
+    }
+
+    /// Acts on the input that had to wait, if it need not any longer.
+    fn resume(&mut self, shared: &mut Shared) {
+        if self.is_running()
             && let Some(half) = self.half.take()
         {
             shared.reply.begin(self.client.protocol());
@@ -470,10 +597,10 @@ impl Connection {
         }
     }
 
-    fn write(&mut self, bytes: &[u8], shared: &Shared) -> usize {
+    fn write(&mut self, bytes: &[u8], counters: &Counters) -> usize {
         match send(&self.socket, bytes, SendFlags::NOSIGNAL) {
             Ok(number) => {
-                Counters::add(&shared.counters().sent, number as u64);
+                Counters::add(&counters.sent, number as u64);
                 number
             }
             Err(Errno::AGAIN | Errno::INTR) => 0,
@@ -490,18 +617,20 @@ impl Connection {
         let half = half.map_or(0, |half| half.bytes.capacity() + half.parser.memory());
         let unsent = self.unsent.as_ref();
         let unsent = unsent.map_or(0, |unsent| unsent.bytes.capacity());
-        size_of::<Self>() + size_of::<Client>() + half + unsent + self.session.memory()
+        let held = self.held.as_ref().map_or(0, |held| held.memory());
+        size_of::<Self>() + size_of::<Client>() + half + unsent + held + self.session.memory()
     }
 
     /// After an event: is it over, and if not, until when may what is pending take?
     fn settle(&mut self, shared: &Shared) -> Fate {
-        if self.broken || (self.session.ends && self.unsent.is_none()) {
+        let owes = self.unsent.is_some() || self.held.is_some();
+        if self.broken || (self.session.ends && !owes) {
             return Fate::Closed;
         }
         let progress = std::mem::take(&mut self.progress);
         let blocked = self.session.blocked.as_ref();
-        // Input that waits for a blocked command is no fault of the peer's.
-        let is_half = self.half.is_some() && blocked.is_none();
+        // Input that waits for a blocked command or for the log is no fault of the peer's.
+        let is_half = self.half.is_some() && blocked.is_none() && self.held.is_none();
         if !is_half && self.unsent.is_none() {
             self.stall = None;
         } else if self.stall.is_none() || progress {
@@ -514,7 +643,8 @@ impl Connection {
         self.client.seen(
             shared.now,
             half.map_or(0, |half| half.bytes.len() - half.start),
-            unsent.map_or(0, |unsent| unsent.bytes.len() - unsent.sent),
+            unsent.map_or(0, |unsent| unsent.bytes.len() - unsent.sent)
+                + self.held.as_ref().map_or(0, |held| held.len()),
             self.session.transaction.as_ref().map(|queue| queue.len()),
             self.session.blocked.is_some(),
             self.memory(),

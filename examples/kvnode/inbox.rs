@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use latchwork::semaphore::SendPermit;
+use latchwork::wal::Lsn;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::blocked::Ending;
@@ -42,6 +43,10 @@ thread_local! {
 pub(crate) struct Mail {
     pub(crate) arrivals: Vec<Arrival>,
     pub(crate) posts: Vec<(Arc<Client>, Post)>,
+    /// The log has become unable to write.
+    pub(crate) halted: bool,
+    /// The record that the thread waits for; gone once it was told.
+    awaited: Option<Lsn>,
     /// Nothing more will come: serve out what there is and end.
     pub(crate) last: bool,
 }
@@ -90,6 +95,22 @@ impl Inbox {
         self.send(|mail| mail.last = true);
     }
 
+    /// The thread waits until a record is durable. Whether it is already is to be looked at after
+    /// this: either that shows it, or [`durable`](Self::durable) will see this.
+    pub(crate) fn await_durable(&self, lsn: Lsn) {
+        self.lock().awaited = Some(lsn);
+    }
+
+    /// Everything up to this record is durable.
+    pub(crate) fn durable(&self, lsn: Lsn) {
+        self.send_if(|mail| mail.awaited.take_if(|awaited| *awaited <= lsn).is_some());
+    }
+
+    /// The log cannot write any more, for the time being or for good.
+    pub(crate) fn halt(&self) {
+        self.send(|mail| mail.halted = true);
+    }
+
     /// The calling thread is the one that will take the mail.
     pub(crate) fn own(self: &Arc<Self>) {
         OWN.set(Arc::as_ptr(self));
@@ -104,10 +125,12 @@ impl Inbox {
     pub(crate) fn take(&self) -> Mail {
         let mut mail = self.lock();
         self.full.store(false, Ordering::Relaxed);
-        let last = mail.last;
-        let taken = std::mem::take(&mut *mail);
-        mail.last = last;
-        taken
+        let kept = Mail {
+            last: mail.last,
+            awaited: mail.awaited,
+            ..Mail::default()
+        };
+        std::mem::replace(&mut *mail, kept)
     }
 
     /// The eventfd has been seen; it says no more until somebody wakes the thread again.
@@ -117,8 +140,18 @@ impl Inbox {
     }
 
     fn send(&self, put: impl FnOnce(&mut Mail)) {
+        self.send_if(|mail| {
+            put(mail);
+            true
+        });
+    }
+
+    /// Puts something in, or finds that there is nothing to say.
+    fn send_if(&self, put: impl FnOnce(&mut Mail) -> bool) {
         let mut mail = self.lock();
-        put(&mut mail);
+        if !put(&mut mail) {
+            return;
+        }
         let was_full = self.full.swap(true, Ordering::Release);
         drop(mail);
         if !was_full && !std::ptr::eq(OWN.get(), self) {

@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use latchwork::wal::Lsn;
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
@@ -92,8 +93,13 @@ impl IoThread {
             self.time_out();
             // After the events: a slot freed above must not be given to a newcomer while an event
             // of its former owner may still be in the batch.
-            while self.inbox.is_full() {
-                self.read_mail();
+            loop {
+                while self.inbox.is_full() {
+                    self.read_mail();
+                }
+                if !self.release() {
+                    break;
+                }
             }
             if let Some(limit) = self.stop_by
                 && (self.free.len() == self.slots.len() || self.shared.now >= limit)
@@ -144,11 +150,43 @@ impl IoThread {
                 });
             }
         }
+        if mail.halted {
+            self.give_up_waiting();
+        }
         if mail.last && self.stop_by.is_none() {
             self.stop_by = Some(self.shared.now + STOP_LIMIT);
             for slot in 0..self.slots.len() {
                 self.turn(slot, |_, _| Fate::Open);
             }
+        }
+    }
+
+    /// Lets the replies go that have waited for what is durable by now; false if there are none.
+    fn release(&mut self) -> bool {
+        let line = self.shared.line.as_ref();
+        let Some(durable) = line.and_then(|line| line.due(&self.inbox)) else {
+            return false;
+        };
+        while let Some(slot) = self.next_in_line(durable) {
+            self.turn(slot, |connection, shared| {
+                connection.release(durable, shared)
+            });
+        }
+        true
+    }
+
+    fn next_in_line(&mut self, durable: Lsn) -> Option<usize> {
+        self.shared.line.as_mut()?.next(durable)
+    }
+
+    /// The log cannot write: whoever waits for it is told so, and let go.
+    fn give_up_waiting(&mut self) {
+        self.release();
+        let Some(line) = self.shared.line.as_mut().filter(|line| line.has_halted()) else {
+            return;
+        };
+        for (_, slot) in line.leave() {
+            self.turn(slot, Connection::lose);
         }
     }
 

@@ -10,6 +10,7 @@
 //! | main | accepts, hands connections out, waits for the signal to stop | `listener` |
 //! | `kvnode-io-<i>` | an epoll loop over many connections; commands run inline | `io_thread`, `connection` |
 //! | `lw-sweep` | removes expired keys; sleeps while there are none | latchwork |
+//! | `lw-wal`, `lw-flush-<i>`, `kvnode-storage` | write the log and the files of `--data` | `storage` |
 //! | `lw-dispatch` | tells blocked clients what no other thread could tell them | latchwork |
 //!
 //! From bytes to bytes: `request` (parser) → `commands` (one table, one function a command) →
@@ -17,38 +18,51 @@
 //! and `EXEC` commands go into a `queue`; a client that waits for a list is `blocked`, and what it
 //! gets comes through its I/O thread's `inbox`. Connections are limited by a
 //! [`latchwork::Semaphore`]: each holds a permit, which comes back however the connection ends.
+//! With `--data` the store is durable (`storage`), and with `--fsync always` replies are `held`
+//! until what they tell of is.
 
 mod blocked;
 mod clients;
 mod commands;
 mod connection;
+mod held;
 mod inbox;
 mod io_thread;
 mod listener;
+mod loading;
 mod options;
 mod queue;
 mod reply;
 mod request;
 mod server;
 mod session;
-#[allow(dead_code, unused_imports, reason = "until the server uses it")]
 mod storage;
 
 use std::io::Write as _;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use latchwork::LatchTable;
+use latchwork::rmw::Rmw;
+use parking_lot::Mutex;
+use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_reuseaddr;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use inbox::Inbox;
 use io_thread::IoThread;
 use listener::Listener;
-use options::{Action, Options};
+use loading::Report;
+use options::{Action, Options, fsync_name};
 use server::Server;
+use storage::{Config, DurableStore, Storage, StorageError};
 
 /// How many connections may wait to be accepted; the system's own limit may be lower.
 const BACKLOG: i32 = 4096;
@@ -89,14 +103,23 @@ fn serve(mut options: Options) -> Result<(), Box<dyn std::error::Error>> {
     }
 
     options.max_clients = allow_descriptors(options.max_clients)?;
-    let socket = TcpListener::bind((options.bind, options.port)).map_err(|error| {
+    // A port that is taken is found out before the data are loaded, which may take long; who comes
+    // meanwhile is refused and does not wait.
+    let cannot = |error: Errno| {
         let (bind, port) = (options.bind, options.port);
         format!("cannot listen on {bind} port {port}: {error}; --port 0 picks a free port")
-    })?;
+    };
+    let socket = bind(&options).map_err(cannot)?;
+    let report = Arc::new(Mutex::new(Report::new()));
+    let opened = open(&options, &report);
+    let took = report.lock().end();
+    let (store, storage) = opened?;
+    let loaded = (store.len(), took);
     // Thousands may come at once, and a connection that finds no room is retried after a second.
-    rustix::net::listen(&socket, BACKLOG)?;
+    rustix::net::listen(&socket, BACKLOG).map_err(cannot)?;
+    let socket = TcpListener::from(socket);
     let address = socket.local_addr()?;
-    let server = Arc::new(Server::new(options, address)?);
+    let server = Arc::new(Server::new(options, address, store, storage.clone())?);
 
     let mut inboxes = Vec::new();
     let mut threads = Vec::new();
@@ -122,18 +145,58 @@ fn serve(mut options: Options) -> Result<(), Box<dyn std::error::Error>> {
                 })?,
         );
     }
+    if let Some(log) = server.log_to_wait_for() {
+        let told = inboxes.clone();
+        log.on_durable(move |lsn| told.iter().for_each(|inbox| inbox.durable(lsn)));
+        let told = inboxes.clone();
+        log.on_halt(move || told.iter().for_each(|inbox| inbox.halt()));
+    }
     let listener = Listener::new(socket, Arc::clone(&server), inboxes)?;
-    greet(&server);
+    greet(&server, loaded);
     listener.run(&signals)?;
     for thread in threads {
         // A panic has been printed already, and the guard has recorded it.
         let _ = thread.join();
+    }
+    if let Some(storage) = storage {
+        storage.close()?;
     }
     if healthy.load(Ordering::Relaxed) {
         Ok(())
     } else {
         Err("an I/O thread failed".into())
     }
+}
+
+fn bind(options: &Options) -> Result<OwnedFd, Errno> {
+    let address = SocketAddr::new(options.bind, options.port);
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // What an earlier server's connections have left behind is no obstacle.
+    set_socket_reuseaddr(&socket, true)?;
+    rustix::net::bind(&socket, &address)?;
+    Ok(socket)
+}
+
+type Opened = (Rmw<DurableStore>, Option<Arc<Storage>>);
+
+/// Loads what there is, if anything is to be kept.
+fn open(options: &Options, report: &Arc<Mutex<Report>>) -> Result<Opened, StorageError> {
+    let Some(dir) = &options.data else {
+        let store = Rmw::builder().store(DurableStore::in_memory()).build();
+        return Ok((store, None));
+    };
+    let config = Config::new(dir, options.fsync);
+    let latches = LatchTable::new();
+    let shown = Arc::clone(report);
+    let show = move |loading| shown.lock().show(loading);
+    let (storage, store) = storage::open(config, &latches, show)?;
+    let store = Rmw::builder().latches(latches).store(store).build();
+    Ok((store, Some(storage)))
 }
 
 /// Stops the server when an I/O thread ends otherwise than it should: its clients would wait for
@@ -195,8 +258,8 @@ fn allow_descriptors(clients: u64) -> Result<u64, Box<dyn std::error::Error>> {
     }
 }
 
-/// Says where the server is and what to type next.
-fn greet(server: &Server) {
+/// Says where the server is, what it has loaded and how long that took, and what to type next.
+fn greet(server: &Server, (keys, took): (u64, Duration)) {
     let (address, port) = (server.address, server.address.port());
     let host = if address.ip().is_unspecified() || address.ip() == std::net::Ipv4Addr::LOCALHOST {
         String::new()
@@ -204,10 +267,20 @@ fn greet(server: &Server) {
         format!(" -h {}", address.ip())
     };
     let threads = server.options.io_threads;
+    let fsync = fsync_name(server.options.fsync);
+    let data = server
+        .options
+        .data
+        .as_ref()
+        .map_or_else(String::new, |dir| {
+            let (dir, seconds) = (dir.display(), took.as_secs_f64());
+            format!("data: {dir}, fsync {fsync}; {keys} keys loaded in {seconds:.1} s\n")
+        });
     // Nobody may be reading; that is no reason not to serve.
     let _ = write!(
         std::io::stdout(),
         "kvnode is listening on {address}\n\
+         {data}\
          I/O threads: {threads} (kvnode-io-0{}); clients: {} at most\n\
          \n\
          try:     redis-cli{host} -p {port} set greeting hello\n\

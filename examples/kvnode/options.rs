@@ -2,9 +2,11 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::request::REQUEST_MAX;
+pub(crate) use crate::storage::Fsync;
 
 pub(crate) const HELP: &str = "\
 kvnode: a Redis-compatible server on latchwork
@@ -21,6 +23,11 @@ Options:
   --max-clients N      most clients at a time [default: 10000]
   --max-queued MIB     most memory for what one client has queued since MULTI, and
                        most for the keys it watches [default: 1024]
+  --data DIR           keep everything in this directory as well, and load it at
+                       the start; it is made if it is missing
+  --fsync WHEN         with --data, when writes are made safe from a power cut:
+                       always (before their replies), everysec (within about a
+                       second), no (when the system likes) [default: everysec]
   --stall-timeout SECS how long a client may leave a request half sent, or its
                        replies unread; idle clients have no limit [default: 60]
   -h, --help           print this
@@ -39,6 +46,9 @@ pub(crate) struct Options {
     /// In bytes.
     pub(crate) max_queued: usize,
     pub(crate) stall_timeout: Duration,
+    /// Where everything is kept; in memory only without it.
+    pub(crate) data: Option<PathBuf>,
+    pub(crate) fsync: Fsync,
 }
 
 impl Default for Options {
@@ -50,8 +60,24 @@ impl Default for Options {
             max_clients: 10_000,
             max_queued: QUEUED_MAX << 20,
             stall_timeout: Duration::from_secs(60),
+            data: None,
+            fsync: Fsync::EverySecond,
         }
     }
+}
+
+const FSYNC: [(&str, Fsync); 3] = [
+    ("always", Fsync::Always),
+    ("everysec", Fsync::EverySecond),
+    ("no", Fsync::No),
+];
+
+/// As the command line and Redis call it.
+pub(crate) fn fsync_name(wanted: Fsync) -> &'static str {
+    FSYNC
+        .iter()
+        .find(|(_, fsync)| *fsync == wanted)
+        .map_or("", |(name, _)| name)
 }
 
 /// One thread keeps up with a client process that uses a whole core, and a second one only takes
@@ -74,6 +100,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Action, 
     use lexopt::prelude::*;
 
     let mut options = Options::default();
+    let mut fsync = None;
     let mut parser = lexopt::Parser::from_args(args);
     let fail = |error: lexopt::Error| format!("{error}");
     while let Some(argument) = parser.next().map_err(fail)? {
@@ -104,11 +131,34 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Action, 
                 options.stall_timeout =
                     Duration::from_secs(number(&mut parser, "--stall-timeout", 1, 86_400)?);
             }
+            Long("data") => {
+                let value = parser.value().map_err(fail)?;
+                if value.is_empty() {
+                    return Err("--data takes a directory".to_owned());
+                }
+                let dir = std::path::absolute(&value);
+                options.data = Some(dir.map_err(|error| format!("--data: {error}"))?);
+            }
+            Long("fsync") => {
+                let value = parser.value().map_err(fail)?;
+                let found = FSYNC.iter().find(|(name, _)| value == *name);
+                let &(_, found) = found.ok_or_else(|| {
+                    format!(
+                        "--fsync takes always, everysec or no, not '{}'",
+                        value.to_string_lossy()
+                    )
+                })?;
+                fsync = Some(found);
+            }
             Short('h') | Long("help") => return Ok(Action::Help),
             Short('V') | Long("version") => return Ok(Action::Version),
             other => return Err(other.unexpected().to_string()),
         }
     }
+    if fsync.is_some() && options.data.is_none() {
+        return Err("--fsync needs --data: without it nothing is written".to_owned());
+    }
+    options.fsync = fsync.unwrap_or(options.fsync);
     Ok(Action::Serve(options))
 }
 

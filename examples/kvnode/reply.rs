@@ -6,6 +6,8 @@
 
 use std::ops::Range;
 
+use crate::held::Observed;
+
 /// The most bytes that may wait for one client. Above the longest value, so that only a reply made
 /// of many values can reach it; the client is then disconnected, as Redis does at its output buffer
 /// limit.
@@ -40,6 +42,7 @@ pub(crate) struct Reply {
     protocol: Protocol,
     overflowed: bool,
     errors: u64,
+    observed: Observed,
 }
 
 impl Reply {
@@ -199,6 +202,16 @@ impl Reply {
     /// How many error replies there have been since this was last asked.
     pub(crate) fn take_errors(&mut self) -> u64 {
         std::mem::take(&mut self.errors)
+    }
+
+    /// The current connection's replies may tell of this as well.
+    pub(crate) fn observe(&mut self, observed: Observed) {
+        self.observed = self.observed.and(observed);
+    }
+
+    /// What they tell of, since this was last asked.
+    pub(crate) fn take_observed(&mut self) -> Observed {
+        std::mem::take(&mut self.observed)
     }
 
     /// Empties the buffer, and keeps its memory if that is a reasonable amount.

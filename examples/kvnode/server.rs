@@ -2,15 +2,18 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use latchwork::Semaphore;
-use latchwork::rmw::{MemStore, Rmw};
+use latchwork::rmw::Rmw;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::clients::Clients;
-use crate::options::Options;
+use crate::commands::Saves;
+use crate::options::{Fsync, Options};
+use crate::storage::{DurableStore, Storage};
 
 /// The server.
 #[derive(Debug)]
@@ -19,7 +22,12 @@ pub(crate) struct Server {
     /// Where it really listens, the port filled in.
     pub(crate) address: SocketAddr,
     pub(crate) started: Instant,
-    pub(crate) store: Rmw<MemStore>,
+    /// The same in seconds since 1970.
+    started_unix: u64,
+    pub(crate) store: Rmw<DurableStore>,
+    /// What makes the store durable, with `--data`.
+    pub(crate) storage: Option<Arc<Storage>>,
+    pub(crate) saves: Arc<Saves>,
     pub(crate) clients: Clients,
     /// A permit for each connection there may be.
     pub(crate) places: Semaphore,
@@ -34,11 +42,19 @@ impl Server {
     pub(crate) fn new(
         options: Options,
         address: SocketAddr,
+        store: Rmw<DurableStore>,
+        storage: Option<Arc<Storage>>,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         Ok(Self {
             address,
             started: Instant::now(),
-            store: Rmw::new(),
+            started_unix: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs(),
+            store,
+            storage,
+            saves: Arc::default(),
             clients: Clients::default(),
             places: Semaphore::new(options.max_clients)?,
             turned_away: AtomicU64::new(0),
@@ -64,6 +80,21 @@ impl Server {
     /// Readable once a stop was requested.
     pub(crate) fn stop_fd(&self) -> BorrowedFd<'_> {
         self.stop.wake.as_fd()
+    }
+
+    /// The log, if replies wait for it.
+    pub(crate) fn log_to_wait_for(&self) -> Option<Arc<Storage>> {
+        let waits = |storage: &Arc<Storage>| storage.fsync() == Fsync::Always;
+        self.storage.clone().filter(waits)
+    }
+
+    /// When everything was last on disk, in seconds since 1970; if never, when the server started.
+    pub(crate) fn last_save(&self) -> u64 {
+        let last = self
+            .storage
+            .as_ref()
+            .map_or(0, |storage| storage.last_save());
+        if last == 0 { self.started_unix } else { last }
     }
 
     /// The sum of one counter over all I/O threads.

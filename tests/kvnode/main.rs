@@ -6,6 +6,7 @@ mod commands;
 mod differential;
 mod hostile;
 mod hot_key;
+mod persistence;
 mod process;
 mod python;
 #[path = "../support/random.rs"]

@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -59,6 +60,37 @@ pub(crate) fn size(short: usize, full: usize) -> usize {
     }
 }
 
+/// A new directory, removed when dropped.
+#[derive(Debug)]
+pub(crate) struct Dir(PathBuf);
+
+impl Dir {
+    pub(crate) fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("latchwork-kvnode-{}-{number}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        std::fs::create_dir(&dir).expect("a new directory");
+        Self(dir)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The path of something in it.
+    pub(crate) fn join(&self, name: &str) -> String {
+        let path = self.0.join(name);
+        path.to_str().expect("a path in UTF-8").to_owned()
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 /// A running kvnode. Killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -70,7 +102,12 @@ pub(crate) struct Server {
 impl Server {
     /// Starts one on a free port and waits until it listens.
     pub(crate) fn start(options: &[&str]) -> Self {
-        let mut child = Command::new(binary())
+        Self::start_by(&mut Command::new(binary()), options)
+    }
+
+    /// Starts one by a command that becomes it once it has the server's options.
+    pub(crate) fn start_by(command: &mut Command, options: &[&str]) -> Self {
+        let mut child = command
             .args(["--port", "0"])
             .args(options)
             .stdin(Stdio::null())
@@ -221,18 +258,25 @@ impl<S: Read + Write> Client<S> {
 
     /// Reads one reply, as it is on the wire.
     pub(crate) fn reply(&mut self) -> Vec<u8> {
+        self.try_reply().expect("receive")
+    }
+
+    /// Like [`reply`](Self::reply), for when the server may have closed already.
+    pub(crate) fn try_reply(&mut self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let mut pending = 1;
         while pending > 0 {
             pending -= 1;
             let start = bytes.len();
-            self.stream.read_until(b'\n', &mut bytes).expect("receive");
+            self.stream.read_until(b'\n', &mut bytes)?;
             let line = &bytes[start..];
-            assert!(
-                line.ends_with(b"\r\n"),
-                "the connection ended in {:?}",
-                line.escape_ascii().to_string()
-            );
+            if !line.ends_with(b"\r\n") {
+                let text = format!(
+                    "the connection ended in {:?}",
+                    line.escape_ascii().to_string()
+                );
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+            }
             let number = std::str::from_utf8(&line[1..])
                 .ok()
                 .and_then(|rest| rest.trim_end().parse::<i64>().ok());
@@ -240,7 +284,7 @@ impl<S: Read + Write> Client<S> {
                 (b'$' | b'=', Some(len @ 0..)) => {
                     let body = bytes.len();
                     bytes.resize(body + len as usize + 2, 0);
-                    self.stream.read_exact(&mut bytes[body..]).expect("receive");
+                    self.stream.read_exact(&mut bytes[body..])?;
                 }
                 (b'*' | b'~' | b'>', Some(len)) => pending += len.max(0),
                 (b'%', Some(len)) => pending += 2 * len,
@@ -249,7 +293,7 @@ impl<S: Read + Write> Client<S> {
                 _ => {}
             }
         }
-        bytes
+        Ok(bytes)
     }
 
     /// Sends one request and reads its reply.

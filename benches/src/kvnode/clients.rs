@@ -46,11 +46,11 @@ pub(super) fn run(bench: &mut Bench, kvnode: &Path) -> Result<(), Box<dyn Error>
     for _ in 0..pairs {
         // Memory does not drift as speed does: one run of either side makes a pair.
         costs.push(if bench.effort.coin() {
-            let ours = cost(&Server::kvnode(kvnode)?)?;
-            (ours, cost(&Server::redis()?)?)
+            let ours = cost(&Server::kvnode(kvnode, &[])?)?;
+            (ours, cost(&Server::redis(&[])?)?)
         } else {
-            let peer = cost(&Server::redis()?)?;
-            (cost(&Server::kvnode(kvnode)?)?, peer)
+            let peer = cost(&Server::redis(&[])?)?;
+            (cost(&Server::kvnode(kvnode, &[])?)?, peer)
         });
     }
     let shown = |figure: fn(Cost) -> f64| {

@@ -115,9 +115,9 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// kvnode at `path`, on a port of its own choice.
-    pub(super) fn kvnode(path: &Path) -> Result<Server, Box<dyn Error>> {
-        let mut child = start(path.as_os_str(), &["--port", "0"])?;
+    /// kvnode at `path`, on a port of its own choice. Returns when it serves.
+    pub(super) fn kvnode(path: &Path, options: &[&str]) -> Result<Server, Box<dyn Error>> {
+        let mut child = start(path.as_os_str(), &[&["--port", "0"], options].concat())?;
         let mut lines = BufReader::new(child.take_stdout()?);
         let mut line = String::new();
         lines.read_line(&mut line)?;
@@ -126,16 +126,17 @@ impl Server {
         Ok(Server { port, child })
     }
 
-    /// redis-server, in memory only. It cannot choose a port itself, so a free one is looked
-    /// up, and another one if somebody took it in between.
-    pub(super) fn redis() -> Result<Server, Box<dyn Error>> {
+    /// redis-server, in memory only unless `options` say otherwise. It cannot choose a port
+    /// itself, so a free one is looked up, and another one if somebody took it in between. Returns
+    /// when it serves.
+    pub(super) fn redis(options: &[&str]) -> Result<Server, Box<dyn Error>> {
         let mut said = String::new();
         for _ in 0..5 {
             let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
                 .local_addr()?
                 .port();
             let number = port.to_string();
-            let options = [
+            let always = [
                 "--port",
                 &number,
                 "--bind",
@@ -145,6 +146,8 @@ impl Server {
                 "--appendonly",
                 "no",
             ];
+            // What comes later counts.
+            let options = [&always[..], options].concat();
             let mut child = start(OsStr::new(REDIS_SERVER), &options)?;
             let mut lines = BufReader::new(child.take_stdout()?);
             said.clear();
@@ -160,6 +163,17 @@ impl Server {
 
     pub(super) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Ends it in good order, and waits for that.
+    pub(super) fn stop(mut self) -> Result<(), Box<dyn Error>> {
+        let mut stream = self.connect()?;
+        stream.write_all(b"*2\r\n$8\r\nSHUTDOWN\r\n$6\r\nNOSAVE\r\n")?;
+        let status = self.child.wait()?;
+        if !status.success() {
+            return Err(format!("a server ended badly ({status})").into());
+        }
+        Ok(())
     }
 
     /// The server's own: what may have started it has become it.
@@ -184,12 +198,34 @@ impl Control {
         server.connect().map(BufReader::new).map(Control)
     }
 
+    /// Waits for an answer.
+    pub(super) fn ping(&mut self) -> Result<(), Box<dyn Error>> {
+        match self.line(b"*1\r\n$4\r\nPING\r\n")?.as_str() {
+            "+PONG\r\n" => Ok(()),
+            other => Err(format!("a server answers {other:?}").into()),
+        }
+    }
+
+    /// How many keys there are.
+    pub(super) fn keys(&mut self) -> Result<usize, Box<dyn Error>> {
+        let line = self.line(b"*1\r\n$6\r\nDBSIZE\r\n")?;
+        let number = line
+            .strip_prefix(':')
+            .map(|number| number.trim_end().parse());
+        Ok(number.ok_or_else(|| format!("a server answers {line:?}"))??)
+    }
+
+    /// The first line of the answer.
+    fn line(&mut self, request: &[u8]) -> io::Result<String> {
+        self.0.get_mut().write_all(request)?;
+        let mut line = String::new();
+        self.0.read_line(&mut line)?;
+        Ok(line)
+    }
+
     /// How many clients are connected, this one included.
     pub(super) fn clients(&mut self) -> Result<usize, Box<dyn Error>> {
-        let request = b"*2\r\n$4\r\nINFO\r\n$7\r\nclients\r\n";
-        self.0.get_mut().write_all(request)?;
-        let mut head = String::new();
-        self.0.read_line(&mut head)?;
+        let head = self.line(b"*2\r\n$4\r\nINFO\r\n$7\r\nclients\r\n")?;
         let len = head.trim_end().strip_prefix('$').map(str::parse::<usize>);
         let len = len.ok_or_else(|| format!("a server answers {head:?}"))??;
         let mut text = vec![0; len + "\r\n".len()];
@@ -232,11 +268,19 @@ fn kvnode_port(line: &str) -> Result<u16, Box<dyn Error>> {
 /// Gives the server every key that redis-benchmark's `set` and `get` will use, and checks
 /// that it keeps them.
 pub(super) fn fill(server: &Server, keys: u32) -> Result<(), Box<dyn Error>> {
+    fill_with(server, keys, "xxx")
+}
+
+/// The same with values of another length.
+pub(super) fn fill_with(server: &Server, keys: u32, value: &str) -> Result<(), Box<dyn Error>> {
     const BATCH: u32 = 1_000;
     let mut stream = server.connect()?;
     for first in (0..keys).step_by(BATCH as usize) {
         let batch = first..(first + BATCH).min(keys);
-        let set = |key| format!("*3\r\n$3\r\nSET\r\n$16\r\nkey:{key:012}\r\n$3\r\nxxx\r\n");
+        let set = |key| {
+            let len = value.len();
+            format!("*3\r\n$3\r\nSET\r\n$16\r\nkey:{key:012}\r\n${len}\r\n{value}\r\n")
+        };
         ask(
             &mut stream,
             &batch.clone().map(set).collect::<String>(),
@@ -247,7 +291,7 @@ pub(super) fn fill(server: &Server, keys: u32) -> Result<(), Box<dyn Error>> {
         ask(
             &mut stream,
             &format!("*2\r\n$3\r\nGET\r\n$16\r\nkey:{key:012}\r\n"),
-            "$3\r\nxxx\r\n",
+            &format!("${}\r\n{value}\r\n", value.len()),
         )?;
     }
     Ok(())

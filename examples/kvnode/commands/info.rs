@@ -27,10 +27,11 @@ pub(super) fn info<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Ou
         || wanted
             .iter()
             .any(|name| matches!(&name[..], b"all" | b"default" | b"everything"));
-    let sections: [(&str, Section); 6] = [
+    let sections: [(&str, Section); 7] = [
         ("Server", info_server),
         ("Clients", info_clients),
         ("Memory", info_memory),
+        ("Persistence", info_persistence),
         ("Stats", info_stats),
         ("Keyspace", info_keyspace),
         ("Latchwork", info_latchwork),
@@ -119,6 +120,82 @@ fn info_memory(server: &Server, text: &mut String) {
     }
     line(text, format_args!("maxmemory:0"));
     line(text, format_args!("maxmemory_policy:noeviction"));
+}
+
+/// Redis's fields where they have a meaning here: a save is a flush of all that has changed, and the
+/// append-only file is the log. Then what the storage has to tell besides.
+fn info_persistence(server: &Server, text: &mut String) {
+    let ok = |is_ok| if is_ok { "ok" } else { "err" };
+    let saves = &server.saves;
+    let stats = server.storage.as_ref().map(|storage| storage.stats());
+    let changes = stats.as_ref().map_or(0, |stats| {
+        stats
+            .log
+            .last_lsn
+            .get()
+            .saturating_sub(stats.position.get())
+    });
+    line(text, format_args!("loading:0"));
+    line(text, format_args!("rdb_changes_since_last_save:{changes}"));
+    let running = saves.running();
+    line(
+        text,
+        format_args!("rdb_bgsave_in_progress:{}", u8::from(running > 0)),
+    );
+    line(
+        text,
+        format_args!("rdb_last_save_time:{}", server.last_save()),
+    );
+    line(
+        text,
+        format_args!("rdb_last_bgsave_status:{}", ok(!saves.has_failed())),
+    );
+    line(
+        text,
+        format_args!("aof_enabled:{}", u8::from(stats.is_some())),
+    );
+    let Some(stats) = stats else {
+        return;
+    };
+    line(
+        text,
+        format_args!("aof_last_write_status:{}", ok(stats.halt.is_none())),
+    );
+    for (name, number) in [
+        ("log_last_record", stats.log.last_lsn.get()),
+        ("log_durable_record", stats.log.durable_lsn.get()),
+        ("log_pending_bytes", stats.log.pending_bytes),
+        ("log_records_written", stats.log.records),
+        ("log_bytes_written", stats.log.bytes),
+        ("log_groups", stats.log.groups),
+        ("log_groups_failed", stats.log.failed_groups),
+        ("log_segments", stats.log.segments),
+        ("segments", stats.segments),
+        ("segment_bytes", stats.segment_bytes),
+        ("segment_keys", stats.segment_entries),
+        ("segments_not_removed", stats.failed_removals),
+        ("unflushed_keys", stats.dirty_keys),
+        ("unflushed_log_bytes", stats.dirty_bytes),
+        ("flushes", stats.flush.finalized),
+        ("flushes_going_on", stats.flush.pending),
+        ("rotations", stats.rotations),
+        ("merges", stats.merges),
+        ("flush_failures", stats.failures),
+        ("writes_refused", stats.refused),
+    ] {
+        line(text, format_args!("{name}:{number}"));
+    }
+    for (name, share) in [("p50", 0.5), ("p99", 0.99)] {
+        let time = stats.log.commits.quantile(share).unwrap_or_default();
+        let micros = time.as_nanos() as f64 / 1e3;
+        line(text, format_args!("log_commit_usec_{name}:{micros:.3}"));
+    }
+    if let Some(halt) = stats.halt {
+        line(text, format_args!("writes_refused_because:{halt}"));
+    }
+    if let Some(trouble) = stats.trouble {
+        line(text, format_args!("last_flush_error:{trouble}"));
+    }
 }
 
 fn info_stats(server: &Server, text: &mut String) {

@@ -3,7 +3,8 @@
 use latchwork::rmw::Store;
 
 use super::table::Keys;
-use super::{Command, Context, Outcome, Refusal, find, table, word};
+use super::{Command, Context, Outcome, Refusal, find, table};
+use crate::options::fsync_name;
 use crate::reply::Reply;
 use crate::request::{ARGUMENT_MAX, Args, REQUEST_MAX};
 
@@ -121,11 +122,20 @@ pub(super) fn help<S: Store>(context: &mut Context<'_, S>, _: Args<'_>) -> Outco
 /// `CONFIG GET pattern …`: what there is to tell; nothing can be set.
 pub(super) fn config_get<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     let options = &context.server.options;
+    let data = options.data.as_ref();
     let settings = [
-        ("appendonly", "no".to_owned()),
+        ("appendfsync", fsync_name(options.fsync).to_owned()),
+        (
+            "appendonly",
+            if data.is_some() { "yes" } else { "no" }.to_owned(),
+        ),
         ("bind", options.bind.to_string()),
         ("client-query-buffer-limit", REQUEST_MAX.to_string()),
         ("databases", "1".to_owned()),
+        (
+            "dir",
+            data.map_or_else(String::new, |dir| dir.display().to_string()),
+        ),
         ("io-threads", options.io_threads.to_string()),
         ("maxclients", options.max_clients.to_string()),
         ("maxmemory", "0".to_owned()),
@@ -177,31 +187,4 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
         }
     }
     pattern[at..].iter().all(|&byte| byte == b'*')
-}
-
-/// `SHUTDOWN [NOSAVE|SAVE] [NOW] [FORCE]`: everybody gets the replies owed, then the server ends.
-/// There is nowhere to save to, so `SAVE` is refused rather than ignored.
-pub(super) fn shutdown<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
-    let (mut save, mut nosave, mut abort, mut other) = (false, false, false, false);
-    for option in args.from(1).iter() {
-        match &*word(option) {
-            b"save" => save = true,
-            b"nosave" => nosave = true,
-            b"abort" => abort = true,
-            b"now" | b"force" => other = true,
-            _ => return Err(Refusal::SYNTAX),
-        }
-    }
-    if (save && nosave) || (abort && (save || nosave || other)) {
-        return Err(Refusal::SYNTAX);
-    }
-    if abort {
-        return Err(Refusal::fixed("ERR No shutdown in progress."));
-    }
-    if save {
-        return Err(Refusal::fixed("ERR Errors trying to SHUTDOWN. Check logs."));
-    }
-    context.server.request_stop();
-    context.session.ends = true;
-    Ok(())
 }

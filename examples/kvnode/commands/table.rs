@@ -1,13 +1,14 @@
 //! The command table: every command's name, arity, flags, keys and handler, in one place. Dispatch,
 //! `COMMAND` and the `HELP` subcommands all read it.
 
-use latchwork::rmw::{MemStore, Staged, Store};
+use latchwork::rmw::{Staged, Store};
 
 use super::{
-    Handler, blocking, client, connection, info, keys, keyspace, lists, server, strings,
-    transactions,
+    Handler, blocking, client, connection, info, keys, keyspace, lists, persistence, server,
+    strings, transactions,
 };
 use crate::request::{Args, parse_integer};
+use crate::storage::DurableStore;
 
 /// Which arguments are keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub(crate) enum Keys {
 }
 
 impl Keys {
+    pub(crate) const NONE: Self = Self::Range(0, 0, 0);
+
     /// As `COMMAND INFO` says it; zeros for what a range cannot say.
     pub(crate) fn range(self) -> (i32, i32, i32) {
         match self {
@@ -68,7 +71,7 @@ pub(crate) struct Command {
     pub(crate) flags: &'static [&'static str],
     pub(crate) keys: Keys,
     /// The handler, for the store and for a transaction.
-    handler: (Handler<MemStore>, Handler<Staged>),
+    handler: (Handler<DurableStore>, Handler<Staged>),
     pub(crate) subcommands: &'static [Command],
 }
 
@@ -80,6 +83,11 @@ impl Command {
         } else {
             arguments == least
         }
+    }
+
+    /// Whether it may change a key.
+    pub(crate) fn writes(&self) -> bool {
+        self.flags.contains(&"write")
     }
 
     /// The name without the parent's.
@@ -133,6 +141,8 @@ const SHUTDOWN: &[&str] = &[
     "no_multi",
     "allow_busy",
 ];
+const SAVE: &[&str] = &["admin", "noscript", "no_async_loading", "no_multi"];
+const BGSAVE: &[&str] = &["admin", "noscript", "no_async_loading"];
 
 /// A store that commands run on.
 pub(crate) trait Dispatch: Store + Sized {
@@ -142,7 +152,7 @@ pub(crate) trait Dispatch: Store + Sized {
     fn handler(command: &Command) -> Handler<Self>;
 }
 
-impl Dispatch for MemStore {
+impl Dispatch for DurableStore {
     const MAY_WAIT: bool = true;
 
     fn handler(command: &Command) -> Handler<Self> {
@@ -173,7 +183,7 @@ macro_rules! table {
     };
 }
 
-const NO_KEYS: Keys = Keys::Range(0, 0, 0);
+const NO_KEYS: Keys = Keys::NONE;
 const ONE_KEY: Keys = Keys::Range(1, 1, 1);
 const SECOND_KEY: Keys = Keys::Range(2, 2, 1);
 const ALL_KEYS: Keys = Keys::Range(1, -1, 1);
@@ -188,6 +198,7 @@ const EVERY_KEY: Keys = Keys::Every;
 pub(crate) static TABLE: &[Command] = table! {
     "append" 3 GROW ONE_KEY strings::append;
     "auth" -2 SESSION NO_KEYS connection::auth;
+    "bgsave" -1 BGSAVE NO_KEYS persistence::bgsave;
     "blmove" 6 BLOCKING_GROW TWO_KEYS blocking::blmove;
     "blmpop" -5 BLOCKING_MOVABLE COUNTED_KEYS_2 blocking::blmpop;
     "blpop" -3 BLOCKING BUT_LAST_KEYS blocking::blpop;
@@ -242,6 +253,7 @@ pub(crate) static TABLE: &[Command] = table! {
     "incrbyfloat" 3 GROW ONE_KEY strings::incrbyfloat;
     "info" -1 ANY_TIME NO_KEYS info::info;
     "keys" 2 READ_SLOW EVERY_KEY keyspace::keys;
+    "lastsave" 1 ANY_TIME_FAST NO_KEYS persistence::lastsave;
     "lindex" 3 READ_SLOW ONE_KEY lists::lindex;
     "linsert" 5 GROW_SLOW ONE_KEY lists::linsert;
     "llen" 2 READ ONE_KEY lists::llen;
@@ -279,13 +291,14 @@ pub(crate) static TABLE: &[Command] = table! {
     "rpoplpush" 3 GROW_SLOW TWO_KEYS lists::rpoplpush;
     "rpush" -3 GROW ONE_KEY lists::rpush;
     "rpushx" -3 GROW ONE_KEY lists::rpushx;
+    "save" 1 SAVE NO_KEYS persistence::save;
     "scan" -2 READ_SLOW EVERY_KEY keyspace::scan;
     "select" 2 ANY_TIME_FAST NO_KEYS connection::select;
     "set" -3 GROW_SLOW ONE_KEY strings::set;
     "setex" 4 GROW_SLOW ONE_KEY strings::setex;
     "setnx" 3 GROW ONE_KEY strings::setnx;
     "setrange" 4 GROW_SLOW ONE_KEY strings::setrange;
-    "shutdown" -1 SHUTDOWN NO_KEYS server::shutdown;
+    "shutdown" -1 SHUTDOWN NO_KEYS persistence::shutdown;
     "strlen" 2 READ ONE_KEY strings::strlen;
     "substr" 4 READ_SLOW ONE_KEY strings::getrange;
     "touch" -2 READ ALL_KEYS keys::exists;
