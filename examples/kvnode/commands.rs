@@ -175,19 +175,18 @@ pub(crate) fn run(place: Place<'_>, args: Args<'_>) {
     Counters::add(&counters.commands, 1);
     session.begin();
     let before = reply.len();
-    let found = find(args).and_then(|command| {
+    let mut found = find(args).and_then(|command| {
         if command.takes(args.len()) {
             Ok(command)
         } else {
             Err(Refusal::arity(command))
         }
     });
-    let found = match (&server.storage, found) {
-        (Some(storage), Ok(command)) => {
-            persistence::admit(storage, command, args, session, reply).map(|()| command)
-        }
-        (_, found) => found,
-    };
+    if let (Some(storage), Ok(command)) = (&server.storage, &found)
+        && let Err(refusal) = persistence::admit(storage, command, args, session, reply)
+    {
+        found = Err(refusal);
+    }
     let outcome = match (found, session.transaction.as_deref_mut()) {
         (Ok(command), Some(queue)) if !transactions::runs_at_once(command) => {
             let limit = server.options.max_queued;

@@ -40,8 +40,7 @@ pub(super) fn admit(
     session: &Session,
     reply: &mut Reply,
 ) -> Result<(), Refusal> {
-    let queue = session.transaction.as_deref();
-    let is_queued = queue.is_some() && !transactions::runs_at_once(command);
+    let is_queued = session.transaction.is_some() && !transactions::runs_at_once(command);
     let observes = !is_queued && (command.keys != Keys::NONE || command.name == "exec");
     if let Some(halt) = storage.refusal() {
         return admit_halted(storage, halt, command, args, session, reply);
