@@ -9,6 +9,7 @@
 //! | `writer` | the leader's hands on the files, and what each failure means |
 //! | `group_commit` | who leads, who waits, and for what |
 //! | `recover` | from the files to a log that can go on |
+//! | `told` | who is told what became of a group |
 //! | `release` | old records go |
 //! | `snapshot` | the state so far in one file, so that old records can go |
 //!
@@ -35,6 +36,7 @@ mod release;
 mod segment;
 mod snapshot;
 mod stats;
+mod told;
 mod window;
 mod writer;
 
@@ -382,48 +384,18 @@ impl Wal {
         self.core.wait_durable(Some(lsn), Patience::Until(deadline))
     }
 
-    /// Has `f` called with [`durable_lsn`](Self::durable_lsn) whenever that has risen, outside all
-    /// locks, by whoever led the group: so that an event loop can answer for what it enqueued. Two
-    /// calls may come at once and out of order; what counts is the greatest.
-    ///
-    /// ```
-    /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
-    /// # let fs = std::sync::Arc::new(MemoryFs::new());
-    /// # let (wal, _) = Wal::builder("/log").fs(fs).open(|_, _| Ok::<(), std::io::Error>(()))?;
-    /// let (send, receive) = std::sync::mpsc::channel();
-    /// wal.on_durable(move |lsn| drop(send.send(lsn)));
-    /// wal.enqueue(b"one")?;
-    /// assert_eq!(receive.recv()?, Lsn::new(1));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn on_durable(&self, f: impl Fn(Lsn) + Send + Sync + 'static) {
-        self.core.on_durable.lock().push(unmodelled::Arc::new(f));
-    }
-
-    /// Has `f` called whenever a group could not be written or synced, with the reason, outside all
-    /// locks, by whoever led it: so that an event loop learns of what it enqueued. When the error
-    /// [`is_poisoned`](WalError::is_poisoned), the log takes nothing any more; else it is for
-    /// [`resume`](Self::resume) to try again.
+    /// How many bytes wait to be written, those of the group that is being written left out.
     ///
     /// ```
     /// # use latchwork::{fs::MemoryFs, wal::Wal};
-    /// let fs = MemoryFs::new();
-    /// let (wal, _) = Wal::builder("/log").fs(std::sync::Arc::new(fs.clone()))
-    ///     .segment_bytes(4096)
-    ///     .open(|_, _| Ok::<(), std::io::Error>(()))?;
-    /// let (send, receive) = std::sync::mpsc::channel();
-    /// wal.on_failure(move |error| drop(send.send(error.clone())));
-    /// fs.set_capacity(fs.used());
-    /// wal.enqueue(&[0; 8192])?;
-    /// assert!(receive.recv()?.is_no_space());
-    ///
-    /// fs.set_capacity(u64::MAX);
-    /// wal.resume()?;
-    /// assert_eq!(wal.durable_lsn(), wal.last_lsn());
+    /// # let fs = std::sync::Arc::new(MemoryFs::new());
+    /// # let (wal, _) = Wal::builder("/log").fs(fs).open(|_, _| Ok::<(), std::io::Error>(()))?;
+    /// wal.append(b"one")?;
+    /// assert_eq!(wal.pending_bytes(), 0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn on_failure(&self, f: impl Fn(&WalError) + Send + Sync + 'static) {
-        self.core.on_failure.lock().push(unmodelled::Arc::new(f));
+    pub fn pending_bytes(&self) -> u64 {
+        self.core.counters.pending_bytes.get()
     }
 
     /// The last place up to which everything is synced.

@@ -74,6 +74,9 @@ pub(crate) use stats::StorageStats;
 use self::core::{Core, Save};
 use self::flush::Finalizer;
 
+/// How much may wait to be written before who can wait should.
+const CROWDED: u64 = 32 << 20;
+
 /// When a change is on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fsync {
@@ -197,6 +200,17 @@ impl Storage {
     /// Has `f` called with what is durable, whenever that has risen, by the thread that wrote it.
     pub(crate) fn on_durable(&self, f: impl Fn(Lsn) + Send + Sync + 'static) {
         self.core.wal.on_durable(f);
+    }
+
+    /// Whether so much waits to be written that who can wait should, until
+    /// [there is room](Self::on_room). Nobody has to.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.core.wal.pending_bytes() >= CROWDED
+    }
+
+    /// Has `f` called whenever there is more room, by the thread that has written.
+    pub(crate) fn on_room(&self, f: impl Fn() + Send + Sync + 'static) {
+        self.core.wal.on_written(move |_| f());
     }
 
     /// Has `f` called when the log has become unable to write, by the thread that found out; that may

@@ -61,6 +61,9 @@ use finish::Duty;
 use state::{Guard, Next, Role, State, Writing, clean};
 pub(super) use state::{Patience, Tell};
 
+/// A buffer beyond this goes once it was written.
+const MOST_KEPT: usize = 64 << 20;
+
 crate::sync::local! {
     /// The log whose callbacks this thread is running.
     static CALLING: Cell<usize> = Cell::new(0)
@@ -80,6 +83,7 @@ pub(super) struct Core {
     /// The segments on disk in order, each with its first LSN.
     pub(super) segments: unmodelled::Mutex<Vec<(Name, u64)>>,
     pub(super) on_durable: unmodelled::Mutex<Vec<Told>>,
+    pub(super) on_written: unmodelled::Mutex<Vec<Told>>,
     pub(super) on_failure: unmodelled::Mutex<Vec<ToldFailure>>,
     state: Mutex<State>,
     /// Rings for the waiters of even, and of odd batches.
@@ -121,6 +125,7 @@ impl Core {
             counters,
             segments: unmodelled::Mutex::new(segments),
             on_durable: unmodelled::Mutex::new(Vec::new()),
+            on_written: unmodelled::Mutex::new(Vec::new()),
             on_failure: unmodelled::Mutex::new(Vec::new()),
             state: Mutex::new(State {
                 role: Role::Free(Box::new(writer)),
@@ -391,7 +396,7 @@ impl Core {
         };
         let number = state.pending.number + 1;
         let spare = state.spare.take().unwrap_or_else(|| Batch::new(0));
-        let spare = spare.reuse(number, self.most_pending);
+        let spare = spare.reuse(number, self.most_pending.min(MOST_KEPT));
         let batch = std::mem::replace(&mut state.pending, spare);
         state.lingers_since = None;
         let last = state.last();

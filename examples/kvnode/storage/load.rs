@@ -34,8 +34,9 @@ use super::segment::Reader;
 /// The longest record of the log: the longest transaction.
 const LONGEST_RECORD: usize = 1 << 30;
 
-/// How much may wait to be written before writes are refused.
-const MOST_PENDING: usize = 64 << 20;
+/// How much may wait to be written before writes are refused: a record of any length, though what
+/// makes a storage [crowded](super::Storage::is_crowded) waits already.
+const MOST_PENDING: usize = LONGEST_RECORD + super::CROWDED as usize;
 
 /// How long a record waits to be written with others, where no reply waits for it.
 const LINGER: Duration = Duration::from_millis(1);

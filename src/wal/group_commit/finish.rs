@@ -154,6 +154,12 @@ impl Core {
             for (_, callback, error) in abandoned {
                 self.contain(|| callback(Err(error)));
             }
+            if outcome.is_ok() {
+                let told = self.on_written.lock().clone();
+                for told in told {
+                    self.contain(|| told(Lsn::new(last)));
+                }
+            }
             if durable > before {
                 let told = self.on_durable.lock().clone();
                 for told in told {
