@@ -54,6 +54,7 @@ use crate::server::{Counters, Server};
 use crate::session::Session;
 use crate::storage::DurableStore;
 
+use persistence::Admission;
 pub(crate) use persistence::Saves;
 pub(crate) use table::Command;
 use table::Dispatch as _;
@@ -163,8 +164,9 @@ pub(crate) struct Place<'a> {
     pub(crate) reply: &'a mut Reply,
 }
 
-/// Runs one request.
-pub(crate) fn run(place: Place<'_>, args: Args<'_>) {
+/// Runs one request. False if it is not its time: nothing has happened then, and it is to be run
+/// again when the log has room.
+pub(crate) fn run(place: Place<'_>, args: Args<'_>) -> bool {
     let Place {
         server,
         counters,
@@ -172,7 +174,6 @@ pub(crate) fn run(place: Place<'_>, args: Args<'_>) {
         session,
         reply,
     } = place;
-    Counters::add(&counters.commands, 1);
     session.begin();
     let before = reply.len();
     let mut found = find(args).and_then(|command| {
@@ -182,11 +183,14 @@ pub(crate) fn run(place: Place<'_>, args: Args<'_>) {
             Err(Refusal::arity(command))
         }
     });
-    if let (Some(storage), Ok(command)) = (&server.storage, &found)
-        && let Err(refusal) = persistence::admit(storage, command, args, session, reply)
-    {
-        found = Err(refusal);
+    if let (Some(storage), Ok(command)) = (&server.storage, &found) {
+        match persistence::admit(storage, command, args, session, reply) {
+            Admission::Run => {}
+            Admission::Wait => return false,
+            Admission::Refuse(refusal) => found = Err(refusal),
+        }
     }
+    Counters::add(&counters.commands, 1);
     let outcome = match (found, session.transaction.as_deref_mut()) {
         (Ok(command), Some(queue)) if !transactions::runs_at_once(command) => {
             let limit = server.options.max_queued;
@@ -216,6 +220,7 @@ pub(crate) fn run(place: Place<'_>, args: Args<'_>) {
             blocked.silent = true;
         }
     }
+    true
 }
 
 /// Finds the command, or the subcommand if it has some.

@@ -11,6 +11,7 @@
 //! | `half` | the request's bytes so far | the rest | [`PROGRESS`] more bytes or a request's end, each stall-timeout |
 //! | `unsent` | replies, and the input not yet acted on | room to write; reads nothing | some room, each stall-timeout |
 //! | [`held`](crate::held) | replies | the log; reads on, until there are [`FLUSH_AT`] bytes of them | none |
+//! | crowded out | the input not yet acted on | room in the log; reads nothing | none |
 //! | [`blocked`](crate::blocked) | the input not yet acted on | its outcome; reads nothing | the command's time-out |
 //!
 //! Replies that may leave are `unsent` before, and those that may not yet are `held` behind them.
@@ -62,6 +63,9 @@ pub(crate) struct Shared {
     pub(crate) now: Instant,
     /// Whose replies wait for the log, where replies do.
     pub(crate) line: Option<Line>,
+    /// The slots of those whose next request waits until the log has room. As in the line, another
+    /// connection may have got the slot meanwhile.
+    pub(crate) crowded_out: Vec<usize>,
     input: Vec<u8>,
     parser: Parser,
     reply: Reply,
@@ -71,6 +75,7 @@ impl Shared {
     pub(crate) fn new(server: Arc<Server>, thread: usize) -> Self {
         Self {
             line: server.log_to_wait_for().map(Line::new),
+            crowded_out: Vec::new(),
             server,
             thread,
             now: Instant::now(),
@@ -141,6 +146,10 @@ pub(crate) struct Connection {
     half: Option<Box<Half>>,
     unsent: Option<Box<Unsent>>,
     held: Option<Box<Held>>,
+    /// The next request waits until the log has room.
+    is_crowded_out: bool,
+    /// Requests are put off, for one of the reasons above.
+    pauses: bool,
     /// What the replies tell of that have not been sent or held yet.
     observed: Observed,
     /// The socket is of no further use.
@@ -166,6 +175,8 @@ impl Connection {
             half: None,
             unsent: None,
             held: None,
+            is_crowded_out: false,
+            pauses: false,
             observed: Observed::Nothing,
             session: Session::default(),
             broken: false,
@@ -246,6 +257,15 @@ impl Connection {
         } else if let Some(line) = &mut shared.line {
             line.put_back(held);
         }
+        self.weigh();
+        self.resume(shared);
+        self.settle(shared)
+    }
+
+    /// The log has room, or refuses: either way the next request can be acted on.
+    pub(crate) fn go_on(&mut self, shared: &mut Shared) -> Fate {
+        self.is_crowded_out = false;
+        self.weigh();
         self.resume(shared);
         self.settle(shared)
     }
@@ -372,22 +392,24 @@ impl Connection {
             (true, true) => EventFlags::OUT | EventFlags::RDHUP,
             (false, true) if self.held_up => EventFlags::RDHUP,
             // Until the log has come further there is nothing to do here, either.
-            (false, false) if self.held.is_some() && !self.is_running() => EventFlags::empty(),
+            (false, false) if !self.is_running() => EventFlags::empty(),
             (false, _) => WATCHED,
         }
     }
 
     fn is_running(&self) -> bool {
         let session = &self.session;
-        let is_full = self
-            .held
-            .as_ref()
-            .is_some_and(|held| held.len() >= FLUSH_AT);
         self.unsent.is_none()
             && session.blocked.is_none()
             && !session.ends
             && !self.broken
-            && !is_full
+            && !self.pauses
+    }
+
+    /// After a change of what it waits for.
+    fn weigh(&mut self) {
+        let held = self.held.as_ref().map_or(0, |held| held.len());
+        self.pauses = held >= FLUSH_AT || self.is_crowded_out;
     }
 
     /// Reads once and acts on it. The replies, if there are any, are the current ones in the shared
@@ -482,8 +504,7 @@ impl Connection {
         while self.is_running() && used < bytes.len() {
             match parser.parse(&bytes[used..]) {
                 Ok(Some(request)) => {
-                    used += request.len;
-                    self.progress = true;
+                    let len = request.len;
                     if !request.args.is_empty() {
                         let place = Place {
                             server: &shared.server,
@@ -492,8 +513,15 @@ impl Connection {
                             session: &mut self.session,
                             reply: &mut shared.reply,
                         };
-                        commands::run(place, request.args);
+                        if !commands::run(place, request.args) {
+                            shared.crowded_out.push(self.client.slot());
+                            self.is_crowded_out = true;
+                            self.weigh();
+                            break;
+                        }
                     }
+                    used += len;
+                    self.progress = true;
                     if shared.reply.len() >= FLUSH_AT {
                         self.flush(shared);
                     }
@@ -551,6 +579,7 @@ impl Connection {
                 let held = self.held.get_or_insert_with(|| line.buffer());
                 held.push(replies, until);
                 line.join(until, self.client.slot());
+                self.weigh();
             }
         }
     }
@@ -630,7 +659,8 @@ impl Connection {
         let progress = std::mem::take(&mut self.progress);
         let blocked = self.session.blocked.as_ref();
         // Input that waits for a blocked command or for the log is no fault of the peer's.
-        let is_half = self.half.is_some() && blocked.is_none() && self.held.is_none();
+        let waits = blocked.is_some() || self.held.is_some() || self.is_crowded_out;
+        let is_half = self.half.is_some() && !waits;
         if !is_half && self.unsent.is_none() {
             self.stall = None;
         } else if self.stall.is_none() || progress {

@@ -47,6 +47,8 @@ pub(crate) struct Mail {
     pub(crate) halted: bool,
     /// The record that the thread waits for; gone once it was told.
     awaited: Option<Lsn>,
+    /// The thread waits until the log has room.
+    awaits_room: bool,
     /// Nothing more will come: serve out what there is and end.
     pub(crate) last: bool,
 }
@@ -106,6 +108,16 @@ impl Inbox {
         self.send_if(|mail| mail.awaited.take_if(|awaited| *awaited <= lsn).is_some());
     }
 
+    /// The thread waits until the log has room; to be looked at after this, as above.
+    pub(crate) fn await_room(&self) {
+        self.lock().awaits_room = true;
+    }
+
+    /// The log has more room.
+    pub(crate) fn room(&self) {
+        self.send_if(|mail| std::mem::take(&mut mail.awaits_room));
+    }
+
     /// The log cannot write any more, for the time being or for good.
     pub(crate) fn halt(&self) {
         self.send(|mail| mail.halted = true);
@@ -128,6 +140,7 @@ impl Inbox {
         let kept = Mail {
             last: mail.last,
             awaited: mail.awaited,
+            awaits_room: mail.awaits_room,
             ..Mail::default()
         };
         std::mem::replace(&mut *mail, kept)

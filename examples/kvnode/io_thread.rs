@@ -97,7 +97,7 @@ impl IoThread {
                 while self.inbox.is_full() {
                     self.read_mail();
                 }
-                if !self.release() {
+                if !self.release() && !self.let_in() {
                     break;
                 }
             }
@@ -171,6 +171,29 @@ impl IoThread {
             self.turn(slot, |connection, shared| {
                 connection.release(durable, shared)
             });
+        }
+        true
+    }
+
+    /// Lets those go on whose requests have waited until the log has room; false if it has none,
+    /// or nobody waits.
+    fn let_in(&mut self) -> bool {
+        let Some(storage) = self.shared.server.storage.as_ref() else {
+            return false;
+        };
+        if self.shared.crowded_out.is_empty() {
+            return false;
+        }
+        let has_news = || !storage.is_crowded() || storage.refusal().is_some();
+        if !has_news() {
+            self.inbox.await_room();
+            // There may have been room before the inbox knew.
+            if !has_news() {
+                return false;
+            }
+        }
+        for slot in std::mem::take(&mut self.shared.crowded_out) {
+            self.turn(slot, Connection::go_on);
         }
         true
     }

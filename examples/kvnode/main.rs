@@ -148,8 +148,12 @@ fn serve(mut options: Options) -> Result<(), Box<dyn std::error::Error>> {
     if let Some(log) = server.log_to_wait_for() {
         let told = inboxes.clone();
         log.on_durable(move |lsn| told.iter().for_each(|inbox| inbox.durable(lsn)));
+    }
+    if let Some(storage) = &storage {
         let told = inboxes.clone();
-        log.on_halt(move || told.iter().for_each(|inbox| inbox.halt()));
+        storage.on_room(move || told.iter().for_each(|inbox| inbox.room()));
+        let told = inboxes.clone();
+        storage.on_halt(move || told.iter().for_each(|inbox| inbox.halt()));
     }
     let listener = Listener::new(socket, Arc::clone(&server), inboxes)?;
     greet(&server, loaded);

@@ -367,6 +367,11 @@ impl Client<TcpStream> {
         Client::new(stream)
     }
 
+    /// The same connection, to send while replies are read.
+    pub(crate) fn another_half(&self) -> TcpStream {
+        self.stream.get_ref().try_clone().expect("a descriptor")
+    }
+
     /// Tells the server that nothing more will come.
     pub(crate) fn end(&self) {
         self.stream

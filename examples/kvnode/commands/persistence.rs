@@ -4,6 +4,7 @@
 //! | the log | writes | reads |
 //! |---|---|---|
 //! | is well | run | run |
+//! | has to catch up with what was written | wait, with all that the client has sent behind them | run |
 //! | has no space, or has failed | are refused | run; under `--fsync always` not those of keys whose last write is not durable: it may never be |
 //!
 //! A transaction is refused as a whole, when a write is queued or at `EXEC`.
@@ -32,6 +33,15 @@ const IN_DOUBT: Refusal = Refusal::fixed(
     "INDOUBT the last write of a key could not be logged so far, and may never be; it is not shown",
 );
 
+/// What is to be done with a command.
+#[derive(Debug)]
+pub(super) enum Admission {
+    Run,
+    /// The log has no room: not yet.
+    Wait,
+    Refuse(Refusal),
+}
+
 /// Decides whether a command may run now, and notes what its reply will tell of.
 pub(super) fn admit(
     storage: &Storage,
@@ -39,16 +49,23 @@ pub(super) fn admit(
     args: Args<'_>,
     session: &Session,
     reply: &mut Reply,
-) -> Result<(), Refusal> {
-    let is_queued = session.transaction.is_some() && !transactions::runs_at_once(command);
-    let observes = !is_queued && (command.keys != Keys::NONE || command.name == "exec");
+) -> Admission {
     if let Some(halt) = storage.refusal() {
-        return admit_halted(storage, halt, command, args, session, reply);
+        return match admit_halted(storage, halt, command, args, session, reply) {
+            Ok(()) => Admission::Run,
+            Err(refusal) => Admission::Refuse(refusal),
+        };
     }
-    if observes {
-        reply.observe(Observed::Anything);
+    let is_queued = session.transaction.is_some() && !transactions::runs_at_once(command);
+    let is_exec = command.name == "exec";
+    if is_queued || !(is_exec || command.keys != Keys::NONE) {
+        return Admission::Run;
     }
-    Ok(())
+    if storage.is_crowded() && (is_exec || command.writes()) {
+        return Admission::Wait;
+    }
+    reply.observe(Observed::Anything);
+    Admission::Run
 }
 
 #[cold]

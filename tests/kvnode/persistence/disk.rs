@@ -41,6 +41,11 @@ impl Tracer {
         Some(Self(strace))
     }
 
+    /// From now on nothing is written until the tracer is dropped.
+    fn hold_writes(server: &Server) -> Option<Self> {
+        Self::attach(server, "inject=pwrite64:delay_enter=600000000")
+    }
+
     /// From now on no sync ends until the tracer is dropped.
     fn hold_syncs(server: &Server) -> Option<Self> {
         Self::attach(server, "inject=fdatasync:delay_enter=600000000")
@@ -167,6 +172,56 @@ fn a_client_is_not_heard_while_too_much_is_held_for_it() {
 }
 
 #[test]
+fn whoever_writes_faster_than_the_disk_waits_and_nobody_else_does() {
+    for fsync in super::MODES {
+        let dir = Dir::new();
+        let server = start(&dir, fsync);
+        let (mut witness, mut greedy) = (server.connect(), server.connect());
+        assert_eq!(witness.ask("SET k v"), "+OK\r\n");
+        let Some(tracer) = Tracer::hold_writes(&server) else {
+            return;
+        };
+        let requests = 200;
+        let big = encode(&[b"SET", &b"big"[..], &vec![b'v'; 1_000_000]]);
+        std::thread::scope(|scope| {
+            let (mut half, id) = (greedy.another_half(), id(&mut greedy));
+            scope.spawn(move || (0..requests).for_each(|_| half.write_all(&big).expect("send")));
+            // The server has stopped to listen to it, long before all has been sent.
+            let mut before = String::new();
+            let mut same = 0;
+            while same < 1_000 {
+                let pending = witness.ask("INFO persistence");
+                let pending = pending
+                    .lines()
+                    .find(|line| line.starts_with("log_pending_bytes:"));
+                let pending = pending.expect("a line").to_owned();
+                same = if pending == before { same + 1 } else { 0 };
+                before = pending;
+            }
+            let pending: u64 = before["log_pending_bytes:".len()..]
+                .parse()
+                .expect("a number");
+            assert!(
+                (30_000_000..40_000_000).contains(&pending),
+                "{fsync}: {pending}"
+            );
+            let list = witness.ask(&format!("CLIENT LIST ID {id}"));
+            assert!(list.contains(" cmd=set "), "{list}");
+            if fsync != "always" {
+                assert_eq!(witness.ask("GET k"), "$1\r\nv\r\n");
+            }
+            drop(tracer);
+            for _ in 0..requests {
+                assert_eq!(greedy.reply(), b"+OK\r\n", "{fsync}");
+            }
+        });
+        assert_eq!(greedy.ask("SET k w"), "+OK\r\n");
+        let info = witness.ask("INFO persistence");
+        assert!(info.contains("\r\nwrites_refused:0\r\n"), "{info}");
+    }
+}
+
+#[test]
 fn a_server_that_is_stopped_gives_the_replies_that_it_holds() {
     let dir = Dir::new();
     let server = start(&dir, "always");
@@ -256,7 +311,7 @@ fn a_failed_sync_leaves_nobody_with_a_false_answer() {
 fn on_a_small_disk(dir: &Dir, fsync: &str) -> Option<Server> {
     let mount = dir.path().to_str()?;
     let inside = format!(
-        "mount -t tmpfs -o size=224m small {mount} && fallocate -l 80m {mount}/ballast && exec \"$@\""
+        "mount -t tmpfs -o size=400m small {mount} && fallocate -l 240m {mount}/ballast && exec \"$@\""
     );
     let wrap = |command: &mut Command| {
         command.args([
@@ -316,7 +371,7 @@ fn a_full_disk_refuses_writes_until_there_is_space_and_reads_go_on() {
                 }
                 refused => break String::from_utf8_lossy(refused).into_owned(),
             }
-            assert!(written < 3_000, "the disk has 224 MiB");
+            assert!(written < 5_000, "the disk has 400 MiB");
         };
         assert!(
             refused.starts_with("-MISCONF No space left on device"),
