@@ -79,6 +79,7 @@ impl StorageError {
     }
 
     /// Whether the disk, or the quota, is full.
+    #[allow(dead_code, reason = "for the tests")]
     pub(crate) fn is_no_space(&self) -> bool {
         match &*self.0 {
             Why::Io { error, .. } => matches!(
@@ -93,6 +94,7 @@ impl StorageError {
     }
 
     /// Whether a file holds what was never written there.
+    #[allow(dead_code, reason = "for the tests")]
     pub(crate) fn is_corrupt(&self) -> bool {
         match &*self.0 {
             Why::Corrupt { .. } | Why::Version { .. } => true,
@@ -102,6 +104,7 @@ impl StorageError {
     }
 
     /// Whether another server has the directory.
+    #[allow(dead_code, reason = "for the tests")]
     pub(crate) fn is_locked(&self) -> bool {
         matches!(&*self.0, Why::Log(error) if error.is_locked())
     }

@@ -33,8 +33,6 @@ pub(crate) struct StorageStats {
     pub(crate) failed_removals: u64,
     /// Writes that were refused.
     pub(crate) refused: u64,
-    /// Unix seconds; zero: never.
-    pub(crate) last_save: u64,
     /// Why the last flush, merge or release failed.
     pub(crate) trouble: Option<StorageError>,
     /// Why writes are refused.
@@ -64,7 +62,6 @@ impl StorageStats {
             failures: count(&counters.failed_flushes),
             failed_removals: count(&counters.failed_removals),
             refused: count(&counters.refused),
-            last_save: count(&counters.last_save),
             trouble: counters.trouble.lock().clone(),
             halt: core.refusal(),
         }
