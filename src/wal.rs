@@ -9,6 +9,7 @@
 //! | `writer` | the leader's hands on the files, and what each failure means |
 //! | `group_commit` | who leads, who waits, and for what |
 //! | `recover` | from the files to a log that can go on |
+//! | `defer` | records that one call of the log's thread is for |
 //! | `told` | who is told what became of a group |
 //! | `release` | old records go |
 //! | `snapshot` | the state so far in one file, so that old records can go |
@@ -27,6 +28,7 @@
 
 mod batch;
 mod builder;
+mod defer;
 mod error;
 mod group_commit;
 mod lsn;

@@ -75,6 +75,15 @@ impl IoThread {
     pub(crate) fn run(mut self) -> rustix::io::Result<()> {
         let mut events = Vec::with_capacity(EVENTS);
         self.inbox.own();
+        let storage = self.shared.server.storage.clone();
+        let end_round = || {
+            if let Some(storage) = &storage {
+                storage.end_round();
+            }
+        };
+        if let Some(storage) = &storage {
+            storage.begin_rounds();
+        }
         loop {
             self.wait(&mut events)?;
             self.shared.now = Instant::now();
@@ -89,6 +98,8 @@ impl IoThread {
                     }
                 }
             }
+            // Now, so that the log is written while the replies are.
+            end_round();
             self.deliver();
             self.time_out();
             // After the events: a slot freed above must not be given to a newcomer while an event
@@ -100,7 +111,9 @@ impl IoThread {
                 if !self.release() && !self.let_in() {
                     break;
                 }
+                end_round();
             }
+            end_round();
             if let Some(limit) = self.stop_by
                 && (self.free.len() == self.slots.len() || self.shared.now >= limit)
             {

@@ -202,6 +202,17 @@ impl Storage {
         self.core.wal.on_durable(f);
     }
 
+    /// What the calling thread changes from now on is written when it says that
+    /// [its round is over](Self::end_round), or before.
+    pub(crate) fn begin_rounds(&self) {
+        self.core.defer();
+    }
+
+    /// The calling thread will change nothing for a while.
+    pub(crate) fn end_round(&self) {
+        self.core.call_for_deferred();
+    }
+
     /// Whether so much waits to be written that who can wait should, until
     /// [there is room](Self::on_room). Nobody has to.
     pub(crate) fn is_crowded(&self) -> bool {

@@ -254,6 +254,29 @@ impl Core {
         Ok(lsn)
     }
 
+    /// Appends a record for which nobody waits, and calls nobody for it.
+    pub(super) fn defer(
+        core: &Arc<Self>,
+        body: &[u8],
+    ) -> Result<Lsn, (AppendError, Option<Callback>)> {
+        let (mut state, lsn, _) = core.place(body, Tell::Nobody, Patience::None)?;
+        Self::start(core, &mut state);
+        Ok(lsn)
+    }
+
+    /// Calls for the records that were deferred, if they are still pending.
+    pub(super) fn nudge(&self) {
+        let mut state = self.state.lock();
+        if !matches!(state.role, Role::Free(_)) || !state.wants_service() {
+            return;
+        }
+        if !state.attended && thread::STARTS_ITS_OWN {
+            let _ = self.lead(state);
+        } else if !self.lingers(&mut state) {
+            self.call_thread(state);
+        }
+    }
+
     /// Sees a pending batch to its end, or waits for the end of one that is being written.
     ///
     /// `place` says where in it the caller's record is. Without one the caller may leave at any time.

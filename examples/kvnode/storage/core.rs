@@ -1,6 +1,6 @@
 //! What the store, the flushes and the storage's own thread share.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -20,7 +20,14 @@ use super::memtable::Tables;
 /// A buffer beyond this goes after its record.
 const BUFFER_KEPT: usize = 1 << 20;
 
+/// So many records wait for the end of a round; a longer round does not keep the disk idle.
+const MOST_DEFERRED: u32 = 64;
+
 thread_local! {
+    /// How many records this thread has deferred since it last called for them. `None`: it does not
+    /// defer.
+    static DEFERRED: Cell<Option<u32>> = const { Cell::new(None) };
+
     /// The record that is being made.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
@@ -187,7 +194,7 @@ impl Core {
             if !fill(body) {
                 return Err(Halt::Stuck("a change of an unknown kind".to_owned()));
             }
-            let (lsn, len) = (self.wal.try_enqueue(body), body.len());
+            let (lsn, len) = (self.enqueue(body), body.len());
             if body.capacity() > BUFFER_KEPT {
                 *body = Vec::new();
             }
@@ -196,6 +203,34 @@ impl Core {
                 Err(error) => Err(self.refuse(error)),
             }
         })
+    }
+
+    #[inline]
+    fn enqueue(&self, body: &[u8]) -> Result<Lsn, AppendError> {
+        match DEFERRED.get() {
+            Some(count) if count < MOST_DEFERRED => {
+                DEFERRED.set(Some(count + 1));
+                self.wal.defer(body)
+            }
+            Some(_) => {
+                DEFERRED.set(Some(0));
+                self.wal.try_enqueue(body)
+            }
+            None => self.wal.try_enqueue(body),
+        }
+    }
+
+    /// From now on this thread calls for what it has logged when it has come to an end.
+    pub(super) fn defer(&self) {
+        DEFERRED.set(Some(0));
+    }
+
+    #[inline]
+    pub(super) fn call_for_deferred(&self) {
+        if DEFERRED.get().is_some_and(|count| count > 0) {
+            DEFERRED.set(Some(0));
+            self.wal.nudge();
+        }
     }
 
     #[inline]
