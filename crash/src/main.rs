@@ -7,11 +7,14 @@
 //! chosen instruction.
 
 mod child;
+mod disk;
+mod forgetful;
 mod page;
 mod scene;
 mod semaphore;
 mod supervisor;
 mod trace;
+mod wal;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,6 +31,7 @@ const HELP: &str = "\
 USAGE: latchwork-crash SUITE [--full] [--seed N] [--only SCENARIO]
 
   semaphore    permits across processes
+  wal          the log: kills, power cuts, and all that a power cut may leave
 ";
 
 /// What a suite may run.
@@ -41,10 +45,16 @@ struct Suite {
     scenarios: &'static [Scenario],
 }
 
-const SUITES: &[Suite] = &[Suite {
-    name: "semaphore",
-    scenarios: semaphore::SCENARIOS,
-}];
+const SUITES: &[Suite] = &[
+    Suite {
+        name: "semaphore",
+        scenarios: semaphore::SCENARIOS,
+    },
+    Suite {
+        name: "wal",
+        scenarios: wal::SCENARIOS,
+    },
+];
 
 fn main() -> ExitCode {
     dispatch().unwrap_or_else(|error| {

@@ -1,4 +1,5 @@
-//! `cargo xtask crash`: processes killed at planned and at random moments, in release.
+//! `cargo xtask crash`: processes killed at planned and at random moments, and power cuts, in
+//! release.
 //!
 //! Hands over to the crash member, which knows its suites and scenarios, prints a line for each,
 //! and notices hangs by itself.
@@ -12,7 +13,7 @@ use crate::report::Outcome;
 use crate::workspace::Workspace;
 
 const PACKAGE: &str = "latchwork-crash";
-const SUITES: &[&str] = &["semaphore"];
+const SUITES: &[&str] = &["semaphore", "wal"];
 
 /// Several times what the short form takes.
 const SHORT_LIMIT: Duration = Duration::from_secs(900);
