@@ -8,6 +8,7 @@
 
 mod child;
 mod disk;
+mod flush;
 mod forgetful;
 mod page;
 mod scene;
@@ -31,6 +32,7 @@ const HELP: &str = "\
 USAGE: latchwork-crash SUITE [--full] [--seed N] [--only SCENARIO]
 
   semaphore    permits across processes
+  flush        the flush pipeline, and a manifest that it writes
   wal          the log: kills, power cuts, and all that a power cut may leave
 ";
 
@@ -49,6 +51,10 @@ const SUITES: &[Suite] = &[
     Suite {
         name: "semaphore",
         scenarios: semaphore::SCENARIOS,
+    },
+    Suite {
+        name: "flush",
+        scenarios: flush::SCENARIOS,
     },
     Suite {
         name: "wal",

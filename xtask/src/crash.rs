@@ -13,7 +13,7 @@ use crate::report::Outcome;
 use crate::workspace::Workspace;
 
 const PACKAGE: &str = "latchwork-crash";
-const SUITES: &[&str] = &["semaphore", "wal"];
+const SUITES: &[&str] = &["semaphore", "flush", "wal"];
 
 /// Several times what the short form takes.
 const SHORT_LIMIT: Duration = Duration::from_secs(900);

@@ -560,7 +560,7 @@ pub(super) fn controls(scene: &mut Scene) -> Result<()> {
         let result = match &found {
             Ok(_) => Err(anyhow!("nothing was found although the sync is left out")),
             Err(wrong) => {
-                println!("  {}: found: {wrong}", control.name);
+                println!("  {}: found: {:#}", control.name, wrong.why);
                 Ok(())
             }
         };

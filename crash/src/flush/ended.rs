@@ -1,0 +1,163 @@
+//! A process that flushes is killed, or the power is cut, time and again.
+//!
+//! The next one must find a manifest that names whole segments, in order, without a gap, and all
+//! that a ticket had promised.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use latchwork::fs::{Fs, RealFs};
+
+use super::load::{Board, Load};
+use crate::child::{self, Child};
+use crate::disk::{Disk, Kind};
+use crate::forgetful::{Forgetful, Sync};
+use crate::scene::Scene;
+
+pub(super) fn kill(scene: &mut Scene) -> Result<()> {
+    let board = Board::new(scene.page("kill", Board::CELLS)?);
+    let mut storm = Storm {
+        disk: None,
+        board,
+        fs: Arc::new(RealFs::new()),
+        ends: 0,
+        started: Instant::now(),
+    };
+    let kills = scene.choose(200, 5_000);
+    let result = storm.run(scene, kills);
+    scene.report("kill", storm.figures("kills"), result);
+    Ok(())
+}
+
+pub(super) fn power_cut(scene: &mut Scene) -> Result<()> {
+    for kind in Kind::ALL {
+        let name = format!("power-cut {kind}");
+        if let Some(why) = kind.impossible() {
+            scene.skip(&name, &why);
+            continue;
+        }
+        let mut storm = Storm::on(kind, scene, "all", Arc::new(RealFs::new()))?;
+        let cuts = scene.choose(40, 500);
+        let result = storm.run(scene, cuts);
+        scene.report(&name, storm.figures("cuts"), result);
+    }
+    Ok(())
+}
+
+/// Without the manifest's syncs, promised segments must be found lost.
+pub(super) fn controls(scene: &mut Scene) -> Result<()> {
+    for kind in Kind::ALL {
+        let name = format!("power-cut-controls {kind}");
+        if let Some(why) = kind.impossible() {
+            scene.skip(&name, &why);
+            continue;
+        }
+        let fs = Forgetful::new(Arc::new(RealFs::new()), |sync| match sync {
+            Sync::File { path, .. } => path.ends_with("manifest"),
+            Sync::Directory { .. } => false,
+        });
+        let mut storm = Storm::on(kind, scene, "forgetful", Arc::new(fs))?;
+        let result = match storm.run(scene, 40) {
+            Ok(()) => Err(anyhow!(
+                "nothing was found although the manifest is not synced"
+            )),
+            Err(error) => {
+                println!("  {name}: found: {error:#}");
+                Ok(())
+            }
+        };
+        scene.report(&name, storm.figures("cuts"), result);
+    }
+    Ok(())
+}
+
+struct Storm {
+    /// Whose power is cut; without one, processes are killed.
+    disk: Option<Disk>,
+    board: Board,
+    fs: Arc<dyn Fs>,
+    ends: u64,
+    started: Instant,
+}
+
+impl Storm {
+    fn on(kind: Kind, scene: &Scene, name: &str, fs: Arc<dyn Fs>) -> Result<Storm> {
+        let name = format!("{kind}-{name}");
+        Ok(Storm {
+            started: Instant::now(),
+            disk: Some(Disk::make(kind, scene.path(&name))?),
+            board: Board::new(scene.page(&name, Board::CELLS)?),
+            fs,
+            ends: 0,
+        })
+    }
+
+    fn figures(&self, ends: &str) -> String {
+        format!(
+            "{ends}={} promised={} openings={} seconds={:.1}",
+            self.ends,
+            self.board.promised().load(SeqCst),
+            self.board.opened().load(SeqCst),
+            self.started.elapsed().as_secs_f64()
+        )
+    }
+
+    fn load(&self, scene: &Scene, seed: u64) -> Load<'_> {
+        let dir = match &self.disk {
+            Some(disk) => disk.path().join("flush"),
+            None => scene.path("flush"),
+        };
+        Load {
+            dir,
+            fs: self.fs.clone(),
+            board: &self.board,
+            seed,
+        }
+    }
+
+    fn run(&mut self, scene: &mut Scene, ends: u64) -> Result<()> {
+        for _ in 0..ends {
+            self.end(scene)
+                .with_context(|| format!("after {}", self.ends))?;
+            self.ends += 1;
+            scene.beat();
+        }
+        let load = self.load(scene, 0);
+        child::ask(|| load.open().map(|_| String::new()))?;
+        let promised = self.board.promised().load(SeqCst);
+        ensure!(promised > ends, "hardly anything was flushed");
+        Ok(())
+    }
+
+    /// One process, up to its end.
+    fn end(&mut self, scene: &mut Scene) -> Result<()> {
+        let random = &mut scene.random;
+        let (seed, in_recovery) = (random.u64(..u64::MAX / 2), random.u8(..4) == 0);
+        let life = Duration::from_micros(random.u64(..30_000));
+        let load = self.load(scene, seed);
+        self.board.is_cut().store(0, SeqCst);
+        let opened = self.board.opened().load(SeqCst);
+        let mut process = Child::fork(|| load.run())?;
+        while !in_recovery && self.board.opened().load(SeqCst) == opened {
+            if let Some(end) = process.ended()? {
+                bail!("it: {}", child::End(end));
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        thread::sleep(life);
+        let Some(disk) = &mut self.disk else {
+            return process.destroy();
+        };
+        // What is promised while the cut is being made does not count: after a real one nobody
+        // would be there to hear it.
+        let promised = self.board.promised().load(SeqCst);
+        self.board.is_cut().store(1, SeqCst);
+        disk.cut()?;
+        process.destroy()?;
+        self.board.promised().store(promised, SeqCst);
+        disk.restart()
+    }
+}
