@@ -19,6 +19,8 @@ use crc32c::{crc32c, crc32c_append};
 
 use crate::sync::mutant;
 
+use super::lsn::UNREACHABLE;
+
 /// Bytes before the body.
 pub(super) const HEADER: usize = 24;
 /// Records begin at multiples of this.
@@ -116,7 +118,7 @@ impl Header {
             return Some(self.lsn);
         }
         let last = (body.len() == 8).then(|| u64_of(body))?;
-        (last >= self.lsn && last < u64::MAX).then_some(last)
+        (last >= self.lsn && last < UNREACHABLE).then_some(last)
     }
 }
 

@@ -27,6 +27,7 @@ use crate::sync::mutant;
 use crate::sync::unmodelled::Arc;
 
 use super::builder::OnProgress;
+use super::lsn::UNREACHABLE;
 use super::record::{self, Header};
 use super::segment::{self, Head, Name};
 use super::window::Window;
@@ -210,6 +211,10 @@ fn list(plan: &Plan) -> Result<Files, WalError> {
         let file = open(&*plan.fs, &path)?;
         match segment::read_head(&*file, name, &path)? {
             Head::Unborn => files.unborn.push((name, path)),
+            Head::From(first) if first >= UNREACHABLE => {
+                let what = "no log comes so far as it says to begin";
+                return Err(WalError::corrupt(&path, 0, first, what));
+            }
             Head::From(first) => {
                 if files.segments.last().is_some_and(|last| last.first > first) {
                     let what = "it begins before the segment before it";

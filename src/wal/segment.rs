@@ -17,6 +17,7 @@ use crate::os::fs::{File, Fs, OpenMode, read_full, write_all};
 use crate::sync::mutant;
 
 use super::WalError;
+use super::lsn::UNREACHABLE;
 
 /// Bytes before the first record.
 pub(super) const HEADER: u64 = 48;
@@ -38,8 +39,9 @@ impl Name {
             let is_plain = digits.len() == 16 && !digits.starts_with('+');
             is_plain.then(|| u64::from_str_radix(digits, 16).ok())?
         };
-        Some(Self {
-            number: hex(number)?,
+        let number = hex(number)?;
+        (number < UNREACHABLE).then_some(Self {
+            number,
             epoch: hex(epoch)?,
         })
     }
@@ -154,6 +156,7 @@ mod tests {
             "x.wal",
             "1-2.wal",
             &text[1..],
+            "8000000000000000-0000000000000001.wal",
             &format!("{text}~"),
         ] {
             assert_eq!(Name::parse(other), None, "{other}");

@@ -22,6 +22,7 @@ use crate::os::fs::{File, Fs, OpenMode, read_full, write_all};
 use crate::sync::mutant;
 use crate::sync::unmodelled::Arc;
 
+use super::lsn::UNREACHABLE;
 use super::{Lsn, Wal, WalError};
 
 const MAGIC: &[u8; 8] = b"lw-snp\x01\0";
@@ -38,7 +39,8 @@ fn path_of(dir: &Path, lsn: u64) -> PathBuf {
 fn parse(name: &str) -> Option<u64> {
     let digits = name.strip_prefix(PREFIX)?;
     let is_plain = digits.len() == 16 && !digits.starts_with('+');
-    is_plain.then(|| u64::from_str_radix(digits, 16).ok())?
+    let lsn = is_plain.then(|| u64::from_str_radix(digits, 16).ok())?;
+    lsn.filter(|lsn| *lsn < UNREACHABLE)
 }
 
 /// A snapshot that is being written; made by [`Wal::snapshot`]. Dropping it uncommitted leaves the
