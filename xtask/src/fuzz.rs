@@ -26,6 +26,9 @@ fn missing_tool() -> Option<String> {
     })
 }
 
+/// A target that allocates more at once trusts a length that it has read.
+const MOST_AT_ONCE: &str = "-malloc_limit_mb=64";
+
 fn cargo_fuzz(workspace: &Workspace, target: &str) -> Program {
     Program::cargo()
         .dir(&workspace.root, "fuzz")
@@ -62,6 +65,7 @@ pub(crate) fn run(workspace: &Workspace, target: Option<&str>, seconds: u64) -> 
         .arg(found.to_string_lossy())
         .arg(format!("corpus/{target}"))
         .arg("--")
+        .arg(MOST_AT_ONCE)
         .arg(format!("-max_total_time={seconds}"))
         .run()?;
     Ok(ExitCode::SUCCESS)
@@ -81,6 +85,7 @@ pub(crate) fn replay(workspace: &Workspace) -> Result<Outcome> {
         cargo_fuzz(workspace, &target)
             .arg(format!("corpus/{target}"))
             .words("-- -runs=0")
+            .arg(MOST_AT_ONCE)
             .run()?;
     }
     Ok(Outcome::Passed)

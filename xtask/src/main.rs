@@ -38,8 +38,8 @@ USAGE: cargo xtask <COMMAND>
   bench [NAME] [--quick] […]            a comparison with the peers; without a NAME: their names
   fuzz [TARGET] [--seconds N]           fuzz a target (60 s unless told); without a TARGET: their names
   tsan | asan [NAME]                    the storm tests under a sanitizer (nightly), and its seeded bug
-  crash NAME [--full] [--seed N]        processes killed at random moments and at every instruction:
-        [--only SCENARIO]               `semaphore`; --full: 20,000 kills and more
+  crash NAME [--full] [--seed N]        processes killed at random moments and at chosen instructions,
+        [--only SCENARIO]               and power cuts: `semaphore`, `flush`, `wal`
   layering                              who may name and import whom in src/
   help                                  this text
 

@@ -85,7 +85,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "crash",
-        what: "processes killed at random and at chosen instructions, short",
+        what: "processes killed at random and at chosen instructions, power cuts, short",
         run: crash::short,
     },
     Step {

@@ -26,7 +26,7 @@ pub(super) fn kill(scene: &mut Scene) -> Result<()> {
         ends: 0,
         started: Instant::now(),
     };
-    let kills = scene.choose(200, 5_000);
+    let kills = scene.choose(200, 2_000);
     let result = storm.run(scene, kills);
     scene.report("kill", storm.figures("kills"), result);
     Ok(())
