@@ -104,6 +104,11 @@ impl Disk {
     /// Makes a file system and mounts it at `at`, a directory that does not exist, for this process
     /// and those that it starts.
     pub(crate) fn make(kind: Kind, at: PathBuf) -> Result<Disk> {
+        Disk::make_of(kind, at, kind.bytes())
+    }
+
+    /// The same, with a disk of so many bytes; only what is written to it takes memory.
+    pub(crate) fn make_of(kind: Kind, at: PathBuf, bytes: u64) -> Result<Disk> {
         enter_namespace()?;
         std::fs::create_dir(&at).with_context(|| format!("cannot make {}", at.display()))?;
         let image = at.with_extension("image");
@@ -113,7 +118,7 @@ impl Disk {
             .create_new(true)
             .open(&image)?;
         std::fs::remove_file(&image)?;
-        file.set_len(kind.bytes())?;
+        file.set_len(bytes)?;
         let (path, device) = attach(&file).context("a loop device")?;
         let made = kind.make().arg(&path).output()?;
         ensure!(

@@ -10,6 +10,7 @@ mod child;
 mod disk;
 mod flush;
 mod forgetful;
+mod kvnode;
 mod page;
 mod scene;
 mod semaphore;
@@ -33,6 +34,7 @@ USAGE: latchwork-crash SUITE [--full] [--seed N] [--only SCENARIO]
 
   semaphore    permits across processes
   flush        the flush pipeline, and a manifest that it writes
+  kvnode       the example server with its data on disk
   wal          the log: kills, power cuts, and all that a power cut may leave
 ";
 
@@ -55,6 +57,10 @@ const SUITES: &[Suite] = &[
     Suite {
         name: "flush",
         scenarios: flush::SCENARIOS,
+    },
+    Suite {
+        name: "kvnode",
+        scenarios: kvnode::SCENARIOS,
     },
     Suite {
         name: "wal",

@@ -4,7 +4,7 @@
 //! supervisor says what each process of the group is doing, who holds and who waits, and kills
 //! them all. Whatever a scenario leaves behind goes with its group as well.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode};
@@ -65,13 +65,13 @@ pub(crate) fn run(order: &Order) -> Result<ExitCode> {
 /// Whether the scenario passed.
 fn supervise(order: &Order, scenario: &str) -> Result<bool> {
     let directory = Directory::create()?;
-    let progress = Page::create(&directory.0.join(PROGRESS), 1)?;
+    let progress = Page::create(&directory.path.join(PROGRESS), 1)?;
     let mut command = Command::new("/proc/self/exe");
     command
         .args(["scenario", order.suite, scenario, "--seed"])
         .arg(order.seed.to_string())
         .arg("--directory")
-        .arg(&directory.0)
+        .arg(&directory.path)
         .process_group(0);
     if order.full {
         command.arg("--full");
@@ -95,7 +95,7 @@ fn supervise(order: &Order, scenario: &str) -> Result<bool> {
         } else if seen.1.elapsed() > SILENCE {
             println!("  {scenario}: nothing for {} s", SILENCE.as_secs());
             group.describe();
-            describe_semaphores(&directory.0);
+            describe_semaphores(&directory.path);
             println!("CRASH {scenario} hang FAIL");
             return Ok(false);
         }
@@ -194,20 +194,49 @@ fn describe_semaphores(directory: &Path) {
     }
 }
 
-/// A directory in memory, removed with what is in it.
-struct Directory(PathBuf);
+/// A directory in memory, removed with what is in it; by the next supervisor if this one is killed.
+struct Directory {
+    path: PathBuf,
+    /// Locked as long as we live.
+    _lock: File,
+}
+
+const PLACE: &str = "/dev/shm";
+const PREFIX: &str = "latchwork-crash-";
+/// One that was made just now may not be locked yet.
+const MADE: Duration = Duration::from_secs(60);
 
 impl Directory {
     fn create() -> Result<Directory> {
-        let made = mkdtemp("/dev/shm/latchwork-crash-XXXXXX").context("mkdtemp in /dev/shm")?;
-        Ok(Directory(made))
+        sweep();
+        let made = mkdtemp(&PathBuf::from(format!("{PLACE}/{PREFIX}XXXXXX")));
+        let path = made.context("mkdtemp in /dev/shm")?;
+        let lock = File::open(&path)?;
+        lock.lock()?;
+        Ok(Directory { path, _lock: lock })
     }
 }
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!("{} is left: {error}", self.0.display());
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            eprintln!("{} is left: {error}", self.path.display());
+        }
+    }
+}
+
+/// Removes the directories whose supervisors were killed.
+fn sweep() {
+    for entry in fs::read_dir(PLACE).into_iter().flatten().flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        let modified = entry.metadata().and_then(|data| data.modified());
+        let age = modified.ok().and_then(|then| then.elapsed().ok());
+        let is_free = |lock: File| lock.try_lock().is_ok();
+        if age > Some(MADE) && File::open(entry.path()).is_ok_and(is_free) {
+            // Another supervisor may be at it, too.
+            let _ = fs::remove_dir_all(entry.path());
         }
     }
 }

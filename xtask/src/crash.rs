@@ -10,10 +10,10 @@ use anyhow::{Result, bail};
 
 use crate::process::Program;
 use crate::report::Outcome;
-use crate::workspace::Workspace;
+use crate::workspace::{LIBRARY, Workspace};
 
 const PACKAGE: &str = "latchwork-crash";
-const SUITES: &[&str] = &["semaphore", "flush", "wal"];
+const SUITES: &[&str] = &["semaphore", "flush", "kvnode", "wal"];
 
 /// Several times what the short form takes.
 const SHORT_LIMIT: Duration = Duration::from_secs(900);
@@ -32,7 +32,7 @@ pub(crate) fn run(workspace: &Workspace, name: Option<&str>, options: &Options) 
         Some(name) => bail!("no crash suite `{name}`; there are: {}", SUITES.join(", ")),
         None => bail!("which suite? There are: {}", SUITES.join(", ")),
     };
-    let mut program = build(workspace)?.arg(suite);
+    let mut program = build(workspace, suite)?.arg(suite);
     if options.full {
         program = program.arg("--full");
     }
@@ -49,13 +49,21 @@ pub(crate) fn run(workspace: &Workspace, name: Option<&str>, options: &Options) 
 /// Every suite's short form.
 pub(crate) fn short(workspace: &Workspace) -> Result<Outcome> {
     for suite in SUITES {
-        let end = build(workspace)?.arg(suite).run_bounded(SHORT_LIMIT)?;
+        let end = build(workspace, suite)?
+            .arg(suite)
+            .run_bounded(SHORT_LIMIT)?;
         print!("{}", end.stdout);
     }
     Ok(Outcome::Passed)
 }
 
-fn build(workspace: &Workspace) -> Result<Program> {
+fn build(workspace: &Workspace, suite: &str) -> Result<Program> {
+    if suite == "kvnode" {
+        Program::cargo()
+            .words("build --release --all-features --example kvnode -p")
+            .arg(LIBRARY)
+            .run()?;
+    }
     Program::cargo()
         .words("build --release -p")
         .arg(PACKAGE)

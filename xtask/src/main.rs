@@ -39,7 +39,7 @@ USAGE: cargo xtask <COMMAND>
   fuzz [TARGET] [--seconds N]           fuzz a target (60 s unless told); without a TARGET: their names
   tsan | asan [NAME]                    the storm tests under a sanitizer (nightly), and its seeded bug
   crash NAME [--full] [--seed N]        processes killed at random moments and at chosen instructions,
-        [--only SCENARIO]               and power cuts: `semaphore`, `flush`, `wal`
+        [--only SCENARIO]               and power cuts: `semaphore`, `flush`, `wal`, `kvnode`
   layering                              who may name and import whom in src/
   help                                  this text
 

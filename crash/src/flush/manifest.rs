@@ -76,11 +76,12 @@ impl Manifest {
         let mut bytes = vec![0; usize::try_from(file.len()?)?];
         read_full(&*file, &mut bytes, 0)?;
         let lines = bytes.as_chunks::<LINE>().0.iter().zip(0..);
-        let len_of = |(found, number): (&[u8; LINE], u64)| {
-            let len = content(number).len() as u64;
-            (*found == line(number, len)).then_some(len)
+        let is_whole = |(found, number): &(&[u8; LINE], u64)| {
+            let (_, len) = found.split_at(8);
+            let len = len.first_chunk().map_or(0, |len| u64::from_le_bytes(*len));
+            **found == line(*number, len)
         };
-        let count = lines.map_while(len_of).count() as u64;
+        let count = lines.take_while(is_whole).count() as u64;
         file.set_len(count * LINE as u64)?;
         file.sync_data()?;
         fs.sync_dir(dir)?;
