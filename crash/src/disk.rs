@@ -43,18 +43,20 @@ impl Kind {
         }
     }
 
-    /// Hardly more than the least that it takes.
-    fn bytes(self) -> u64 {
-        match self {
-            Kind::Ext4 => 128 << 20,
-            Kind::Xfs => 320 << 20,
-        }
-    }
+    /// For what the suites of the library write; only what is written takes memory.
+    const BYTES: u64 = 512 << 20;
 
     fn make(self) -> Command {
         let mut command = Command::new(format!("mkfs.{}", self.name()));
         match self {
-            Kind::Ext4 => command.args(["-q", "-F", "-E", "nodiscard,lazy_itable_init=0"]),
+            Kind::Ext4 => command.args([
+                "-q",
+                "-F",
+                "-b",
+                "4096",
+                "-E",
+                "nodiscard,lazy_itable_init=0",
+            ]),
             Kind::Xfs => command.args(["-q", "-f", "-K"]),
         };
         command
@@ -104,10 +106,10 @@ impl Disk {
     /// Makes a file system and mounts it at `at`, a directory that does not exist, for this process
     /// and those that it starts.
     pub(crate) fn make(kind: Kind, at: PathBuf) -> Result<Disk> {
-        Disk::make_of(kind, at, kind.bytes())
+        Disk::make_of(kind, at, Kind::BYTES)
     }
 
-    /// The same, with a disk of so many bytes; only what is written to it takes memory.
+    /// The same, with a disk of so many bytes.
     pub(crate) fn make_of(kind: Kind, at: PathBuf, bytes: u64) -> Result<Disk> {
         enter_namespace()?;
         std::fs::create_dir(&at).with_context(|| format!("cannot make {}", at.display()))?;

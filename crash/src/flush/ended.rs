@@ -140,8 +140,15 @@ impl Storm {
         let load = self.load(scene, seed);
         self.board.is_cut().store(0, SeqCst);
         let opened = self.board.opened().load(SeqCst);
+        let promised = self.board.promised().load(SeqCst);
         let mut process = Child::fork(|| load.run())?;
-        while !in_recovery && self.board.opened().load(SeqCst) == opened {
+        // Until it has made a promise of its own: a file system that has just been mounted may take
+        // longer for its first file than a short life lasts.
+        let is_under_way = || {
+            let board = &self.board;
+            board.opened().load(SeqCst) > opened && board.promised().load(SeqCst) > promised
+        };
+        while !in_recovery && !is_under_way() {
             if let Some(end) = process.ended()? {
                 bail!("it: {}", child::End(end));
             }
