@@ -21,7 +21,7 @@ pub(super) const CLIENTS: usize = 6;
 pub(super) struct Board(Page);
 
 impl Board {
-    pub(super) const CELLS: usize = 2 * CLIENTS + 2;
+    pub(super) const CELLS: usize = 3 * CLIENTS + 2;
 
     pub(super) fn new(page: Page) -> Board {
         Board(page)
@@ -37,8 +37,28 @@ impl Board {
         self.0.cell(CLIENTS + client)
     }
 
-    pub(super) fn all_answered(&self) -> [u64; CLIENTS] {
+    /// How many of them had been answered when a SAVE was sent that has been answered since.
+    pub(super) fn saved(&self, client: usize) -> &AtomicU64 {
+        self.0.cell(2 * CLIENTS + 2 + client)
+    }
+
+    fn all_answered(&self) -> [u64; CLIENTS] {
         std::array::from_fn(|client| self.answered(client).load(SeqCst))
+    }
+
+    /// What the server owes each client.
+    pub(super) fn owed(&self) -> [Owed; CLIENTS] {
+        std::array::from_fn(|client| Owed {
+            answered: self.answered(client).load(SeqCst),
+            saved: self.saved(client).load(SeqCst),
+        })
+    }
+
+    pub(super) fn set_owed(&self, owed: [Owed; CLIENTS]) {
+        for (client, owed) in owed.into_iter().enumerate() {
+            self.answered(client).store(owed.answered, SeqCst);
+            self.saved(client).store(owed.saved, SeqCst);
+        }
     }
 
     /// Whether the server may be gone, or say that it cannot write.
@@ -50,6 +70,13 @@ impl Board {
     pub(super) fn saves(&self) -> &AtomicU64 {
         self.0.cell(2 * CLIENTS + 1)
     }
+}
+
+/// How many of a client's commands must be there, with `--fsync always` and without.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Owed {
+    pub(super) answered: u64,
+    pub(super) saved: u64,
 }
 
 /// The exit code of a process that plays all clients, which go on from `models`.
@@ -108,6 +135,7 @@ fn save(board: &Board, address: SocketAddr, seed: u64) -> Result<Infallible> {
     loop {
         thread::sleep(Duration::from_micros(random.u64(..60_000)));
         let word = if random.bool() { "SAVE" } else { "BGSAVE" };
+        let before = board.all_answered();
         connection.send(&[command![word]])?;
         match connection.reply()? {
             // Another one is going on.
@@ -115,6 +143,11 @@ fn save(board: &Board, address: SocketAddr, seed: u64) -> Result<Infallible> {
             Reply::Error(error) => bail!("{word}: {error}"),
             _ => {
                 board.saves().fetch_add(1, SeqCst);
+                if word == "SAVE" {
+                    for (client, before) in before.into_iter().enumerate() {
+                        board.saved(client).store(before, SeqCst);
+                    }
+                }
             }
         }
     }
