@@ -53,8 +53,8 @@ impl<F: Finalize> Task<F> {
 
 /// Streams that wait for a streamer, first come first served, and those that are run.
 ///
-/// A streamer that finds nothing searches a moment longer, if no other does, before it sleeps; what is
-/// put in line while one searches, or has been called and is on its way, calls nobody. Who takes a
+/// A streamer that finds nothing searches a moment longer before it sleeps; what is put in line while
+/// one searches, or has been called and is on its way, calls nobody. Who takes a
 /// task and leaves others calls the next streamer. So while there are tasks and streamers asleep,
 /// one is coming; and short streams keep as few streamers awake as it takes.
 pub(super) struct Queue<F: Finalize> {
@@ -70,8 +70,8 @@ struct State<F: Finalize> {
     asleep: usize,
     /// How many have been called, and have not come yet.
     called: usize,
-    /// A streamer looks for tasks, awake.
-    is_searched: bool,
+    /// How many look for tasks, awake.
+    searching: usize,
     is_closed: bool,
     /// First the streamers, then threads that run a stream of their own.
     hands: Vec<Hand<F>>,
@@ -120,7 +120,7 @@ impl<F: Finalize> Queue<F> {
                 tasks: VecDeque::with_capacity(capacity),
                 asleep: 0,
                 called: 0,
-                is_searched: false,
+                searching: 0,
                 is_closed: false,
                 hands: std::iter::repeat_with(|| Hand::Absent)
                     .take(streamers)
@@ -157,7 +157,7 @@ impl<F: Finalize> Queue<F> {
 
     /// Calls a streamer if there are tasks and none is on its way to them.
     fn unlock_and_call(&self, mut state: MutexGuard<'_, State<F>>) {
-        let is_coming = state.is_searched || state.called > 0;
+        let is_coming = state.searching + state.called > 0;
         if state.tasks.is_empty()
             || is_coming
             || state.asleep == 0
@@ -189,20 +189,17 @@ impl<F: Finalize> Queue<F> {
                 drop(done);
                 return Some(task);
             }
-            state = match state.is_searched {
-                false => self.search(state),
-                true => self.sleep(state),
-            };
+            state = self.search(state);
         }
     }
 
     /// Looks for a task a moment longer, and sleeps if none comes.
     fn search<'a>(&'a self, mut state: MutexGuard<'a, State<F>>) -> MutexGuard<'a, State<F>> {
-        state.is_searched = true;
+        state.searching += 1;
         drop(state);
         let _ = hint::lulls().any(|()| self.waiting.load(Ordering::Relaxed) > 0);
         let mut state = self.state.lock();
-        state.is_searched = false;
+        state.searching -= 1;
         match state.tasks.is_empty() && !state.is_closed {
             true => self.sleep(state),
             false => state,
