@@ -180,6 +180,29 @@ fn enqueued_records_stay_in_line_while_there_is_no_space() {
     assert_eq!(bodies, [b"one".to_vec(), b"three".to_vec()]);
 }
 
+/// A whole segment is not the least that a record needs, and what frees the disk may wait for the log.
+#[test]
+fn where_the_disk_has_no_room_for_a_whole_segment_a_smaller_one_does() {
+    let memory = MemoryFs::new();
+    let (wal, _, _) = open(builder(&memory).segment_bytes(1 << 20)).unwrap();
+    wal.append(b"one").unwrap();
+    // The first segment's room is given back when the next one is made.
+    memory.set_capacity(memory.used() - (1 << 20) + (300 << 10));
+    wal.rotate().unwrap();
+    for _ in 0..50 {
+        wal.append(&[2; 4096]).unwrap();
+    }
+    let error = (0..100).find_map(|_| wal.append(&[3; 4096]).err());
+    assert!(matches!(error, Some(AppendError::NoSpace(_))), "{error:?}");
+    memory.set_capacity(u64::MAX);
+    wal.resume().unwrap();
+    wal.append(b"last").unwrap();
+    wal.close().unwrap();
+    let (_wal, _, records) = open(builder(&memory)).unwrap();
+    assert_eq!(records.last().unwrap().1, b"last");
+    assert!(records.len() > 52, "{}", records.len());
+}
+
 /// A segment that could not be finished may be on disk with a valid header: nothing may be added to
 /// the one before it, which a recovery would not read any further.
 #[test]

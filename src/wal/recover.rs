@@ -144,9 +144,9 @@ pub(super) fn recover(mut plan: Plan, deliver: &mut Deliver<'_>) -> Result<Found
     };
     let path = name.path(&plan.dir);
     let first = tail.first.unwrap_or(next);
-    let room = plan.segment_bytes.max(segment::HEADER + tail.bytes);
+    let (room, least) = (plan.segment_bytes, segment::HEADER + tail.bytes);
     let fill = |file: &dyn File| tail.copy(file, &path, plan.epoch, first);
-    let (file, end) = segment::create(&*plan.fs, &plan.dir, name, first, room, fill)?;
+    let made = segment::create(&*plan.fs, &plan.dir, name, first, room, least, fill)?;
     let mut kept = tidy(&plan, &segments, &unborn, first, &tail);
     kept.push((name, first));
     let writer = Writer {
@@ -155,10 +155,10 @@ pub(super) fn recover(mut plan: Plan, deliver: &mut Deliver<'_>) -> Result<Found
         segment_bytes: plan.segment_bytes,
         epoch: plan.epoch,
         number: name.number,
-        file,
+        file: made.file,
         path,
-        end,
-        room,
+        end: made.end,
+        room: made.room,
         is_full: false,
         written: next - 1,
         synced: next - 1,

@@ -17,6 +17,7 @@ use crate::os::fs::{File, Fs, OpenMode, read_full, write_all};
 use crate::sync::mutant;
 
 use super::WalError;
+use super::error::is_no_space;
 use super::lsn::UNREACHABLE;
 
 /// Bytes before the first record.
@@ -97,23 +98,32 @@ fn head(name: Name, first: u64) -> [u8; HEADER as usize] {
     bytes
 }
 
-/// Makes a segment for `bytes` bytes whose first record is `first`. `fill` writes what it begins
-/// with, and says where that ends.
+/// A segment that has been made.
+pub(super) struct Made {
+    pub(super) file: Box<dyn File>,
+    /// Where the next record goes.
+    pub(super) end: u64,
+    /// Where the last one has to end.
+    pub(super) room: u64,
+}
+
+/// Makes a segment for `room` bytes, or for fewer where the disk has not so many, but for `least`,
+/// whose first record is `first`. `fill` writes what it begins with, and says where that ends.
 pub(super) fn create(
     fs: &dyn Fs,
     dir: &Path,
     name: Name,
     first: u64,
-    bytes: u64,
+    room: u64,
+    least: u64,
     fill: impl FnOnce(&dyn File) -> Result<u64, WalError>,
-) -> Result<(Box<dyn File>, u64), WalError> {
+) -> Result<Made, WalError> {
     let path = name.path(dir);
     let file = fs
         .open(&path, OpenMode::CreateNew)
         .map_err(WalError::io("create", &path))?;
-    let made = || -> Result<u64, WalError> {
-        file.allocate(bytes)
-            .map_err(WalError::io("allocate", &path))?;
+    let made = || -> Result<(u64, u64), WalError> {
+        let room = allocate(&*file, room, least).map_err(WalError::io("allocate", &path))?;
         let end = fill(&*file)?;
         if end > HEADER && !mutant::enabled("wal-copies-unsynced") {
             file.sync_data().map_err(WalError::io("sync", &path))?;
@@ -125,14 +135,30 @@ pub(super) fn create(
         if !mutant::enabled("wal-name-unsynced") {
             fs.sync_dir(dir).map_err(WalError::io("sync", dir))?;
         }
-        Ok(end)
+        Ok((end, room))
     };
     match made() {
-        Ok(end) => Ok((file, end)),
+        Ok((end, room)) => Ok(Made { file, end, room }),
         Err(error) => {
             // Whatever is left of it holds no record that counts.
             let _: io::Result<()> = fs.remove_file(&path);
             Err(error)
+        }
+    }
+}
+
+/// Has the file's blocks be there before they are written: so many, or half of that, and so on. Says how
+/// many.
+fn allocate(file: &dyn File, room: u64, least: u64) -> io::Result<u64> {
+    let mut room = room.max(least);
+    loop {
+        match file.allocate(room) {
+            Err(error) if is_no_space(&error) && room > least => {
+                // Some of them may be there.
+                file.set_len(0)?;
+                room = (room / 2).max(least);
+            }
+            allocated => return allocated.map(|()| room),
         }
     }
 }

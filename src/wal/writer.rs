@@ -146,20 +146,22 @@ impl Writer {
             number: self.number,
             epoch: self.epoch,
         };
-        let room = self.segment_bytes.max(segment::HEADER + bytes);
-        let made = segment::create(&*self.fs, &self.dir, name, first, room, |_| {
+        // What it did not use may be what the next one lacks.
+        self.trim();
+        let least = segment::HEADER + bytes;
+        let room = self.segment_bytes;
+        let made = segment::create(&*self.fs, &self.dir, name, first, room, least, |_| {
             Ok(segment::HEADER)
         });
-        let (file, end) = made.map_err(|error| Failure {
+        let made = made.map_err(|error| Failure {
             error,
             doubt: false,
             poison: false,
         })?;
-        self.trim();
-        self.file = file;
+        self.file = made.file;
         self.path = name.path(&self.dir);
-        self.end = end;
-        self.room = room;
+        self.end = made.end;
+        self.room = made.room;
         self.is_full = false;
         self.made = Some((name, first));
         Ok(())
