@@ -3,6 +3,8 @@
 
 #[path = "../fuzz/fuzz_targets/resp_parser/check.rs"]
 mod check;
+#[path = "support/corpus.rs"]
+mod corpus;
 #[path = "support/random.rs"]
 mod random;
 #[path = "../examples/kvnode/request.rs"]
@@ -38,13 +40,7 @@ fn is_incomplete(bytes: &[u8]) -> bool {
 
 #[test]
 fn the_kept_corpus_passes_the_fuzz_target_s_checks() {
-    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/resp_parser");
-    let mut seeds = 0;
-    for entry in std::fs::read_dir(corpus).expect("the corpus is part of the repository") {
-        check(&std::fs::read(entry.expect("entry").path()).expect("seed"));
-        seeds += 1;
-    }
-    assert!(seeds > 0);
+    corpus::each_seed("resp_parser", check);
 }
 
 #[test]

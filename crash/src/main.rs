@@ -7,6 +7,7 @@
 //! chosen instruction.
 
 mod child;
+mod cuts;
 mod disk;
 mod flush;
 mod forgetful;

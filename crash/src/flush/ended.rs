@@ -8,11 +8,12 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use latchwork::fs::{Fs, RealFs};
 
 use super::load::{Board, Load};
 use crate::child::{self, Child};
+use crate::cuts;
 use crate::disk::{Disk, Kind};
 use crate::forgetful::{Forgetful, Sync};
 use crate::scene::Scene;
@@ -33,45 +34,26 @@ pub(super) fn kill(scene: &mut Scene) -> Result<()> {
 }
 
 pub(super) fn power_cut(scene: &mut Scene) -> Result<()> {
-    for kind in Kind::ALL {
-        let name = format!("power-cut {kind}");
-        if let Some(why) = kind.impossible() {
-            scene.skip(&name, &why);
-            continue;
-        }
+    cuts::on_each(scene, "power-cut", |scene, kind| {
         let mut storm = Storm::on(kind, scene, "all", Arc::new(RealFs::new()))?;
         let cuts = scene.choose(40, 500);
         let result = storm.run(scene, cuts);
-        scene.report(&name, storm.figures("cuts"), result);
-    }
-    Ok(())
+        Ok((storm.figures("cuts"), result))
+    })
 }
 
 /// Without the manifest's syncs, promised segments must be found lost.
 pub(super) fn controls(scene: &mut Scene) -> Result<()> {
-    for kind in Kind::ALL {
-        let name = format!("power-cut-controls {kind}");
-        if let Some(why) = kind.impossible() {
-            scene.skip(&name, &why);
-            continue;
-        }
+    let left_out = "the manifest is not synced";
+    cuts::must_fail_on_each(scene, "power-cut-controls", left_out, |scene, kind| {
         let fs = Forgetful::new(Arc::new(RealFs::new()), |sync| match sync {
             Sync::File { path, .. } => path.ends_with("manifest"),
             Sync::Directory { .. } => false,
         });
         let mut storm = Storm::on(kind, scene, "forgetful", Arc::new(fs))?;
-        let result = match storm.run(scene, 40) {
-            Ok(()) => Err(anyhow!(
-                "nothing was found although the manifest is not synced"
-            )),
-            Err(error) => {
-                println!("  {name}: found: {error:#}");
-                Ok(())
-            }
-        };
-        scene.report(&name, storm.figures("cuts"), result);
-    }
-    Ok(())
+        let result = storm.run(scene, 40);
+        Ok((storm.figures("cuts"), result))
+    })
 }
 
 struct Storm {

@@ -12,14 +12,15 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::client::{Client, command};
 use super::load::{self, Board, CLIENTS};
 use super::model::{Model, check_accounts};
 use super::server::{self, Fsync, Server};
 use crate::child::Child;
-use crate::disk::{Disk, Kind};
+use crate::cuts;
+use crate::disk::Disk;
 use crate::scene::Scene;
 
 /// Large enough for the log and the segments of all rounds.
@@ -33,47 +34,24 @@ pub(super) fn kill(scene: &mut Scene) -> Result<()> {
 }
 
 pub(super) fn power_cut(scene: &mut Scene) -> Result<()> {
-    for kind in Kind::ALL {
-        let name = format!("power-cut {kind}");
-        if let Some(why) = kind.impossible() {
-            scene.skip(&name, &why);
-            continue;
-        }
+    cuts::on_each(scene, "power-cut", |scene, kind| {
         let disk = Disk::make_of(kind, scene.path(&format!("{kind}")), DISK)?;
         let mut storm = Storm::new(scene, Some(disk), &format!("{kind}-cut"))?;
         let result = storm.run(scene, scene.choose(20, 500));
-        scene.report(&name, storm.figures("cuts"), result);
-    }
-    Ok(())
+        Ok((storm.figures("cuts"), result))
+    })
 }
 
 /// Where nothing is synced in time, answered commands must be found lost.
 pub(super) fn controls(scene: &mut Scene) -> Result<()> {
-    for kind in Kind::ALL {
-        let name = format!("power-cut-controls {kind}");
-        if let Some(why) = kind.impossible() {
-            scene.skip(&name, &why);
-            continue;
-        }
+    let left_out = "nothing was synced in time";
+    cuts::must_fail_on_each(scene, "power-cut-controls", left_out, |scene, kind| {
         let disk = Disk::make_of(kind, scene.path(&format!("{kind}-control")), DISK)?;
         let mut storm = Storm::new(scene, Some(disk), &format!("{kind}-control-cut"))?;
         storm.is_control = true;
-        let result = match storm.run(scene, 40) {
-            Ok(()) => Err(anyhow!(
-                "no loss was found although nothing was synced in time"
-            )),
-            Err(error) => {
-                let error = format!("{error:#}");
-                println!(
-                    "  {name}: found: {}",
-                    error.lines().next().unwrap_or_default()
-                );
-                Ok(())
-            }
-        };
-        scene.report(&name, storm.figures("cuts"), result);
-    }
-    Ok(())
+        let result = storm.run(scene, 40);
+        Ok((storm.figures("cuts"), result))
+    })
 }
 
 struct Storm {

@@ -15,35 +15,25 @@ use latchwork::wal::Durability;
 
 use super::load::{Acknowledged, Board, Load};
 use crate::child::{self, Child};
+use crate::cuts;
 use crate::disk::{Disk, Kind};
 use crate::forgetful::{Forgetful, Sync};
 use crate::scene::Scene;
 
 pub(super) fn run(scene: &mut Scene) -> Result<()> {
-    for kind in Kind::ALL {
-        let name = format!("power-cut {kind}");
-        if let Some(why) = kind.impossible() {
-            scene.skip(&name, &why);
-            continue;
-        }
+    cuts::on_each(scene, "power-cut", |scene, kind| {
         let started = Instant::now();
         let mut storm = Storm::new(scene, kind, "all", Arc::new(RealFs::new()))?;
         let cuts = scene.choose(40, 500);
         let result = storm.run(scene, cuts);
-        let figures = storm.figures(started);
-        scene.report(&name, figures, result);
-    }
-    Ok(())
+        Ok((storm.figures(started), result))
+    })
 }
 
 /// Without the syncs of the records, acknowledged ones must be found lost.
 pub(super) fn controls(scene: &mut Scene) -> Result<()> {
-    for kind in Kind::ALL {
-        let name = format!("power-cut-controls {kind}");
-        if let Some(why) = kind.impossible() {
-            scene.skip(&name, &why);
-            continue;
-        }
+    let left_out = "no record was synced";
+    cuts::must_fail_on_each(scene, "power-cut-controls", left_out, |scene, kind| {
         let started = Instant::now();
         let fs = Forgetful::new(Arc::new(RealFs::new()), |sync| match sync {
             Sync::File { path, times, .. } => is_segment(path) && times > 0,
@@ -51,17 +41,9 @@ pub(super) fn controls(scene: &mut Scene) -> Result<()> {
         });
         let mut storm = Storm::new(scene, kind, "forgetful", Arc::new(fs))?;
         storm.is_control = true;
-        let result = match storm.run(scene, 40) {
-            Ok(()) => Err(anyhow!("no loss was found although no record was synced")),
-            Err(error) => {
-                println!("  {name}: found: {error:#}");
-                Ok(())
-            }
-        };
-        let figures = storm.figures(started);
-        scene.report(&name, figures, result);
-    }
-    Ok(())
+        let result = storm.run(scene, 40);
+        Ok((storm.figures(started), result))
+    })
 }
 
 fn is_segment(path: &Path) -> bool {
