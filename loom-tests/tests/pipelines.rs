@@ -80,6 +80,40 @@ impl Finalize for Order {
 
 type Ticket = FlushTicket<Order>;
 
+/// A pipeline that skips failures, and what its finalizer tells: how many were finalized, and skipped.
+fn pipeline(in_flight: usize, streamers: usize) -> (FlushPipeline<Order>, Arc<Mutex<(u64, u64)>>) {
+    let told = Arc::default();
+    let flush = FlushPipeline::builder("model")
+        .max_in_flight(in_flight)
+        .max_in_flight_bytes(4)
+        .streamers(streamers)
+        .on_failure(OnFailure::Skip)
+        .finalizer(Order {
+            next: 0,
+            finalized: 0,
+            skipped: 0,
+            told: Arc::clone(&told),
+        })
+        .build()
+        .unwrap();
+    (flush, told)
+}
+
+/// The pipeline's threads.
+fn serve<F: Finalize>(flush: &FlushPipeline<F>, streamers: usize) -> Vec<thread::JoinHandle<()>> {
+    let spawn = |serve: fn(&FlushPipeline<F>) -> bool| {
+        let flush = flush.clone();
+        thread::spawn(move || {
+            serve(&flush);
+        })
+    };
+    let mut threads: Vec<_> = (0..streamers)
+        .map(|_| spawn(FlushPipeline::serve_streams))
+        .collect();
+    threads.push(spawn(FlushPipeline::serve_finalizer));
+    threads
+}
+
 /// Reserves, rotates and goes on as planned.
 fn flush_one(flush: &FlushPipeline<Order>, plan: Plan) -> Option<Ticket> {
     let slot = flush.reserve(1).unwrap().rotate(&mut (), |(), _| plan);
@@ -100,33 +134,8 @@ fn flush_one(flush: &FlushPipeline<Order>, plan: Plan) -> Option<Ticket> {
 #[test]
 fn what_is_submitted_is_finalized_skipped_or_returned() {
     model(|| {
-        let told = Arc::default();
-        let flush = FlushPipeline::builder("model")
-            .max_in_flight(3)
-            .max_in_flight_bytes(4)
-            .streamers(2)
-            .on_failure(OnFailure::Skip)
-            .finalizer(Order {
-                next: 0,
-                finalized: 0,
-                skipped: 0,
-                told: Arc::clone(&told),
-            })
-            .build()
-            .unwrap();
-        let mut threads = Vec::new();
-        for _ in 0..2 {
-            let flush = flush.clone();
-            threads.push(thread::spawn(move || {
-                flush.serve_streams();
-            }));
-        }
-        threads.push(thread::spawn({
-            let flush = flush.clone();
-            move || {
-                flush.serve_finalizer();
-            }
-        }));
+        let (flush, told) = pipeline(3, 2);
+        let threads = serve(&flush, 2);
         let submitters: Vec<_> = (0..3)
             .map(|submitter| {
                 let flush = flush.clone();
@@ -174,32 +183,8 @@ fn what_is_submitted_is_finalized_skipped_or_returned() {
 #[test]
 fn a_shutdown_now_leaves_nothing_out() {
     model(|| {
-        let told = Arc::default();
-        let flush = FlushPipeline::builder("model")
-            .max_in_flight(4)
-            .streamers(1)
-            .on_failure(OnFailure::Skip)
-            .finalizer(Order {
-                next: 0,
-                finalized: 0,
-                skipped: 0,
-                told: Arc::clone(&told),
-            })
-            .build()
-            .unwrap();
-        let mut threads = Vec::new();
-        threads.push(thread::spawn({
-            let flush = flush.clone();
-            move || {
-                flush.serve_streams();
-            }
-        }));
-        threads.push(thread::spawn({
-            let flush = flush.clone();
-            move || {
-                flush.serve_finalizer();
-            }
-        }));
+        let (flush, told) = pipeline(4, 1);
+        let threads = serve(&flush, 1);
         let submitter = thread::spawn({
             let flush = flush.clone();
             move || {
@@ -335,26 +320,13 @@ fn a_store_on_both_has_every_record_in_one_of_them() {
             }))
             .build()
             .unwrap();
-        let servers = [
-            thread::spawn({
-                let flush = flush.clone();
-                move || {
-                    flush.serve_streams();
-                }
-            }),
-            thread::spawn({
-                let flush = flush.clone();
-                move || {
-                    flush.serve_finalizer();
-                }
-            }),
-            thread::spawn({
-                let wal = Arc::clone(&wal);
-                move || {
-                    wal.serve();
-                }
-            }),
-        ];
+        let mut servers = serve(&flush, 1);
+        servers.push(thread::spawn({
+            let wal = Arc::clone(&wal);
+            move || {
+                wal.serve();
+            }
+        }));
         let memtable = latchwork::model::loom::sync::Mutex::new(Table::new());
         let memtable = Arc::new(memtable);
         let writers: Vec<_> = (0..2u8)
