@@ -137,7 +137,7 @@ fn what_is_submitted_is_finalized_skipped_or_returned() {
         let (flush, told) = pipeline(3, 2);
         let threads = serve(&flush, 2);
         let submitters: Vec<_> = (0..3)
-            .map(|submitter| {
+            .map(|_| {
                 let flush = flush.clone();
                 thread::spawn(move || {
                     let mut tickets = Vec::new();
@@ -146,7 +146,7 @@ fn what_is_submitted_is_finalized_skipped_or_returned() {
                         if let Some(ticket) = flush_one(&flush, plan) {
                             tickets.push((plan, ticket));
                         }
-                        if submitter == 0 && draw(2) == 0 {
+                        if draw(3) == 0 {
                             let next = flush.next_sequence();
                             flush.drain().unwrap();
                             assert!(flush.watermark() >= next, "a drain is a barrier");

@@ -49,6 +49,8 @@ pub(crate) const SHUTTLE: World = World {
 
 /// Schedules of each kind that shuttle draws: in CI, and with `--deep`.
 const RUNS: [u32; 2] = [1000, 50_000];
+/// As many for a bug that must be found. The first schedule that finds it is the last.
+const MUTANT_RUNS: u32 = 50_000;
 const PARALLEL: usize = 2;
 /// A model at bound 2 that takes longer has too many threads or operations for CI.
 const MODEL_LIMIT: Duration = Duration::from_secs(600);
@@ -199,7 +201,10 @@ impl Runner<'_> {
             .env("LOOM_MAX_PREEMPTIONS", self.bound.to_string())
             .env(
                 "LATCHWORK_SHUTTLE_RUNS",
-                RUNS[usize::from(self.deep)].to_string(),
+                match mutant {
+                    None => RUNS[usize::from(self.deep)].to_string(),
+                    Some(_) => MUTANT_RUNS.to_string(),
+                },
             )
             // A search cut short by these ends in success.
             .env_remove("LOOM_MAX_DURATION")
