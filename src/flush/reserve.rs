@@ -10,7 +10,7 @@ use crate::semaphore::{
     AcquireError, AcquireTimeoutError, Permit, Semaphore, SendPermit, TryAcquireError,
 };
 use crate::sync::time::{Instant, now};
-use crate::sync::{Arc, unmodelled};
+use crate::sync::{Arc, hint, unmodelled};
 use crate::waiter::{Callback, Delivery, Pending};
 
 use super::FlushPipeline;
@@ -116,6 +116,13 @@ impl<F: Finalize> FlushPipeline<F> {
             }
             if core.would_wait_for_itself() || core.permits.is_held_here() {
                 return Err(ReserveError::WouldDeadlock);
+            }
+            // A moment, before the finalizer is made to wake this thread.
+            if hint::lulls().any(|()| core.permits.available() > 0) {
+                match self.try_reserve(bytes) {
+                    Err(ReserveError::WouldBlock) => {}
+                    decided => return decided,
+                }
             }
             let acquired = acquire(&core.permits, 1, deadline).and_then(|permit| {
                 let bytes = match &core.bytes {
