@@ -221,22 +221,20 @@ fn a_panic_reaches_the_thread_that_asked_and_the_line_goes_on() {
 fn the_rest_of_the_line_goes_with_the_latch_when_the_time_is_up() {
     model(|| {
         let (table, section) = (table(), Section::new());
-        let slow = thread::spawn({
-            let (table, section) = (table.clone(), section.clone());
-            move || {
-                table
-                    .update("a", || {
-                        section.enter();
-                        Clock::advance(PAST_BUDGET);
-                    })
-                    .unwrap();
-            }
-        });
         let other = updater(&table, &section);
+        // The time runs from the first operation of others on: the second one uses it up.
+        let tickets = [Duration::ZERO, PAST_BUDGET].map(|takes| {
+            let section = section.clone();
+            let slow = move || {
+                section.enter();
+                Clock::advance(takes);
+            };
+            table.submit("a", slow).unwrap()
+        });
         table.update("a", || section.enter()).unwrap();
-        slow.join().unwrap();
+        tickets.map(|ticket| ticket.wait().expect("it was done"));
         other.join().unwrap();
-        assert_eq!(section.entered(), 3);
+        assert_eq!(section.entered(), 4);
         assert_no_residue(&table);
     });
 }

@@ -3,17 +3,21 @@
 //! When an operation is done and others stand in line, handing the latch to one of them would cost
 //! a context switch for each. Instead the holder takes them out of line, oldest first, runs them
 //! here and tells their threads: flat combining (Hendler, Incze, Shavit, Tzafrir, 2010), bounded. It
-//! stops after [`BATCH`] operations or [`BUDGET`], or at a request for the latch itself, and the
-//! rest of the line goes with the latch to the next.
+//! stops after [`BATCH`] operations, or [`BUDGET`] after the first, or at a request for the latch
+//! itself, and the rest of the line goes with the latch to the next.
+//!
+//! While it runs them nobody else gets anything done, so it does little beside: who waited counts
+//! that wait, and a clock, which takes as long to read as a short operation to run, is looked at
+//! between two operations of others only.
 //!
 //! An operation is taken out of line under the lock, and is then run exactly once; one whose
 //! deadline has passed is refused instead. A panic in it belongs to its submitter.
 
 use std::time::Duration;
 
-use crate::sync::mutant;
 use crate::sync::time::{Instant, now};
 use crate::sync::unmodelled::Arc;
+use crate::sync::{hint, mutant};
 use crate::waiter::{Callback, Parker, Signal, Wakes};
 
 use super::core::{Contents, Core, Counters, Outcome};
@@ -25,8 +29,11 @@ use super::wait::Who;
 /// How many operations of others a holder runs at most.
 const BATCH: u64 = 64;
 
-/// How long it goes on beginning another.
+/// How long it goes on beginning another after the first.
 const BUDGET: Duration = Duration::from_micros(100);
+
+/// One operation in so many is timed.
+const SAMPLED: u64 = 16;
 
 /// What comes after an operation.
 enum Next {
@@ -43,8 +50,8 @@ enum Next {
 /// What a holder does for others, and how long it goes on.
 struct Shift<'a> {
     counters: &'a Counters,
-    begun: Instant,
-    time: Instant,
+    /// When the first operation was done.
+    since: Option<Instant>,
     done: u64,
     /// Who sleeps is woken when the latch is free: woken before, it would take the processor from
     /// the thread that it waits for.
@@ -55,20 +62,15 @@ impl Core {
     /// Gives a latch back after an operation of its holder, and does what others wait to do first.
     /// Whom to wake, if anybody waited, is left to the caller.
     #[inline]
-    pub(super) fn finish(&self, hold: Hold, name: &[u8]) -> Option<Wakes<Outcome>> {
-        (!self.release_by_word(hold)).then(|| self.combine(hold, name))
+    pub(super) fn finish(&self, hold: Hold) -> Option<Wakes<Outcome>> {
+        (!self.release_by_word(hold)).then(|| self.combine(hold))
     }
 
     #[cold]
-    fn combine(&self, hold: Hold, name: &[u8]) -> Wakes<Outcome> {
-        let mut shift = Shift::begin(&self.counters);
+    fn combine(&self, hold: Hold) -> Wakes<Outcome> {
+        let mut shift = Shift::new(&self.counters);
         if !self.serve_stack(hold, &mut shift) {
             self.serve_line(hold, &mut shift);
-        }
-        if shift.done > 0 {
-            self.counters.combined.add(shift.done);
-            let hottest = &self.shard(hold.id).hottest;
-            hottest.lock().count(hold.id, name, shift.done);
         }
         shift.wakes
     }
@@ -150,9 +152,7 @@ impl Core {
                 }
                 Who::Latch(_) => unreachable!("it was an operation a moment ago"),
             };
-            let is_late = request
-                .deadline
-                .is_some_and(|deadline| shift.time >= deadline);
+            let is_late = request.deadline.is_some_and(|deadline| now() >= deadline);
             if is_late && !mutant::enabled("combine-runs-the-late") {
                 self.counters.timeouts.add(1);
                 shift.wakes.signal(&parker, Signal::Refused);
@@ -168,26 +168,35 @@ impl Core {
 }
 
 impl<'a> Shift<'a> {
-    fn begin(counters: &'a Counters) -> Self {
-        let begun = now();
+    fn new(counters: &'a Counters) -> Self {
         Self {
             counters,
-            begun,
-            time: begun,
+            since: None,
             done: 0,
             wakes: Wakes::new(),
         }
     }
 
-    fn goes_on(&self) -> bool {
-        self.done < BATCH && self.time.saturating_duration_since(self.begun) < BUDGET
+    /// Whether another operation is to be begun.
+    fn goes_on(&mut self) -> bool {
+        if self.done == 0 {
+            return true;
+        }
+        let time = now();
+        let since = *self.since.get_or_insert(time);
+        self.done < BATCH && time.saturating_duration_since(since) < BUDGET
     }
 
     fn run(&mut self, operation: impl FnOnce()) {
+        // Read where it is about to be written.
+        let turn = self.counters.combined.get();
+        let begun = hint::samples(turn, SAMPLED).then(now);
         operation();
-        let before = std::mem::replace(&mut self.time, now());
-        let took = self.time.saturating_duration_since(before);
-        self.counters.services.record(took);
+        if let Some(begun) = begun {
+            let took = now().saturating_duration_since(begun);
+            self.counters.services.record(took);
+        }
+        self.counters.combined.add(1);
         self.done += 1;
     }
 }

@@ -56,20 +56,20 @@ impl<'a> Latch<'a> {
         }
     }
 
-    /// Releases the latch after an operation under it, and does what others wait to do first. `name`
-    /// is what to call the key in the statistics. Whom to wake, if anybody, is left to the caller:
-    /// callbacks are called when this thread holds the latch no more.
+    /// Releases the latch after an operation under it, and does what others wait to do first. Whom to
+    /// wake, if anybody, is left to the caller: callbacks are called when this thread holds the latch
+    /// no more.
     #[inline]
     #[must_use]
-    pub(super) fn finish(self, name: &[u8]) -> Option<Wakes<Outcome>> {
+    pub(super) fn finish(self) -> Option<Wakes<Outcome>> {
         let mut wakes = None;
         if mutant::enabled("combine-without-claim") {
             if let Some((core, held)) = self.bound.release() {
-                wakes = core.finish(held.into(), name);
+                wakes = core.finish(held.into());
             }
         } else if let (Some(core), Some(held)) = (self.bound.core(), self.bound.held()) {
             // The claim stands while the operations of others run: they may not wait for this table.
-            wakes = core.finish(held.into(), name);
+            wakes = core.finish(held.into());
             // What it held has been given back.
             let _ = self.bound.release();
         }
@@ -79,8 +79,8 @@ impl<'a> Latch<'a> {
 
     /// The same, for who neither stands in line nor holds another latch.
     #[inline]
-    pub(crate) fn finish_and_wake(self, name: &[u8]) {
-        if let Some(wakes) = self.finish(name) {
+    pub(crate) fn finish_and_wake(self) {
+        if let Some(wakes) = self.finish() {
             wakes.deliver();
         }
     }
@@ -158,7 +158,7 @@ impl OwnedLatch {
     #[must_use]
     pub(super) fn finish(self) -> Option<Wakes<Outcome>> {
         let bound = self.bound.as_ref()?.bound();
-        let wakes = bound.core()?.finish(bound.held()?.into(), b"");
+        let wakes = bound.core()?.finish(bound.held()?.into());
         // What it held has been given back; dropping it finds nothing.
         let _ = bound.release();
         wakes

@@ -19,7 +19,7 @@ pub struct Stats {
     pub waiters: usize,
     /// How long requests stood in line: those that were served, and threads that gave up.
     pub waits: WaitHistogram,
-    /// How long operations took that were run for another thread.
+    /// How long operations took that were run for another thread: one in 16 is timed.
     pub services: WaitHistogram,
     /// How many operations were run by a thread that was not the one that asked for them.
     pub combined: u64,

@@ -272,8 +272,7 @@ impl Core {
         if submission.place().is_none() {
             shard.posted.sub(1);
         }
-        let waits = &self.counters.waits;
-        waits.record(now().saturating_duration_since(since));
+        self.waited(place, since);
         outcome
     }
 

@@ -23,7 +23,8 @@ impl<K: ?Sized> LatchTable<K> {
     /// call, and the release. Where it is held by another thread's update, that thread runs this
     /// operation too when it is done with its own, and this one sleeps: a line of waiters then costs
     /// no context switch for each (flat combining; Hendler, Incze, Shavit and Tzafrir, 2010). It
-    /// runs up to 64 operations of others, oldest first, or for 100 µs, and then passes the role on.
+    /// runs operations of others, oldest first, until 64 are done or 100 µs have passed since the
+    /// first was, and then passes the role on.
     ///
     /// So `operation` may run on another thread: it must not depend on whose it is (thread-locals,
     /// guards that are not `Send`), must not wait, and should be short. Inside it every waiting call
@@ -173,7 +174,7 @@ impl<K: ?Sized> LatchTable<K> {
         };
         let latch = self.guard(hold);
         let result = operation();
-        latch.finish_and_wake(name);
+        latch.finish_and_wake();
         Ok(result)
     }
 
@@ -221,7 +222,7 @@ impl<K: ?Sized> LatchTable<K> {
         claim::register();
         // This thread stands in line meanwhile.
         let work = |hold| {
-            if let Some(wakes) = self.guard(hold).finish(name) {
+            if let Some(wakes) = self.guard(hold).finish() {
                 wakes.deliver_by_dispatcher();
             }
         };
@@ -234,7 +235,7 @@ impl<K: ?Sized> LatchTable<K> {
                 let result = operation();
                 // Who has a deadline works for nobody else.
                 if deadline.is_none() {
-                    latch.finish_and_wake(name);
+                    latch.finish_and_wake();
                 }
                 Ok(result)
             }

@@ -165,12 +165,12 @@ impl<S: Store> Rmw<S> {
             return self.write_in_line(key, decide);
         };
         if core.is_awaited(key) {
-            latch.finish_and_wake(key.bytes);
+            latch.finish_and_wake();
             return self.serve_write(key, decide);
         }
         let mut arm = None;
         let result = core.change(key, decide, &mut arm);
-        latch.finish_and_wake(key.bytes);
+        latch.finish_and_wake();
         if let Some(at) = arm {
             self.arm(at);
         }
@@ -248,7 +248,7 @@ impl<S: Store> Rmw<S> {
             return self.update_in_line(key, operation);
         };
         if core.is_awaited(key) {
-            latch.finish_and_wake(key.bytes);
+            latch.finish_and_wake();
             return self.serve_update(key, operation);
         }
         // `change_copy` in its parts, so that the result is moved once, and when the stores of its
@@ -257,7 +257,7 @@ impl<S: Store> Rmw<S> {
         let (before, seen) = core.load_copy(key, &mut entry);
         let result = operation(&mut entry);
         let published = core.publish_copy(key, &mut entry, before, seen, &mut arm);
-        latch.finish_and_wake(key.bytes);
+        latch.finish_and_wake();
         if let Some(at) = arm {
             self.arm(at);
         }
