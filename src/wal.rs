@@ -99,6 +99,8 @@ pub struct Wal {
     fs: unmodelled::Arc<dyn Fs>,
     /// One at a time removes files. Whether a removal has yet to be synced.
     removing: crate::sync::lock::Mutex<bool>,
+    /// The LSNs of the snapshots that the recovery found damaged.
+    damaged: Vec<u64>,
 }
 
 impl Wal {
@@ -119,13 +121,14 @@ impl Wal {
         Builder::new(dir.into())
     }
 
-    fn with(core: Core, fs: unmodelled::Arc<dyn Fs>) -> Self {
+    fn with(core: Core, fs: unmodelled::Arc<dyn Fs>, damaged: Vec<u64>) -> Self {
         let core = Arc::new(core);
         Core::open(&core);
         Self {
             core,
             fs,
             removing: crate::sync::lock::Mutex::new(false),
+            damaged,
         }
     }
 

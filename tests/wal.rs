@@ -258,8 +258,22 @@ fn a_damaged_snapshot_is_stood_in_for_by_the_one_before_and_the_records_since() 
     let (found, recovery) = replay(&fs.copy()).unwrap();
     assert_eq!(found, [2, 3, 4]);
     assert_eq!(recovery.damaged_snapshots().len(), 1);
-    overwrite(&fs, Path::new("/log/snapshot-0000000000000002"), 500, b"!");
-    assert!(replay(&fs).unwrap_err().is_corrupt());
+    {
+        let fs = fs.copy();
+        overwrite(&fs, Path::new("/log/snapshot-0000000000000002"), 500, b"!");
+        assert!(replay(&fs).unwrap_err().is_corrupt());
+    }
+    // The next one does not take the damaged one for the one before.
+    let (wal, ..) = open(builder(&fs)).unwrap();
+    let mut snapshot = wal.snapshot().unwrap();
+    snapshot.write_all(&vec![9; 100_000]).unwrap();
+    snapshot.commit().unwrap();
+    drop(wal);
+    let (found, recovery) = replay(&fs.copy()).unwrap();
+    assert_eq!((found, recovery.damaged_snapshots().len()), (vec![9], 0));
+    overwrite(&fs, Path::new("/log/snapshot-0000000000000004"), 500, b"!");
+    let (found, _) = replay(&fs).unwrap();
+    assert_eq!(found, [2, 3, 4]);
 }
 
 #[test]

@@ -116,7 +116,8 @@ impl Recovery {
         self.snapshot.take()
     }
 
-    /// Snapshots that are damaged; an older one, and more records, have stood in.
+    /// Snapshots that are damaged; an older one, and more records, have stood in. The next snapshot
+    /// that is committed removes them, and keeps that older one.
     pub fn damaged_snapshots(&self) -> &[PathBuf] {
         &self.damaged
     }
@@ -286,7 +287,7 @@ impl Builder {
             cut: found.cut,
             snapshot: None,
             covered,
-            damaged,
+            damaged: snapshot::paths_of(&dir, &damaged),
         };
         let core = Core::new(
             found.writer,
@@ -297,7 +298,7 @@ impl Builder {
             found.segments,
             lock_file,
         );
-        Ok((Wal::with(core, fs), recovery))
+        Ok((Wal::with(core, fs, damaged), recovery))
     }
 }
 

@@ -99,7 +99,7 @@ impl Wal {
 
     /// After a snapshot has been committed: removes what the one before it made superfluous.
     pub(super) fn forget_before(&self, newest: Lsn) -> Result<(), WalError> {
-        let kept = snapshot::remove_old(&*self.fs, &self.core.dir, newest)?;
+        let kept = snapshot::remove_old(&*self.fs, &self.core.dir, newest, &self.damaged)?;
         if let Some(kept) = kept {
             self.release(Lsn::new(kept + 1))?;
         }

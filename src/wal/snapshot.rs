@@ -10,7 +10,8 @@
 //!
 //! It is written under a temporary name, synced, renamed, and the directory synced; only then do the
 //! segments go that the snapshot before it covers already. That one is kept, with the records since:
-//! should the newest be damaged, the state can still be had.
+//! should the newest be damaged, the state can still be had. One that a recovery has found damaged is
+//! of no such use, and goes.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -242,11 +243,15 @@ pub(super) fn list(fs: &dyn Fs, dir: &Path) -> Result<Vec<u64>, WalError> {
     Ok(lsns)
 }
 
-/// The newest whole snapshot, and the paths of newer ones that are damaged.
+pub(super) fn paths_of(dir: &Path, lsns: &[u64]) -> Vec<PathBuf> {
+    lsns.iter().map(|lsn| path_of(dir, *lsn)).collect()
+}
+
+/// The newest whole snapshot, and the LSNs of newer ones that are damaged.
 pub(super) fn newest(
     fs: &dyn Fs,
     dir: &Path,
-) -> Result<(Option<SnapshotReader>, Vec<PathBuf>), WalError> {
+) -> Result<(Option<SnapshotReader>, Vec<u64>), WalError> {
     let mut damaged = Vec::new();
     for lsn in list(fs, dir)? {
         let path = path_of(dir, lsn);
@@ -257,7 +262,7 @@ pub(super) fn newest(
             let (lsn, at, end) = (Lsn::new(lsn), HEADER, HEADER + size);
             return Ok((Some(SnapshotReader { file, lsn, at, end }), damaged));
         }
-        damaged.push(path);
+        damaged.push(lsn);
     }
     Ok((None, damaged))
 }
@@ -303,12 +308,19 @@ pub(super) fn sweep(fs: &dyn Fs, dir: &Path) {
     }
 }
 
-/// Removes all but the newest snapshot and the one before, and returns the LSN of the latter.
-pub(super) fn remove_old(fs: &dyn Fs, dir: &Path, newest: Lsn) -> Result<Option<u64>, WalError> {
-    let older = list(fs, dir)?;
-    let mut older = older.into_iter().filter(|lsn| *lsn < newest.get());
-    let kept = older.next();
-    for lsn in older {
+/// Removes all but the newest snapshot and the one before that is not damaged, and returns the LSN of
+/// the latter.
+pub(super) fn remove_old(
+    fs: &dyn Fs,
+    dir: &Path,
+    newest: Lsn,
+    damaged: &[u64],
+) -> Result<Option<u64>, WalError> {
+    let mut older = list(fs, dir)?;
+    older.retain(|lsn| *lsn < newest.get());
+    let is_whole = |lsn: &u64| !damaged.contains(lsn);
+    let kept = older.iter().copied().find(is_whole);
+    for lsn in older.into_iter().filter(|lsn| Some(*lsn) != kept) {
         let path = path_of(dir, lsn);
         let removed = fs.remove_file(&path);
         removed.map_err(WalError::io("remove", &path))?;
