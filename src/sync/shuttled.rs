@@ -69,22 +69,12 @@ pub mod cell {
 pub mod alloc {
     /// A value, of which nobody checks that it is dropped.
     #[derive(Debug)]
-    pub struct Track<T>(T);
+    pub struct Track<T>(#[allow(dead_code)] T);
 
     impl<T> Track<T> {
         /// Tracks nothing.
         pub fn new(value: T) -> Self {
             Self(value)
-        }
-
-        /// The value.
-        pub fn get_ref(&self) -> &T {
-            &self.0
-        }
-
-        /// The value.
-        pub fn into_inner(self) -> T {
-            self.0
         }
     }
 }
