@@ -7,6 +7,7 @@ pub mod fs;
 #[cfg(not(latchwork_loom))]
 pub(crate) mod futex;
 pub(crate) mod home;
+pub(crate) mod serving;
 #[cfg(feature = "shared")]
 #[cfg_attr(
     latchwork_loom,

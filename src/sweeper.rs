@@ -24,6 +24,7 @@ pub use job::Job;
 pub use stats::{Leftovers, SweeperStats};
 
 use crate::os::home::Home;
+use crate::os::serving::{is_serving, serving};
 use crate::sync::atomic::Ordering;
 use crate::sync::lock::Mutex;
 use crate::sync::thread::{self, JoinHandle};
@@ -36,11 +37,6 @@ use stats::Counters;
 crate::sync::local! {
     /// The job that this thread is running: its sweeper and its number.
     static RUNNING: Cell<Option<(usize, JobId)>> = Cell::new(None)
-}
-
-crate::sync::local! {
-    /// The sweeper that this thread serves.
-    static SERVING: Cell<usize> = Cell::new(0)
 }
 
 /// Runs jobs at their deadlines, on one thread of its own.
@@ -333,9 +329,7 @@ impl Core {
 
     /// The thread.
     fn run(&self) {
-        let before = SERVING.with(|serving| serving.replace(self.address()));
-        self.run_until_stopped();
-        SERVING.with(|serving| serving.set(before));
+        serving(self, || self.run_until_stopped());
     }
 
     fn run_until_stopped(&self) {
@@ -453,7 +447,7 @@ impl Core {
         state.stopped = true;
         let unfinished = state.schedule.disarm_all();
         self.gauge(&state);
-        let is_own = SERVING.with(Cell::get) == self.address();
+        let is_own = is_serving(self);
         let ring = self.end_sleep(&mut state);
         drop(state);
         if ring {

@@ -19,7 +19,6 @@ mod builder;
 mod error;
 mod stats;
 
-use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -31,16 +30,12 @@ pub use stats::WorkerStats;
 
 use crate::holder;
 use crate::os::home::Home;
+use crate::os::serving::{is_serving, serving};
 use crate::sync::lock::{Mutex, MutexGuard};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Arc, hint, mutant};
 use crate::waiter::{Bell, Key, Line, Slab, contain};
 use stats::Counters;
-
-crate::sync::local! {
-    /// The worker whose message this thread is handling.
-    static HANDLING: Cell<usize> = Cell::new(0)
-}
 
 /// A named thread of its own for what must be serial: a mailbox, a handler, and a panic boundary
 /// between the two.
@@ -426,14 +421,14 @@ impl<M: Send + 'static, R: Send + 'static> Core<M, R> {
             // Cancelled between its turn and now. What is the user's may panic in its drop.
             return contain(|| drop(content));
         }
-        let before = HANDLING.with(|handling| handling.replace(self.address()));
-        let result = Panic::catch(|| holder::scope(|| (self.handler)(content)));
-        self.counters.handled.add(1);
-        if let Err(panic) = &result {
-            self.counters.panicked(panic.message());
-        }
-        contain(|| completer.complete(result));
-        HANDLING.with(|handling| handling.set(before));
+        serving(self, || {
+            let result = Panic::catch(|| holder::scope(|| (self.handler)(content)));
+            self.counters.handled.add(1);
+            if let Err(panic) = &result {
+                self.counters.panicked(panic.message());
+            }
+            contain(|| completer.complete(result));
+        });
     }
 
     /// Takes a cancelled message out of the line, if it still stands there.
@@ -462,8 +457,7 @@ impl<M: Send + 'static, R: Send + 'static> Core<M, R> {
     /// After closing: wakes the thread and waits for its end, unless this is it. `meanwhile` runs
     /// before the wait, outside the lock.
     fn end<T>(&self, mut state: MutexGuard<'_, State<M, R>>, meanwhile: impl FnOnce() -> T) -> T {
-        let is_own = HANDLING.with(Cell::get) == self.address()
-            || state.thread.as_ref().is_some_and(thread::is_current);
+        let is_own = is_serving(self) || state.thread.as_ref().is_some_and(thread::is_current);
         let ring = self.end_sleep(&mut state);
         drop(state);
         if ring {
@@ -483,10 +477,6 @@ impl<M: Send + 'static, R: Send + 'static> Core<M, R> {
     /// and it may have left the lock taken.
     fn is_forked(&self) -> bool {
         self.home.is_elsewhere()
-    }
-
-    fn address(&self) -> usize {
-        std::ptr::from_ref(self).addr()
     }
 }
 

@@ -22,6 +22,7 @@ use std::cell::Cell;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use crate::os::home::Home;
+use crate::os::serving::{is_serving, serving};
 use crate::semaphore::Semaphore;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::lock::Mutex;
@@ -38,11 +39,6 @@ use super::ring::{Completed, Ring};
 use super::stats::Counters;
 use super::stream::{Queue, Stream};
 use super::timers::Timers;
-
-crate::sync::local! {
-    /// The pipeline that this thread serves, for good or for a while.
-    static SERVING: Cell<usize> = Cell::new(0)
-}
 
 crate::sync::local! {
     /// A number of this thread, 0 before it has one.
@@ -238,22 +234,15 @@ pub(super) struct Core<F: Finalize> {
 }
 
 impl<F: Finalize> Core<F> {
-    fn address(&self) -> usize {
-        std::ptr::from_ref(self).addr()
-    }
-
     /// Does what a thread of the pipeline's does, with the mark that it is one: of the user's code, not
     /// only finalizer and streams run there, but callbacks, and the drops of what they own.
     pub(super) fn serving<R>(&self, f: impl FnOnce() -> R) -> R {
-        let before = SERVING.with(|serving| serving.replace(self.address()));
-        let result = f();
-        SERVING.with(|serving| serving.set(before));
-        result
+        serving(self, f)
     }
 
-    /// Whether this thread is one of the pipeline's.
+    /// Whether this thread is one of the pipeline's, for good or for a while.
     pub(super) fn is_served_here(&self) -> bool {
-        SERVING.with(Cell::get) == self.address()
+        is_serving(self)
     }
 
     /// Whether a wait on the pipeline would be one for this very thread.

@@ -38,7 +38,6 @@ mod request;
 mod service;
 mod state;
 
-use std::cell::Cell;
 use std::time::Duration;
 
 use crc32c::crc32c;
@@ -63,11 +62,6 @@ pub(super) use state::{Patience, Tell};
 
 /// A buffer beyond this goes once it was written.
 const MOST_KEPT: usize = 64 << 20;
-
-crate::sync::local! {
-    /// The log whose callbacks this thread is running.
-    static CALLING: Cell<usize> = Cell::new(0)
-}
 
 type Told = unmodelled::Arc<dyn Fn(Lsn) + Send + Sync>;
 type ToldFailure = unmodelled::Arc<dyn Fn(&WalError) + Send + Sync>;

@@ -382,3 +382,23 @@ fn the_last_handle_may_go_with_an_item() {
     drop(flush);
     slot.complete(Ok(item)).unwrap().wait().unwrap();
 }
+
+#[test]
+fn a_stream_in_which_another_pipeline_s_stream_runs_would_wait_for_itself() {
+    let (outer, _) = pipeline(|builder| builder.max_in_flight(1));
+    let (inner, _) = pipeline(|builder| builder.streamers(0));
+    let its = outer.clone();
+    let ticket = submit(&outer, 10, move |job| {
+        let outer = its.clone();
+        let within = submit(&inner, 11, move |job| {
+            let reserved = outer.reserve(0).map(drop);
+            assert_eq!(reserved, Err(ReserveError::WouldDeadlock));
+            assert_eq!(outer.drain(), Err(DrainError::WouldDeadlock));
+            copy(job)
+        });
+        within.wait().unwrap();
+        assert_eq!(its.drain(), Err(DrainError::WouldDeadlock));
+        copy(job)
+    });
+    ticket.wait().unwrap();
+}

@@ -1,5 +1,6 @@
 //! The end of a batch: who is told what.
 
+use crate::os::serving::serving;
 use crate::sync::mutant;
 use crate::sync::time::now;
 use crate::waiter::contain;
@@ -8,8 +9,8 @@ use super::super::batch::{Batch, Callback};
 use super::super::builder::Durability;
 use super::super::writer::{Failure, Group, Writer};
 use super::super::{AppendError, Lsn, WalError};
+use super::Core;
 use super::state::{Next, Role, State, clean};
-use super::{CALLING, Core};
 
 /// A leader's batch. Dropped by a panic, it fails the batch.
 pub(super) struct Duty<'a> {
@@ -147,7 +148,7 @@ impl Core {
         if sleepers > 0 && !mutant::enabled("wal-completes-silently") {
             self.batch_bell(number).wake_all();
         }
-        self.call(|| {
+        serving(self, || {
             for (lsn, callback) in callbacks.drain(..) {
                 self.contain(|| callback(outcome.clone().map(|()| lsn)));
             }
@@ -212,13 +213,6 @@ impl Core {
         }
     }
 
-    /// Runs callbacks.
-    fn call(&self, f: impl FnOnce()) {
-        let before = CALLING.with(|calling| calling.replace(self.address()));
-        f();
-        CALLING.with(|calling| calling.set(before));
-    }
-
     pub(super) fn contain(&self, f: impl FnOnce()) {
         let mut is_done = false;
         contain(|| {
@@ -230,12 +224,8 @@ impl Core {
         }
     }
 
-    pub(super) fn address(&self) -> usize {
-        std::ptr::from_ref(self).addr()
-    }
-
     /// Calls back at once, where there is nothing to wait for.
     pub(in super::super) fn refuse(&self, callback: Callback, error: AppendError) {
-        self.call(|| self.contain(|| callback(Err(error))));
+        serving(self, || self.contain(|| callback(Err(error))));
     }
 }

@@ -3,16 +3,15 @@
 //! It leads for records that nobody waits for, and syncs when a period is over. It starts with the
 //! first record that was enqueued, and sleeps while there is nothing to do.
 
-use std::cell::Cell;
-
+use crate::os::serving::is_serving;
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::time::{Instant, now};
 use crate::sync::{Arc, mutant};
 
 use super::super::WalError;
 use super::super::builder::Durability;
+use super::Core;
 use super::state::{Guard, Patience, Role, State};
-use super::{CALLING, Core};
 
 /// So many bytes are written at once.
 const LINGERING: usize = 256 << 10;
@@ -148,7 +147,8 @@ impl Core {
         if self.is_forked() {
             return Ok(());
         }
-        let is_inside = CALLING.with(Cell::get) == self.address();
+        // In a callback.
+        let is_inside = is_serving(self);
         let mut state = self.state.lock();
         if state.closed {
             if is_inside {
