@@ -3,10 +3,13 @@
 //! No thread starts by itself here: a model serves the finalizer and the streams.
 #![cfg(latchwork_loom)]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use latchwork::Semaphore;
 use latchwork::flush::{
-    DrainError, Failed, Failure, Finalize, FlushPipeline, OnFailure, ReserveError, Shutdown,
-    WaitError,
+    DrainError, Failed, Failure, Finalize, FlushPipeline, LeftoverState, OnFailure, ReserveError,
+    Shutdown, WaitError,
 };
 use latchwork::model::{model, thread};
 
@@ -252,5 +255,51 @@ fn a_shutdown_returns_what_is_completed_beside_it() {
         if let Some(ticket) = other.join().unwrap() {
             assert!(matches!(ticket.wait(), Err(WaitError::ShutDown)));
         }
+    });
+}
+
+/// What a shutdown says of the one flush that is left.
+fn left_by_shutdown(flush: &FlushPipeline<Order>) -> LeftoverState {
+    let mut left = flush.shutdown(Shutdown::Now).flushes;
+    assert_eq!(left.len(), 1);
+    left.remove(0).state
+}
+
+/// Catches a stream that begins where it is submitted although a shutdown has said that it is not.
+#[test]
+fn a_stream_that_is_submitted_beside_a_shutdown_is_refused_or_known_to_it() {
+    model(|| {
+        let flush = pipeline(1, 0, OnFailure::Skip);
+        let slot = flush.reserve(0).unwrap().rotate(&mut (), |(), _| ());
+        let slot = slot.hand_over();
+        let has_run = Arc::new(AtomicBool::new(false));
+        let runs = has_run.clone();
+        let other = thread::spawn(move || {
+            slot.submit(move |_| {
+                runs.store(true, Ordering::Relaxed);
+                Ok(Ok(()))
+            })
+        });
+        let is_known = left_by_shutdown(&flush) != LeftoverState::Unsubmitted;
+        // What is refused is abandoned when it is dropped: after the shutdown.
+        assert_eq!(other.join().unwrap().is_ok(), is_known);
+        assert_eq!(has_run.load(Ordering::Relaxed), is_known);
+    });
+}
+
+/// Catches a stream that a thread has taken and not begun when a shutdown looks, and that begins after it.
+#[test]
+fn a_stream_that_is_taken_beside_a_shutdown_is_left_in_line_or_known_to_it() {
+    model(|| {
+        let flush = pipeline(1, 1, OnFailure::Skip);
+        let slot = flush.reserve(0).unwrap().rotate(&mut (), |(), _| ());
+        drop(slot.submit(|_| Ok(Ok(()))).unwrap());
+        let other = thread::spawn({
+            let flush = flush.clone();
+            move || flush.run_stream()
+        });
+        let state = left_by_shutdown(&flush);
+        assert_ne!(state, LeftoverState::Unsubmitted);
+        assert_eq!(other.join().unwrap(), state != LeftoverState::Queued);
     });
 }

@@ -76,12 +76,22 @@ pub(super) fn turn<F: Finalize>(core: &Arc<Core<F>>, thread: &Name) -> Turn {
 
 /// Runs a stream that is tried again, where there are no streamers.
 fn run_stream<F: Finalize>(core: &Arc<Core<F>>, thread: &Name) -> bool {
-    let Some(task) = core.queue.next() else {
+    if !core.queue.has_task() {
+        return false;
+    }
+    let begun = {
+        let mut control = core.control.lock();
+        let begun = core.queue.begin_first(&core.options);
+        if begun.is_some() {
+            // A shutdown must not take this thread for one that is on its way to its end.
+            control.finalizer_runs = Some(Name::clone(thread));
+        }
+        begun
+    };
+    let Some(begun) = begun else {
         return false;
     };
-    // A shutdown must not take this thread for one that is on its way to its end.
-    core.control.lock().finalizer_runs = Some(Name::clone(thread));
-    stream::run_here(core, task);
+    stream::run_begun(core, begun);
     core.control.lock().finalizer_runs = None;
     true
 }

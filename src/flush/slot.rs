@@ -227,11 +227,11 @@ impl<F: Finalize> Rotated<F> {
             stream: Box::new(stream),
         };
         core.counters.submitted.add(1);
-        if core.options.streamers == 0 {
-            stream::run_here(core, task);
-            return Ok(ticket);
-        }
-        match core.queue.push(task) {
+        let taken = match core.options.streamers {
+            0 => stream::run_here(core, task),
+            _ => core.queue.push(task),
+        };
+        match taken {
             Ok(()) => Ok(ticket),
             Err(Task { due, job, .. }) => {
                 core.counters.submitted.sub(1);

@@ -77,6 +77,13 @@ struct State<F: Finalize> {
     hands: Vec<Hand<F>>,
 }
 
+/// A task that the calling thread, which is no streamer, is to run.
+#[must_use = "a shutdown waits for its end"]
+pub(super) struct Begun<F: Finalize> {
+    task: Task<F>,
+    hand: usize,
+}
+
 /// What a thread does for the pipeline.
 enum Hand<F: Finalize> {
     /// There is no such thread.
@@ -197,7 +204,7 @@ impl<F: Finalize> Queue<F> {
     fn search<'a>(&'a self, mut state: MutexGuard<'a, State<F>>) -> MutexGuard<'a, State<F>> {
         state.searching += 1;
         drop(state);
-        let _ = hint::lulls().any(|()| self.waiting.load(Ordering::Relaxed) > 0);
+        let _ = hint::lulls().any(|()| self.has_task());
         let mut state = self.state.lock();
         state.searching -= 1;
         match state.tasks.is_empty() && !state.is_closed {
@@ -225,24 +232,33 @@ impl<F: Finalize> Queue<F> {
         }
     }
 
-    /// The oldest task, for a thread that is no streamer.
-    pub(super) fn next(&self) -> Option<Task<F>> {
-        self.take_first(&mut self.state.lock())
+    /// Whether a task is there: what a thread that is no streamer looks at before it takes one.
+    pub(super) fn has_task(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Has the calling thread, which is no streamer, run `task`.
-    fn begin_here(&self, task: &mut Task<F>, timeout: Option<Duration>, streamers: usize) -> usize {
-        let mut running = Running::begin(task, timeout);
-        running.thread = Some(thread::name().unwrap_or_default());
+    /// Takes the oldest task for the calling thread, which is no streamer, to run. In one step, so that a
+    /// shutdown finds it either in line or being run.
+    pub(super) fn begin_first(&self, options: &Options) -> Option<Begun<F>> {
+        let name = thread::name().unwrap_or_default();
         let mut state = self.state.lock();
-        let others = &state.hands[streamers..];
-        let free = others.iter().position(|hand| matches!(hand, Hand::Absent));
-        let index = streamers + free.unwrap_or(others.len());
-        if index == state.hands.len() {
-            state.hands.push(Hand::Absent);
+        let task = self.take_first(&mut state)?;
+        if mutant::enabled("flush-takes-and-begins-in-two-steps") {
+            drop(state);
+            state = self.state.lock();
         }
-        state.hands[index] = Hand::Running(running);
-        index
+        Some(state.begin_here(task, name, options))
+    }
+
+    /// Has the calling thread, which is no streamer, run `task`. It comes back when the queue has been
+    /// closed.
+    fn begin_here(&self, task: Task<F>, options: &Options) -> Result<Begun<F>, Task<F>> {
+        let name = thread::name().unwrap_or_default();
+        let mut state = self.state.lock();
+        if state.is_closed && !mutant::enabled("flush-begins-after-a-shutdown") {
+            return Err(task);
+        }
+        Ok(state.begin_here(task, name, options))
     }
 
     /// The stream that had a deadline has returned: its ticket. `Err`: the timer has failed it.
@@ -319,6 +335,22 @@ impl<F: Finalize> Queue<F> {
     }
 }
 
+impl<F: Finalize> State<F> {
+    /// `task` is run by a thread of this name, which is no streamer.
+    fn begin_here(&mut self, mut task: Task<F>, name: String, options: &Options) -> Begun<F> {
+        let mut running = Running::begin(&mut task, options.stream_timeout);
+        running.thread = Some(name);
+        let others = &self.hands[options.streamers..];
+        let free = others.iter().position(|hand| matches!(hand, Hand::Absent));
+        let hand = options.streamers + free.unwrap_or(others.len());
+        if hand == self.hands.len() {
+            self.hands.push(Hand::Absent);
+        }
+        self.hands[hand] = Hand::Running(running);
+        Begun { task, hand }
+    }
+}
+
 impl<F: Finalize> Running<F> {
     fn begin(task: &mut Task<F>, timeout: Option<Duration>) -> Self {
         let deadline = timeout.and_then(|time| now().checked_add(time));
@@ -350,19 +382,22 @@ pub(super) fn serve<F: Finalize>(core: &Arc<Core<F>>, streamer: usize) {
 
 /// Runs the oldest stream that waits, on the calling thread. `false`: none does.
 pub(super) fn run_one<F: Finalize>(core: &Arc<Core<F>>) -> bool {
-    core.queue.next().map(|task| run_here(core, task)).is_some()
+    let begun = core.queue.begin_first(&core.options);
+    begun.map(|begun| run_begun(core, begun)).is_some()
 }
 
-/// Runs a stream on the calling thread, which is not a streamer.
-pub(super) fn run_here<F: Finalize>(core: &Arc<Core<F>>, mut task: Task<F>) {
-    let Options {
-        streamers,
-        stream_timeout,
-        ..
-    } = core.options;
-    let index = core.queue.begin_here(&mut task, stream_timeout, streamers);
-    core.serving(|| run(core, task, index));
-    core.queue.leave(index);
+/// Runs a stream on the calling thread, which is not a streamer. The task comes back when the pipeline has
+/// been stopped.
+pub(super) fn run_here<F: Finalize>(core: &Core<F>, task: Task<F>) -> Result<(), Task<F>> {
+    let begun = core.queue.begin_here(task, &core.options)?;
+    run_begun(core, begun);
+    Ok(())
+}
+
+pub(super) fn run_begun<F: Finalize>(core: &Core<F>, begun: Begun<F>) {
+    let Begun { task, hand } = begun;
+    core.serving(|| run(core, task, hand));
+    core.queue.leave(hand);
     if core.is_stopped() {
         core.gone.announce(core.control.lock());
     }
