@@ -5,13 +5,13 @@ use std::ffi::OsString;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use latchwork::fs::{Call, FailingFs, Failure, Fault, File, Fs, MemoryFs, OpenMode};
 use latchwork::model::{Clock, model, thread};
-use latchwork::wal::{AppendError, Lsn, Wal};
-use latchwork::worker::ticket;
+use latchwork::wal::{AppendError, Durability, Lsn, Wal};
+use latchwork::worker::{Ticket, ticket};
 
 fn open(fs: &(impl Fs + Clone)) -> (Wal, Vec<Vec<u8>>) {
     let mut bodies = Vec::new();
@@ -292,5 +292,141 @@ fn an_enqueued_record_wakes_the_thread_that_serves() {
         });
         assert!(server.join().unwrap());
         closer.join().unwrap();
+    });
+}
+
+const LINGER: Duration = Duration::from_secs(1);
+
+/// A log that syncs nothing by itself, and whose records may linger.
+fn open_lingering(fs: &MemoryFs) -> Wal {
+    let opened = Wal::builder("/log")
+        .fs(Arc::new(fs.clone()))
+        .segment_bytes(4096)
+        .durability(Durability::None)
+        .linger(LINGER)
+        .open(|_, _| Ok::<(), io::Error>(()));
+    opened.unwrap().0
+}
+
+/// What the log's thread would do.
+fn serve(wal: &Arc<Wal>) -> thread::JoinHandle<bool> {
+    let wal = wal.clone();
+    thread::spawn(move || wal.serve())
+}
+
+/// Resolves when everything up to `lsn` has been written.
+fn written(wal: &Wal, lsn: u64) -> Ticket<()> {
+    let (completer, ticket) = ticket();
+    let completer = Mutex::new(Some(completer));
+    wal.on_written(move |written| {
+        if written >= Lsn::new(lsn) {
+            let completer = completer.lock().unwrap().take();
+            if let Some(completer) = completer {
+                completer.complete(Ok(()));
+            }
+        }
+    });
+    ticket
+}
+
+/// Catches a nudge that finds the log's thread about to sleep, and is lost.
+#[test]
+fn a_nudge_has_what_was_deferred_written() {
+    model(|| {
+        let wal = Arc::new(open(&MemoryFs::new()).0);
+        let both = written(&wal, 2);
+        let server = serve(&wal);
+        wal.defer(b"one").unwrap();
+        wal.defer(b"two").unwrap();
+        wal.nudge();
+        both.wait().unwrap();
+        wal.close().unwrap();
+        server.join().unwrap();
+    });
+}
+
+/// Catches a nudge that leaves deferred records to a leader who does not look for them.
+#[test]
+fn what_is_deferred_beside_a_leader_is_written_after_its_batch() {
+    model(|| {
+        let wal = Arc::new(open(&MemoryFs::new()).0);
+        let both = written(&wal, 2);
+        let server = serve(&wal);
+        let other = thread::spawn({
+            let wal = wal.clone();
+            move || wal.append(b"other").unwrap()
+        });
+        wal.defer(b"mine").unwrap();
+        wal.nudge();
+        both.wait().unwrap();
+        other.join().unwrap();
+        wal.close().unwrap();
+        server.join().unwrap();
+    });
+}
+
+/// Catches a linger that begins while the log's thread sleeps, and that the thread does not know of.
+#[test]
+fn a_linger_that_a_nudge_begins_ends_with_its_time() {
+    model(|| {
+        let wal = Arc::new(open_lingering(&MemoryFs::new()));
+        let mine = written(&wal, 1);
+        let server = serve(&wal);
+        wal.defer(b"mine").unwrap();
+        wal.nudge();
+        Clock::advance(LINGER);
+        mine.wait().unwrap();
+        wal.close().unwrap();
+        server.join().unwrap();
+    });
+}
+
+/// Catches a record that somebody waits to be told of, and that lingers with the others.
+#[test]
+fn a_linger_ends_with_a_record_whose_end_is_told() {
+    model(|| {
+        let wal = Arc::new(open_lingering(&MemoryFs::new()));
+        let server = serve(&wal);
+        wal.enqueue(b"lingers").unwrap();
+        let (completer, told) = ticket();
+        wal.append_with(b"told", move |outcome| completer.complete(Ok(outcome)));
+        assert_eq!(told.wait().unwrap().unwrap(), Lsn::new(2));
+        wal.close().unwrap();
+        server.join().unwrap();
+    });
+}
+
+/// Catches a linger that goes on after its records were written, and that the thread has forgotten.
+#[test]
+fn a_linger_ends_with_one_who_waits_and_another_begins() {
+    model(|| {
+        let fs = MemoryFs::new();
+        let wal = Arc::new(open_lingering(&fs));
+        let all = written(&wal, 3);
+        let server = serve(&wal);
+        wal.enqueue(b"lingers").unwrap();
+        wal.append(b"waits").unwrap();
+        assert_eq!(recovered(&fs).len(), 2);
+        Clock::advance(LINGER);
+        wal.enqueue(b"lingers").unwrap();
+        Clock::advance(LINGER);
+        all.wait().unwrap();
+        wal.close().unwrap();
+        server.join().unwrap();
+    });
+}
+
+/// Catches a close that loses what nobody nudged the log for, or waits for a thread that sleeps until a
+/// linger is over.
+#[test]
+fn a_linger_ends_with_a_close() {
+    model(|| {
+        let fs = MemoryFs::new();
+        let wal = Arc::new(open_lingering(&fs));
+        let server = serve(&wal);
+        wal.defer(b"mine").unwrap();
+        wal.close().unwrap();
+        server.join().unwrap();
+        assert_eq!(recovered(&fs).len(), 1);
     });
 }

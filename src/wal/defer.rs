@@ -30,7 +30,8 @@ impl Wal {
         Core::defer(&self.core, body).map_err(|(error, _)| error)
     }
 
-    /// Has the log's thread see to what was [deferred](Self::defer).
+    /// Has the log's thread see to what was [deferred](Self::defer). Where records may
+    /// [linger](super::Builder::linger), that begins with this, and ends as ever: a nudge does not end it.
     pub fn nudge(&self) {
         self.core.nudge();
     }

@@ -261,12 +261,13 @@ impl Core {
     /// Calls for the records that were deferred, if they are still pending.
     pub(super) fn nudge(&self) {
         let mut state = self.state.lock();
+        // Who leads looks for them after its batch.
         if !matches!(state.role, Role::Free(_)) || !state.wants_service() {
             return;
         }
         if !state.attended && thread::STARTS_ITS_OWN {
             let _ = self.lead(state);
-        } else if !self.lingers(&mut state) {
+        } else if !self.lingers(&mut state) && !mutant::enabled("wal-nudges-nobody") {
             self.call_thread(state);
         }
     }
@@ -363,6 +364,9 @@ impl Core {
             return Next::Nobody;
         }
         if state.attended {
+            if mutant::enabled("wal-leader-calls-nobody") {
+                return Next::Nobody;
+            }
             return match self.end_sleep(state) {
                 true => Next::Thread,
                 false => Next::Nobody,
@@ -415,7 +419,9 @@ impl Core {
         let spare = state.spare.take().unwrap_or_else(|| Batch::new(0));
         let spare = spare.reuse(number, self.most_pending.min(MOST_KEPT));
         let batch = std::mem::replace(&mut state.pending, spare);
-        state.lingers_since = None;
+        if !mutant::enabled("wal-lingers-on-what-was-written") {
+            state.lingers_since = None;
+        }
         let last = state.last();
         state.writing = Some(Writing {
             waiters: batch.waiters,

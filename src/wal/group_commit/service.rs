@@ -91,7 +91,7 @@ impl Core {
 
     /// Whether pending records wait for more of them, and the thread knows.
     pub(super) fn lingers(&self, state: &mut State) -> bool {
-        let is_first = state.lingers_since.is_none();
+        let is_first = state.lingers_since.is_none() && !mutant::enabled("wal-lingers-untold");
         self.may_linger(state) && {
             state.lingers_since.get_or_insert_with(now);
             !is_first
@@ -100,7 +100,8 @@ impl Core {
 
     fn may_linger(&self, state: &State) -> bool {
         let pending = state.pending.bytes.len();
-        !self.linger.is_zero() && pending < LINGERING && !state.pending.is_wanted()
+        let is_wanted = state.pending.is_wanted() && !mutant::enabled("wal-lingers-over-callbacks");
+        !self.linger.is_zero() && pending < LINGERING && !is_wanted
     }
 
     /// How long the thread leaves what is pending alone.
@@ -135,6 +136,9 @@ impl Core {
         let mut state = self.state.lock();
         if let Some(error) = state.poisoned.clone() {
             return Err(error);
+        }
+        if !state.pending.is_wanted() && mutant::enabled("wal-close-forgets-the-deferred") {
+            return Ok(());
         }
         state.pending.sync = true;
         let number = state.pending.number;
@@ -171,7 +175,7 @@ impl Core {
         let thread = state.thread.take();
         let asleep = self.end_sleep(&mut state);
         drop(state);
-        if asleep {
+        if asleep && !mutant::enabled("wal-close-lets-the-thread-sleep") {
             self.bell.wake_one();
         }
         if let (Role::Free(writer), true) = (&role, end.is_ok()) {
