@@ -117,8 +117,9 @@ impl<F: Finalize> FlushPipeline<F> {
             if core.would_wait_for_itself() || core.permits.is_held_here() {
                 return Err(ReserveError::WouldDeadlock);
             }
+            let is_late = deadline.is_some_and(|deadline| now() >= deadline);
             // A moment, before the finalizer is made to wake this thread.
-            if hint::lulls().any(|()| core.permits.available() > 0) {
+            if !is_late && hint::lulls().any(|()| core.permits.available() > 0) {
                 match self.try_reserve(bytes) {
                     Err(ReserveError::WouldBlock) => {}
                     decided => return decided,

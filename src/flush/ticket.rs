@@ -109,6 +109,10 @@ impl<F: Finalize> FlushTicket<F> {
         if core.would_wait_for_itself() {
             return Err(WaitError::WouldDeadlock(Self::new(core, sequence, ticket)));
         }
+        if deadline.is_some_and(|deadline| now() >= deadline) {
+            let halted = core.halted_before(sequence);
+            return Err(Self::new(core, sequence, ticket).still_open(halted));
+        }
         // A moment, before the finalizer is made to wake this thread.
         let ticket = match hint::lulls().any(|()| ticket.is_done()) {
             true => match ticket.try_take() {
@@ -126,7 +130,7 @@ impl<F: Finalize> FlushTicket<F> {
         };
         // The halt may be over by the time that the wait is.
         let seen = Cell::new(None);
-        let waited = ticket.wait_unless(deadline, || {
+        let waited = ticket.sleep_unless(deadline, || {
             seen.set(halted());
             seen.get().is_some()
         });
@@ -137,11 +141,16 @@ impl<F: Finalize> FlushTicket<F> {
             Ok(result) => read(result),
             Err(ticket) => {
                 let ticket = Self::new(Arc::clone(&core), sequence, ticket);
-                Err(match seen.get() {
-                    Some(at) => WaitError::Halted(at, ticket),
-                    None => WaitError::TimedOut(ticket),
-                })
+                Err(ticket.still_open(seen.get()))
             }
+        }
+    }
+
+    /// The time is up, or there is a halt.
+    fn still_open(self, halted: Option<u64>) -> WaitError<F> {
+        match halted {
+            Some(at) => WaitError::Halted(at, self),
+            None => WaitError::TimedOut(self),
         }
     }
 

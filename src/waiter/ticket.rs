@@ -1,22 +1,13 @@
 //! A result that is not there yet: one thread completes it, once, and another waits for it.
 //!
-//! One word says how far it has come, with a bit beside it for "the waiter sleeps":
-//!
-//! | stage | next | by |
-//! |---|---|---|
-//! | `WAITING` | `RUNNING` | [`Completer::begin`] |
-//! | `WAITING` | `CANCELLED` | [`Ticket::cancel`], a deadline |
-//! | `RUNNING` | `DONE` | [`Completer::complete`] |
-//! | `WAITING`, `RUNNING` | `DONE` | the drop of a [`Completer`] |
-//!
-//! Exactly once or not at all: `RUNNING` and `CANCELLED` are both reached from `WAITING` by a
-//! compare-exchange, so one of the two fails, and learns it. Only one thread waits, because waiting
-//! takes the ticket. It sets the bit before it sleeps, and `DONE` is stored by a swap that returns
-//! the bit: either the swap sees it and wakes, or the waiter's compare-exchange fails and it looks
-//! again. The result itself is handed over under a lock, before `DONE`.
+//! | part | holds |
+//! |---|---|
+//! | `slot` | what the two ends share, and why nobody sleeps past a result |
+//! | `call` | who has the waiter look around |
 
 #[cfg(feature = "flush")]
 mod call;
+mod slot;
 
 #[cfg(feature = "flush")]
 pub(crate) use call::{Nudger, Sleeper};
@@ -27,29 +18,13 @@ use std::os::fd::BorrowedFd;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::Duration;
 
-use crate::sync::Arc;
-use crate::sync::atomic::Ordering;
-use crate::sync::futex::{Futex, Wait};
-use crate::sync::hint;
-use crate::sync::lock::Mutex;
-use crate::sync::mutant;
 use crate::sync::time::{Instant, now};
+use crate::sync::{Arc, mutant};
 
 use super::callback::Callback;
-use super::event::Event;
 use super::panic::Panic;
 use super::pending::{Delivery, Pending};
-
-const WAITING: u32 = 0;
-const RUNNING: u32 = 1;
-const DONE: u32 = 2;
-const CANCELLED: u32 = 3;
-const STAGE: u32 = 3;
-/// The waiter sleeps, or is about to.
-const ASLEEP: u32 = 4;
-#[cfg(feature = "flush")]
-/// Added by each nudge, so that a sleep on what was there before ends.
-const NUDGE: u32 = 8;
+use slot::{CANCELLED, Outcome, RUNNING, Slot};
 
 /// Why there is no result.
 ///
@@ -93,20 +68,6 @@ impl From<Panic> for TicketError {
     }
 }
 
-struct Slot<T> {
-    word: Futex,
-    result: Mutex<Outcome<T>>,
-    event: Event,
-}
-
-enum Outcome<T> {
-    /// It is not there yet, or has been taken.
-    None,
-    Ready(Result<T, TicketError>),
-    /// It goes to this, once it is there.
-    For(Box<dyn FnOnce(Result<T, TicketError>) + Send>),
-}
-
 /// Makes the two ends of a result that is not there yet.
 ///
 /// For queues of work: the [`Completer`] goes with the work, the [`Ticket`] to whoever asked for
@@ -125,11 +86,7 @@ enum Outcome<T> {
 /// # thread.join().unwrap();
 /// ```
 pub fn ticket<T>() -> (Completer<T>, Ticket<T>) {
-    let slot = Arc::new(Slot {
-        word: Futex::new(WAITING),
-        result: Mutex::new(Outcome::None),
-        event: Event::new(),
-    });
+    let slot = Arc::new(Slot::new());
     let completer = Completer {
         slot: Some(Arc::clone(&slot)),
     };
@@ -138,111 +95,6 @@ pub fn ticket<T>() -> (Completer<T>, Ticket<T>) {
         withdraw: None,
     };
     (completer, ticket)
-}
-
-impl<T> Slot<T> {
-    fn is_done(&self) -> bool {
-        self.word.load(Ordering::Acquire) & STAGE == DONE
-    }
-
-    /// Leaves `WAITING` for `stage`; the bit beside it stays. `false`: it has been left before.
-    fn leave_waiting(&self, stage: u32) -> bool {
-        let mut word = self.word.load(Ordering::Relaxed);
-        while word & STAGE == WAITING {
-            let next = (word & !STAGE) | stage;
-            match self
-                .word
-                .compare_exchange(word, next, Ordering::AcqRel, Ordering::Relaxed)
-            {
-                Ok(_) => return true,
-                Err(found) => word = found,
-            }
-        }
-        false
-    }
-
-    /// Hands the result over. `true`: the waiter sleeps, and is to be woken.
-    fn finish(&self, result: Result<T, TicketError>) -> bool {
-        let called = {
-            let mut outcome = self.result.lock();
-            match std::mem::replace(&mut *outcome, Outcome::None) {
-                Outcome::For(deliver) => Some((deliver, result)),
-                Outcome::None | Outcome::Ready(_) => {
-                    *outcome = Outcome::Ready(result);
-                    None
-                }
-            }
-        };
-        let before = self.word.swap(DONE, Ordering::AcqRel);
-        self.event.announce(|| self.is_done());
-        if let Some((deliver, result)) = called {
-            deliver(result);
-        }
-        before & ASLEEP != 0 && !mutant::enabled("ticket-wakes-nobody")
-    }
-
-    fn finish_and_wake(&self, result: Result<T, TicketError>) {
-        if self.finish(result) {
-            self.word.wake_one();
-        }
-    }
-
-    /// Sleeps until the result is there. `false`: the deadline came first.
-    fn park(&self, deadline: Option<Instant>) -> bool {
-        self.park_unless(deadline, || false)
-    }
-
-    /// As `park`; `false` also when `is_over`, which is asked again after each nudge.
-    fn park_unless(&self, deadline: Option<Instant>, is_over: impl Fn() -> bool) -> bool {
-        for () in hint::spins(false) {
-            if self.is_done() {
-                return true;
-            }
-            hint::spin_loop();
-        }
-        loop {
-            let word = self.word.load(Ordering::Acquire);
-            if word & STAGE == DONE {
-                return true;
-            }
-            if is_over() {
-                return false;
-            }
-            let asleep = word | ASLEEP;
-            let is_set = word == asleep || mutant::enabled("ticket-sleeps-unannounced");
-            if !is_set
-                && self
-                    .word
-                    .compare_exchange(word, asleep, Ordering::Relaxed, Ordering::Relaxed)
-                    .is_err()
-            {
-                continue;
-            }
-            let expected = if is_set { word } else { asleep };
-            if self.word.wait(expected, deadline) == Wait::TimedOut {
-                return self.is_done();
-            }
-        }
-    }
-
-    /// Has the waiter, if it sleeps, look around.
-    #[cfg(feature = "flush")]
-    fn nudge(&self) {
-        let before = self.word.fetch_add(NUDGE, Ordering::AcqRel);
-        if before & ASLEEP != 0 {
-            self.word.wake_one();
-        }
-    }
-
-    /// After `DONE`, for the one who waits.
-    fn take(&self) -> Result<T, TicketError> {
-        match std::mem::replace(&mut *self.result.lock(), Outcome::None) {
-            Outcome::Ready(result) => result,
-            Outcome::None | Outcome::For(_) => {
-                unreachable!("stored before it was done, and taken once")
-            }
-        }
-    }
 }
 
 /// The end that does the work, and says what came of it. Dropping it undone tells the other end
@@ -268,7 +120,7 @@ impl<T> Completer<T> {
     pub fn begin(&mut self) -> bool {
         self.slot.as_ref().is_some_and(|slot| {
             slot.leave_waiting(RUNNING)
-                || slot.word.load(Ordering::Relaxed) & STAGE == RUNNING
+                || slot.is_running()
                 || mutant::enabled("ticket-runs-cancelled")
         })
     }
@@ -441,15 +293,15 @@ impl<T> Ticket<T> {
         Some(self.slot.take())
     }
 
-    /// As [`wait_deadline`](Self::wait_deadline), but gives up when `is_over`, which is asked again
-    /// after each [`nudge`](Nudger::nudge).
+    /// As [`wait_deadline`](Self::wait_deadline), but sleeps at once, and gives up when `is_over`, which is
+    /// asked again after each [`nudge`](Nudger::nudge).
     #[cfg(feature = "flush")]
-    pub(crate) fn wait_unless(
+    pub(crate) fn sleep_unless(
         self,
         deadline: Option<Instant>,
         is_over: impl Fn() -> bool,
     ) -> Result<Result<T, TicketError>, Self> {
-        if self.slot.park_unless(deadline, is_over) {
+        if self.slot.sleep_unless(deadline, is_over) {
             Ok(self.slot.take())
         } else {
             Err(self)

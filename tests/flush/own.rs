@@ -402,3 +402,31 @@ fn a_stream_in_which_another_pipeline_s_stream_runs_would_wait_for_itself() {
     });
     ticket.wait().unwrap();
 }
+
+#[test]
+fn a_deadline_that_has_passed_takes_what_is_there_and_names_a_halt() {
+    let (flush, _) = scripted(
+        |builder| builder,
+        |_, item| match *item {
+            10 => Err("no".to_owned()),
+            _ => Ok(()),
+        },
+    );
+    let gate = Gate::new();
+    let past = std::time::Instant::now();
+    let held = submit(&flush, 10, gate.stream());
+    let Err(WaitError::TimedOut(held)) = held.wait_deadline(past) else {
+        panic!("its stream is held up");
+    };
+    gate.open();
+    let Err(WaitError::Halted(0, held)) = held.wait() else {
+        panic!("it is halted");
+    };
+    let Err(WaitError::Halted(0, _)) = held.wait_deadline(past) else {
+        panic!("it is halted");
+    };
+    let (flush, _) = pipeline(|builder| builder);
+    let done = submit(&flush, 11, copy);
+    flush.drain().unwrap();
+    assert_eq!(done.wait_deadline(past).unwrap(), 11);
+}

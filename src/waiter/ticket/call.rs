@@ -1,6 +1,6 @@
 //! What calls the one who waits for a ticket.
 
-use super::Slot;
+use super::slot::Slot;
 use crate::sync::Arc;
 
 /// Has whoever waits for a ticket look around.
