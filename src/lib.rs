@@ -1,28 +1,59 @@
 //! Leak-proof coordination for servers made of threads: permits, per-key latches, read-modify-write,
 //! ordered flushes, a log.
 //!
-//! No async runtime. Guards release what they hold, a thread's end releases what its guards leaked,
-//! a time-out means that it did not happen, and waiting is a futex, a callback or a descriptor.
+//! There is no async runtime. A guard releases what it holds, and the end of a thread releases what
+//! the thread's guards leaked. A call that times out has not happened and will not. Waiting is a
+//! futex, a callback or a file descriptor.
 //!
-//! | module | holds | reach for it when |
+//! | module | holds | use it when |
 //! |---|---|---|
-//! | [`semaphore`] | [`Semaphore`] | so much of something may go on at once |
-//! | [`semaphore::shared`] | [`SharedSemaphore`] | the same among processes, and one of them may be killed |
-//! | [`latch`] | [`LatchTable`] | one at a time for each key |
-//! | [`rmw`] | [`Rmw`] | values are counted, appended to, replaced by key |
+//! | [`semaphore`] | [`Semaphore`] | only so much of something may go on at once |
+//! | [`semaphore::shared`] | [`SharedSemaphore`] | the same among processes, which may be killed |
+//! | [`latch`] | [`LatchTable`] | only one thread at a time may work on a key |
+//! | [`rmw`] | [`Rmw`] | values are counted, appended to or replaced by key |
 //! | [`flush`] | [`FlushPipeline`] | state is written out in parallel and must become visible in order |
-//! | [`wal`] | [`Wal`] | what is acknowledged must survive a crash |
-//! | [`fs`] | file systems | that survival is to be tested: recorded, failed, cut off |
-//! | [`holder`] | [`holder::scope`] | threads of a pool must not keep what a job leaked |
+//! | [`wal`] | [`Wal`] | what was acknowledged must survive a crash |
+//! | [`fs`] | file systems | you test that survival: they record calls, fail, and crash |
+//! | [`worker`] | [`Worker`] | one thread has to do something, one message at a time |
+//! | [`holder`] | [`holder::scope`] | a thread of a pool must not keep what a job leaked |
 //! | [`sweeper`] | [`Sweeper`] | several components should share one thread for periodic work |
-//! | [`wal`] | [`Wal`] | what happened must be there after a crash |
-//! | [`worker`] | [`Worker`] | something must be done by one thread, one message at a time |
 //!
 //! Under `--cfg latchwork_loom` with the feature `loom` there is also `model`, for models of your
 //! own code over these types.
 //!
-//! The threads of the library (`lw-dispatch`, `lw-sweep`, `lw-rmw-0`) start when they are first needed and do
-//! not survive a `fork`: fork before, or `exec` after.
+//! # Names
+//!
+//! A call that may wait comes in several forms. The name says which:
+//!
+//! | form | means |
+//! |---|---|
+//! | `acquire`, `latch`, `append`, ... | waits for as long as it takes |
+//! | `try_` | does not wait |
+//! | `_timeout` | waits up to a [`Duration`](std::time::Duration); zero tries once |
+//! | `_deadline` | waits until an [`Instant`](std::time::Instant) |
+//! | `_with` | does not wait: a callback gets the result, for event loops |
+//! | `_many` | takes several at once |
+//!
+//! Most components are handles: a clone refers to the same state. [`Wal`], [`Worker`] and
+//! [`RmwCoordinator`](rmw::RmwCoordinator) are not; share them in an [`Arc`](std::sync::Arc). The
+//! method `stats` reads counters and gauges.
+//!
+//! # Threads
+//!
+//! The library's threads start when they are first needed; those of a [`FlushPipeline`] start with
+//! it.
+//!
+//! | thread | does |
+//! |---|---|
+//! | `lw-dispatch` | calls `on_leak` and `on_expire` handlers, and callbacks that no other thread can call; one a process |
+//! | `lw-sweep` | runs the jobs of a [`Sweeper`] |
+//! | `lw-latch` | runs operations that were submitted to a [`LatchTable`] |
+//! | `lw-rmw-0`, ... | execute commands of an [`RmwCoordinator`](rmw::RmwCoordinator) |
+//! | `lw-stream-0`, ..., `lw-finalize` | run the streams and the finalizer of a [`FlushPipeline`] |
+//! | `lw-wal` | writes records of a [`Wal`] that no thread waits for |
+//! | `lw-lifeline` | lets other processes learn of this one's end, and serves callbacks, for [`SharedSemaphore`]s |
+//!
+//! None of them survives a `fork`: fork before you build components, or `exec` afterwards.
 
 #[cfg(all(latchwork_loom, not(feature = "loom")))]
 compile_error!(

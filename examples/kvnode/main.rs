@@ -10,7 +10,7 @@
 //! | main | accepts, hands connections out, waits for the signal to stop | `listener` |
 //! | `kvnode-io-<i>` | an epoll loop over many connections; commands run inline | `io_thread`, `connection` |
 //! | `lw-sweep` | removes expired keys; sleeps while there are none | latchwork |
-//! | `lw-wal`, `lw-flush-<i>`, `kvnode-storage` | write the log and the files of `--data` | `storage` |
+//! | `lw-wal`, `lw-stream-<i>`, `lw-finalize`, `kvnode-storage` | write the log and the files of `--data` | `storage` |
 //! | `lw-dispatch` | tells blocked clients what no other thread could tell them | latchwork |
 //!
 //! From bytes to bytes: `request` (parser) → `commands` (one table, one function a command) →
