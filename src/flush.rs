@@ -1,10 +1,16 @@
 //! Work in parallel, finalize in order.
 //!
-//! A [`FlushPipeline`] takes flushes through four phases: a **reservation** bounds how many are in
-//! flight; **rotate** takes what is to be flushed out of the live state, under the caller's lock, and
-//! numbers it; **streams** write it out, many at a time; the **finalizer** takes what is done, strictly
-//! in the order of the numbers, on one thread. The order is that of a group of memtables and their
-//! manifest, of uploads and their index, of any log that is compacted in the background.
+//! A [`FlushPipeline`] takes each flush through four phases:
+//!
+//! 1. A **reservation** bounds how many flushes are in flight, and so gives back-pressure.
+//! 2. **Rotate** takes what is to be flushed out of the live state, under the caller's lock, and
+//!    gives it a number.
+//! 3. A **stream** writes it out. Many streams run at a time.
+//! 4. The **finalizer** makes it visible. It runs on one thread, strictly in the order of the
+//!    numbers.
+//!
+//! Use it for memtables and their manifest, for uploads and their index, or for any log that is
+//! compacted in the background.
 //!
 //! | part | holds |
 //! |---|---|
@@ -15,8 +21,8 @@
 //! | `serve` | the finalizer's turn: batches, failures, halts |
 //! | `shutdown` | the end, and what was left |
 //!
-//! No gap can arise: a guard carries number, permit and pending count from rotate to completion, and
-//! dropping it anywhere, a panic included, completes the flush as abandoned.
+//! No number is lost: a guard carries number, permit and pending count from rotate to completion.
+//! Dropping it, also in a panic, completes the flush as abandoned.
 
 mod builder;
 mod core;
@@ -66,8 +72,8 @@ use crate::waiter::Bell;
 
 /// Flushes that stream in parallel and are finalized in order.
 ///
-/// A handle: clones are of the same pipeline. Reserve before any lock, rotate under the lock that
-/// guards what is flushed, submit outside it.
+/// A handle: clones refer to the same pipeline. Reserve before you take any lock, rotate under the
+/// lock that guards what is flushed, and submit outside it.
 ///
 /// ```
 /// use std::sync::Mutex;
@@ -95,9 +101,9 @@ use crate::waiter::Bell;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Dropping the last handle closes the pipeline and waits for what was rotated to be finalized, as
-/// [`Shutdown::DrainAll`] does, unless it is dropped by one of its own threads, which nobody can wait
-/// for. A process that forks leaves the threads behind: in the child nothing is finalized.
+/// Dropping the last handle closes the pipeline and waits until what was rotated is finalized, as
+/// [`Shutdown::DrainAll`] does. On one of the pipeline's own threads it does not wait. A process
+/// that forks leaves the threads behind: in the child nothing is finalized.
 pub struct FlushPipeline<F: Finalize> {
     owner: Arc<Owner<F>>,
 }
@@ -116,7 +122,7 @@ struct Owner<F: Finalize> {
     linked: Linked<F>,
 }
 
-/// Stands for a finalizer where there is none yet.
+/// Stands for the finalizer in [`FlushPipeline::builder`], which does not know its type yet.
 #[derive(Debug)]
 pub enum NoFinalizer {}
 
@@ -136,7 +142,7 @@ impl Finalize for NoFinalizer {
 }
 
 impl FlushPipeline<NoFinalizer> {
-    /// Starts the description of a pipeline. See [`Builder`].
+    /// Starts a [`Builder`] of a pipeline with this name.
     pub fn builder(name: impl Into<String>) -> Builder<()> {
         Builder::new(name)
     }
@@ -245,7 +251,7 @@ impl<F: Finalize> FlushPipeline<F> {
         self.core().options.max_in_flight
     }
 
-    /// How many flushes have a number and are not finalized or skipped.
+    /// How many flushes have been rotated and are not finalized or skipped yet.
     pub fn pending(&self) -> u64 {
         let core = self.core();
         // In this order: a flush that is finalized in between is counted rather than missed.
@@ -253,42 +259,42 @@ impl<F: Finalize> FlushPipeline<F> {
         core.next().saturating_sub(mark)
     }
 
-    /// The number that the next flush gets: all that were rotated are below.
+    /// The number that the next flush gets. All that were rotated have lower ones.
     pub fn next_sequence(&self) -> u64 {
         self.core().next()
     }
 
-    /// Every flush below this number has been finalized, or skipped.
+    /// All flushes below this number have been finalized or skipped.
     pub fn watermark(&self) -> u64 {
         self.core().watermark()
     }
 
-    /// Every flush below this number has been finalized. It stays at the first one that was skipped:
-    /// what that held is nowhere, so a log of it must be kept.
+    /// All flushes below this number have been finalized, and none of them was skipped: a log need
+    /// not keep what they held.
     pub fn durable_watermark(&self) -> u64 {
         self.core().durable.load(Ordering::Acquire)
     }
 
-    /// The flush at which the pipeline has halted.
+    /// The flush at which the pipeline has halted; `None` if it has not.
     pub fn halted(&self) -> Option<u64> {
         self.core().halted()
     }
 
-    /// Ends a halt. The flush that it was for is tried again: streamed anew if its stream failed,
-    /// finalized anew if the finalizer did. What cannot be tried again is skipped: a flush that was
-    /// abandoned, or took too long. Who waits from now on learns of a new halt only. `false`: the pipeline
-    /// is not halted.
+    /// Ends a halt. The flush that caused it is tried again: its stream if that failed, else the
+    /// finalizer. A flush that was abandoned, or whose stream took too long, cannot be tried again
+    /// and is skipped. Calls that wait from now on return on a new halt only. `false`: the pipeline
+    /// was not halted.
     pub fn resume(&self) -> bool {
         self.core().resume()
     }
 
-    /// Has no more flushes be reserved: who tries, or waits to, gets [`ReserveError::Closed`]. What was
-    /// reserved before can be rotated and goes through.
+    /// Refuses reservations from now on, also those that wait, with [`ReserveError::Closed`]. What
+    /// was reserved before can still be rotated, and is finalized.
     pub fn close(&self) {
         self.core().close();
     }
 
-    /// Whether it has been closed.
+    /// Whether [`close`](Self::close) or [`shutdown`](Self::shutdown) has been called.
     pub fn is_closed(&self) -> bool {
         self.core().is_closed()
     }
@@ -307,8 +313,8 @@ impl<F: Finalize> FlushPipeline<F> {
         self.owner.shutdown(how)
     }
 
-    /// Runs the finalizer on what is complete, on the calling thread, until nothing is: for models,
-    /// where no threads are started. Returns how often it had something to do.
+    /// Runs the finalizer on the calling thread until nothing is complete, and returns how often it
+    /// had something to do. For models, where no threads are started.
     pub fn run_finalizer(&self) -> usize {
         let core = self.core();
         core.serving(|| {
@@ -319,8 +325,11 @@ impl<F: Finalize> FlushPipeline<F> {
         })
     }
 
-    /// Serves the finalizer on the calling thread until the shutdown: for models, where no threads are
-    /// started. `false`, at once: another thread does.
+    /// Runs the finalizer on the calling thread until the shutdown. Returns `false` at once if
+    /// another thread does. For models, where no threads are started.
+    ///
+    /// # Blocking
+    /// Until the [`shutdown`](Self::shutdown).
     pub fn serve_finalizer(&self) -> bool {
         let core = Arc::clone(self.core());
         {
@@ -337,8 +346,12 @@ impl<F: Finalize> FlushPipeline<F> {
         true
     }
 
-    /// Serves streams on the calling thread until the shutdown, in place of a streamer: for models, where
-    /// no threads are started. `false`, at once: there are as many as there are to be.
+    /// Runs streams on the calling thread until the shutdown, in place of a streamer. Returns
+    /// `false` at once if there are as many [`streamers`](Builder::streamers) as the builder was
+    /// told. For models, where no threads are started.
+    ///
+    /// # Blocking
+    /// Until the [`shutdown`](Self::shutdown).
     pub fn serve_streams(&self) -> bool {
         let core = Arc::clone(self.core());
         let Some(index) = core.queue.attend(core.options.streamers) else {
@@ -349,7 +362,8 @@ impl<F: Finalize> FlushPipeline<F> {
         true
     }
 
-    /// Runs the oldest stream that waits for a streamer on the calling thread. `false`: none does.
+    /// Runs the oldest stream that waits for a streamer, on the calling thread. Returns `false` if
+    /// none does.
     pub fn run_stream(&self) -> bool {
         stream::run_one(self.core())
     }

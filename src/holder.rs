@@ -20,8 +20,8 @@
 //! [`std::thread::scope`] may return before thread-local destructors, and so before reclaim, have
 //! run.
 //!
-//! A thread's first claim registers it, which panics if the process has used up its pthread keys (1,024
-//! with glibc; the library takes one).
+//! A thread's first claim registers it, which panics if the process has used up its pthread keys
+//! (1,024 with glibc; the library takes one).
 
 pub(crate) mod anchor;
 pub(crate) mod bound;

@@ -348,10 +348,11 @@ impl<K: ?Sized> LatchTable<K> {
 
     /// Asks for the latch of `key` without waiting for it: `f` is called with it once it is there.
     ///
-    /// For event loops. `f` runs at once on this thread, or on the one that makes the latch come
-    /// free, by releasing it above all, or on the library's own where that one cannot; outside all
-    /// locks, and a panic in it is caught. It must not wait: others that come due on its thread are
-    /// called when it has returned. Dropping the [`Pending`] cancels.
+    /// For event loops. `f` runs at once on this thread if the latch is free, else later on the
+    /// thread that releases it, or on the library's own (`lw-dispatch`), as when that thread is
+    /// ending. It runs outside all locks, and a panic in it is caught. It must not wait: other
+    /// callbacks on the same thread are called when it has returned. Dropping the [`Pending`]
+    /// cancels.
     ///
     /// ```
     /// use latchwork::LatchTable;

@@ -1,5 +1,5 @@
-//! Leak-proof coordination for servers made of threads: permits, per-key latches, read-modify-write,
-//! ordered flushes, a log.
+//! Leak-proof coordination for servers made of threads: permits, per-key latches,
+//! read-modify-write, ordered flushes, a log.
 //!
 //! There is no async runtime. A guard releases what it holds, and the end of a thread releases what
 //! the thread's guards leaked. A call that times out has not happened and will not. Waiting is a

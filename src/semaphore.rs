@@ -106,8 +106,7 @@ impl Semaphore {
     ///
     /// # Blocking
     ///
-    /// For as long as it takes. A thread that waits for permits of which it holds the last itself
-    /// waits for ever.
+    /// For as long as it takes. A thread that itself holds the permit it waits for waits for ever.
     #[inline]
     #[track_caller]
     pub fn acquire(&self) -> Result<Permit<'_>, AcquireError> {
@@ -270,10 +269,11 @@ impl Semaphore {
 
     /// Asks for a permit without waiting for it: `f` is called with it once it is there.
     ///
-    /// For event loops. `f` runs at once on this thread, or on the one that makes the permit come
-    /// free, by giving it back above all, or on the library's own where that one cannot; outside all
-    /// locks, and a panic in it is caught. It must not wait: others that come due on its thread are
-    /// called when it has returned. Dropping the [`Pending`] cancels.
+    /// For event loops. `f` runs at once on this thread if a permit is free, else later on the
+    /// thread that gives one back, or on the library's own (`lw-dispatch`), as when that thread is
+    /// ending. It runs outside all locks, and a panic in it is caught. It must not wait: other
+    /// callbacks on the same thread are called when it has returned. Dropping the [`Pending`]
+    /// cancels.
     ///
     /// ```
     /// use latchwork::Semaphore;
@@ -364,8 +364,8 @@ impl Semaphore {
         Ok(f(&permit))
     }
 
-    /// Sets the number of permits. Running ones stay: after a cut, new ones wait until enough have
-    /// come back.
+    /// Sets the number of permits. Permits that are held stay valid: after a cut, requests wait
+    /// until enough have come back.
     ///
     /// # Errors
     ///
@@ -399,7 +399,7 @@ impl Semaphore {
         self.core.counters.waiters.get() as usize
     }
 
-    /// Refuses everybody who waits, and everybody who asks from now on. Permits that run finish.
+    /// Refuses all requests that wait, and all later ones. Permits that are held stay valid.
     pub fn close(&self) {
         self.core.close();
     }

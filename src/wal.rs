@@ -1,28 +1,33 @@
-//! A write-ahead log: checksummed records, one order, one write and one sync for all who append at
-//! once.
+//! A write-ahead log: checksummed records in one order. All threads that append at the same time
+//! share one write and one sync (group commit).
 //!
-//! | module | noun |
+//! Use a [`Wal`] where what was acknowledged must survive a crash. [`Durability`] says what an
+//! append promises. Old records go with a [`Snapshot`], or with [`rotate`](Wal::rotate) and
+//! [`release`](Wal::release) when the caller has their contents elsewhere.
+//!
+//! | module | holds |
 //! |---|---|
 //! | `record` | a record as bytes |
 //! | `segment` | a file of the log |
 //! | `batch` | the records that are written together |
 //! | `writer` | the leader's hands on the files, and what each failure means |
 //! | `group_commit` | who leads, who waits, and for what |
-//! | `recover` | from the files to a log that can go on |
-//! | `defer` | records that one call of the log's thread is for |
-//! | `told` | who is told what became of a group |
-//! | `release` | old records go |
-//! | `snapshot` | the state so far in one file, so that old records can go |
+//! | `recover` | the way from the files to a log that can go on |
+//! | `defer` | records for which the log's thread is woken once |
+//! | `told` | the callbacks that learn what became of a group |
+//! | `release` | the removal of old records |
+//! | `snapshot` | the state so far in one file, so that old records can be removed |
 //!
 //! What is promised, and why it holds:
 //!
-//! * An acknowledged record survives. It was synced before ([`Durability::Sync`]), in a segment whose
-//!   header and name had been synced before that.
+//! * An acknowledged record survives. It was synced before ([`Durability::Sync`]), in a segment
+//!   whose header and name had been synced before that.
 //! * A record is delivered whole or not at all: its CRC covers it and its place.
-//! * A power cut is no error. What it leaves behind the last synced record is cut off, whatever
-//!   mixture that is; a bad record is refused only if a later one, or a later segment, shows that it
-//!   had been synced. See `recover`.
-//! * An error means that the record is not in the log; except [`AppendError::InDoubt`], which says so.
+//! * A power cut is not an error. What it leaves behind the last synced record is cut off. Opening
+//!   fails for a bad record only if a later one, or a later segment, shows that it had been synced.
+//!   See `recover`.
+//! * An error means that the record is not in the log; except [`AppendError::InDoubt`], which says
+//!   so.
 //! * After a failed sync nothing is written to that file any more. [Opening](Wal::builder) the log
 //!   again copies what is not known to be synced into a new one.
 
@@ -63,8 +68,9 @@ use group_commit::{Core, Patience, Tell};
 /// A log that records are appended to, and that gives them back after a crash.
 ///
 /// Use it for what must not be lost: a store's changes before they are applied, a queue's messages
-/// before they are confirmed. All appends of the moment share one write and one sync, led by one of
-/// the threads that append; no other thread is involved.
+/// before they are confirmed. Appends of the same moment share one write and one sync, which one of
+/// the appending threads does for all. The log's own thread (`lw-wal`) writes what no thread waits
+/// for.
 ///
 /// ```
 /// # let dir = std::env::temp_dir().join(format!("latchwork-wal-{}", std::process::id()));
@@ -92,8 +98,8 @@ use group_commit::{Core, Patience, Tell};
 /// ```
 ///
 /// Dropping it [closes](Self::close) it. A process that forks keeps the log: in the child every
-/// append is refused with [`Closed`](AppendError::Closed), and the drop does nothing; while the child
-/// lives, it shares the lock.
+/// append is refused with [`Closed`](AppendError::Closed), and the drop does nothing; while the
+/// child lives, it shares the lock.
 pub struct Wal {
     core: Arc<Core>,
     fs: unmodelled::Arc<dyn Fs>,
@@ -145,8 +151,8 @@ impl Wal {
         &self.core.dir
     }
 
-    /// Appends a record, waits until it is as durable as the log [promises](Durability), and returns
-    /// its place.
+    /// Appends a record, waits until it is as durable as the log [promises](Durability), and
+    /// returns its place.
     ///
     /// ```
     /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
@@ -171,7 +177,7 @@ impl Wal {
         self.core.append(body, Patience::Endless)
     }
 
-    /// The same, but not longer than `timeout`.
+    /// As [`append`](Self::append), but waits no longer than `timeout`.
     ///
     /// ```
     /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
@@ -191,7 +197,7 @@ impl Wal {
         self.core.append(body, Patience::timeout(timeout))
     }
 
-    /// The same, but not past `deadline`.
+    /// As [`append`](Self::append), but does not wait past `deadline`.
     ///
     /// ```
     /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
@@ -206,13 +212,15 @@ impl Wal {
     /// As [`append_timeout`](Self::append_timeout).
     ///
     /// # Blocking
-    /// Until `deadline`, unless this thread leads: then until its group has been written and synced.
+    /// Until `deadline`, unless this thread leads: then until its group has been written and
+    /// synced.
     pub fn append_deadline(&self, body: &[u8], deadline: Instant) -> Result<Lsn, AppendError> {
         self.core.append(body, Patience::Until(deadline))
     }
 
-    /// Appends a record and has `f` called with the outcome, once, by whoever leads its group, or at
-    /// once by the calling thread when the record is refused. For event loops.
+    /// Appends a record and calls `f` once with the outcome: at once on this thread if the record
+    /// is refused, else later on the thread that writes its group. For event loops. `f` must not
+    /// wait. It cannot be cancelled.
     ///
     /// ```
     /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
@@ -225,10 +233,12 @@ impl Wal {
     /// ```
     ///
     /// # Errors
-    /// `f` gets what [`append`](Self::append) returns; [`Full`](AppendError::Full) instead of a wait.
+    /// `f` gets what [`append`](Self::append) returns; [`Full`](AppendError::Full) instead of a
+    /// wait.
     ///
     /// # Blocking
-    /// Not; but where the system refuses the log's thread, the calling thread leads.
+    /// It does not block, unless the system refuses the log's thread: then the calling thread
+    /// writes and syncs the group.
     pub fn append_with(
         &self,
         body: &[u8],
@@ -240,11 +250,11 @@ impl Wal {
         }
     }
 
-    /// Gives a record its place and returns at once. It is written with the next group, or by the
-    /// log's thread (`lw-wal`) when nobody waits.
+    /// Gives a record its place and returns at once, before it is written. It goes with the next
+    /// group; if no thread appends one, the log's thread (`lw-wal`) writes it.
     ///
-    /// When a write fails for want of space, enqueued records stay in line; they are written when the
-    /// log [goes on](Self::resume).
+    /// When a write fails for want of space, enqueued records stay in line; they are written when
+    /// the log [goes on](Self::resume).
     ///
     /// ```
     /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
@@ -256,8 +266,9 @@ impl Wal {
     /// ```
     ///
     /// # Errors
-    /// The record was not taken: [`Closed`](AppendError::Closed), [`TooLarge`](AppendError::TooLarge),
-    /// [`Poisoned`](AppendError::Poisoned), or the reason why the last group could not be written.
+    /// The record was not taken: [`Closed`](AppendError::Closed),
+    /// [`TooLarge`](AppendError::TooLarge), [`Poisoned`](AppendError::Poisoned), or the reason why
+    /// the last group could not be written.
     ///
     /// # Blocking
     /// While too much [waits](Builder::max_pending_bytes) to be written.
@@ -265,7 +276,7 @@ impl Wal {
         self.enqueue_patiently(body, Patience::Endless)
     }
 
-    /// The same, but does not wait.
+    /// As [`enqueue`](Self::enqueue), but does not wait for room.
     ///
     /// ```
     /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
@@ -276,12 +287,12 @@ impl Wal {
     /// ```
     ///
     /// # Errors
-    /// As [`enqueue`](Self::enqueue); [`Full`](AppendError::Full).
+    /// As [`enqueue`](Self::enqueue), and [`Full`](AppendError::Full).
     pub fn try_enqueue(&self, body: &[u8]) -> Result<Lsn, AppendError> {
         self.enqueue_patiently(body, Patience::None)
     }
 
-    /// The same, but waits up to `timeout`.
+    /// As [`enqueue`](Self::enqueue), but waits for room no longer than `timeout`.
     ///
     /// ```
     /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
@@ -292,7 +303,7 @@ impl Wal {
     /// ```
     ///
     /// # Errors
-    /// As [`enqueue`](Self::enqueue); [`TimedOut`](AppendError::TimedOut).
+    /// As [`enqueue`](Self::enqueue), and [`TimedOut`](AppendError::TimedOut).
     ///
     /// # Blocking
     /// Up to `timeout`.
@@ -300,7 +311,7 @@ impl Wal {
         self.enqueue_patiently(body, Patience::timeout(timeout))
     }
 
-    /// The same, but waits up to `deadline`.
+    /// As [`enqueue`](Self::enqueue), but does not wait for room past `deadline`.
     ///
     /// ```
     /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
@@ -324,8 +335,8 @@ impl Wal {
         Core::enqueue(&self.core, body, Tell::Nobody, patience).map_err(|(error, _)| error)
     }
 
-    /// Waits until every record up to `lsn` is synced; where the log would not sync by itself now, it
-    /// does.
+    /// Waits until every record up to `lsn` is synced. It syncs at once, whatever the log's
+    /// [`Durability`].
     ///
     /// ```
     /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
@@ -338,8 +349,9 @@ impl Wal {
     /// ```
     ///
     /// # Errors
-    /// [`Unassigned`](AppendError::Unassigned) for a place that no record has; the reason why the
-    /// records could not be synced. Of enqueued records that stay in line this may be told, too.
+    /// [`Unassigned`](AppendError::Unassigned) for a place that no record has; otherwise why the
+    /// records could not be synced. Enqueued records may stay in line nevertheless, and be written
+    /// later.
     ///
     /// # Blocking
     /// Until the sync has been done.
@@ -347,7 +359,7 @@ impl Wal {
         self.core.wait_durable(Some(lsn), Patience::Endless)
     }
 
-    /// The same, but not longer than `timeout`.
+    /// As [`wait_durable`](Self::wait_durable), but waits no longer than `timeout`.
     ///
     /// ```
     /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
@@ -359,17 +371,17 @@ impl Wal {
     /// ```
     ///
     /// # Errors
-    /// As [`wait_durable`](Self::wait_durable); [`TimedOut`](AppendError::TimedOut), which says nothing
-    /// about the records.
+    /// As [`wait_durable`](Self::wait_durable); [`TimedOut`](AppendError::TimedOut), which says
+    /// nothing about the records.
     ///
     /// # Blocking
-    /// Up to `timeout`, unless this thread leads.
+    /// Up to `timeout`, unless this thread leads: then until the sync has been done.
     pub fn wait_durable_timeout(&self, lsn: Lsn, timeout: Duration) -> Result<(), AppendError> {
         self.core
             .wait_durable(Some(lsn), Patience::timeout(timeout))
     }
 
-    /// The same, but not past `deadline`.
+    /// As [`wait_durable`](Self::wait_durable), but does not wait past `deadline`.
     ///
     /// ```
     /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
@@ -384,12 +396,12 @@ impl Wal {
     /// As [`wait_durable_timeout`](Self::wait_durable_timeout).
     ///
     /// # Blocking
-    /// Until `deadline`, unless this thread leads.
+    /// Until `deadline`, unless this thread leads: then until the sync has been done.
     pub fn wait_durable_deadline(&self, lsn: Lsn, deadline: Instant) -> Result<(), AppendError> {
         self.core.wait_durable(Some(lsn), Patience::Until(deadline))
     }
 
-    /// How many bytes wait to be written, those of the group that is being written left out.
+    /// How many bytes wait to be written, without those of the group that is being written.
     ///
     /// ```
     /// # use latchwork::{fs::MemoryFs, wal::Wal};
@@ -472,8 +484,8 @@ impl Wal {
         resumed.map_err(|error| error.into_wal_error(&self.core.dir))
     }
 
-    /// Writes and syncs everything that is pending, whatever the log's durability, and lets go of the
-    /// files. A second call returns what the first did.
+    /// Writes and syncs everything that is pending, whatever the log's durability, and lets go of
+    /// the files. A second call returns what the first did.
     ///
     /// In a callback of this log it does not wait for the log's thread.
     ///
@@ -495,9 +507,9 @@ impl Wal {
         self.core.close()
     }
 
-    /// Does on the calling thread what `lw-wal` would, until the log is closed: for a thread with a
-    /// priority or an affinity, and for models, where no thread is started. `false`, at once:
-    /// another thread does.
+    /// Does on the calling thread what `lw-wal` would, until the log is closed. Returns `false` at
+    /// once if another thread does. For a thread with a priority or an affinity, and for models,
+    /// where no thread is started.
     ///
     /// ```
     /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};

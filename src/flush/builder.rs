@@ -26,25 +26,25 @@ pub const MOST_IN_FLIGHT: usize = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnFailure {
-    /// Stop at it: whoever waits is told, younger flushes are kept, and
-    /// [`resume`](FlushPipeline::resume) goes on from it. For what must not have a gap, on a disk that
-    /// has space again later.
+    /// Stop at it. Whoever waits gets an error, later flushes are kept, and
+    /// [`resume`](FlushPipeline::resume) goes on from it. For what must not have a gap, and for
+    /// failures that pass, as a full disk.
     Halt,
     /// Go on without it. The [durable watermark](FlushPipeline::durable_watermark) stays below it.
     Skip,
-    /// Run its stream again, `attempts` times in all, and then halt, or [`then`](Self::then). What the
-    /// finalizer fails for is not tried again by this.
+    /// Run its stream again, `attempts` times in all, and then halt, or do what
+    /// [`then`](Self::then) says. A failure of the finalizer is not retried.
     Retry {
         /// Runs in all, the first one included.
         attempts: u32,
-        /// How long after each failure.
+        /// How long to wait after each failure.
         backoff: Backoff,
     },
 }
 
 impl OnFailure {
-    /// What is done when the tries are used up: [`Halt`](Self::Halt) or [`Skip`](Self::Skip). Without
-    /// tries before it, it is what is done at once.
+    /// What is done when no tries are left: [`Halt`](Self::Halt) or [`Skip`](Self::Skip). After
+    /// anything but [`Retry`](Self::Retry), `last` replaces it.
     pub fn then(self, last: OnFailure) -> FailurePolicy {
         let first = FailurePolicy::from(self);
         let last = FailurePolicy::from(last);
@@ -56,7 +56,7 @@ impl OnFailure {
     }
 }
 
-/// How long a failed stream waits until it is tried again.
+/// How long to wait before a failed stream is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     first: Duration,
@@ -64,7 +64,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Always as long.
+    /// The same time before each try.
     pub const fn constant(time: Duration) -> Self {
         Self {
             first: time,
@@ -72,7 +72,7 @@ impl Backoff {
         }
     }
 
-    /// Twice as long each time, up to `longest`.
+    /// `first` before the second try, then twice as long each time, up to `longest`.
     pub const fn exponential(first: Duration, longest: Duration) -> Self {
         Self { first, longest }
     }
@@ -84,7 +84,8 @@ impl Backoff {
     }
 }
 
-/// What is done about a flush that fails, to the end, see [`OnFailure`].
+/// What is done about a flush that fails: an [`OnFailure`], and what comes when its tries are used
+/// up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FailurePolicy {
     attempts: u32,
@@ -178,14 +179,15 @@ impl<F> Builder<F> {
         self
     }
 
-    /// How many bytes they may have in all. A flush larger than that is admitted alone. Default: any.
+    /// How many bytes the flushes in flight may have in all, as [`reserve`](FlushPipeline::reserve)
+    /// was told. A larger flush is admitted alone. Default: no limit.
     pub fn max_in_flight_bytes(mut self, bytes: u64) -> Self {
         self.options.max_bytes = Some(bytes);
         self
     }
 
-    /// How many threads run streams (`lw-stream-0`, ...). With none, a stream runs where it is
-    /// submitted. Default: the processors, but not more than may be in flight.
+    /// How many threads run streams (`lw-stream-0`, ...). With 0, a stream runs on the thread that
+    /// submits it. Default: one for each processor, but no more than may be in flight.
     pub fn streamers(mut self, threads: usize) -> Self {
         self.options.streamers = threads;
         self
@@ -197,9 +199,9 @@ impl<F> Builder<F> {
         self
     }
 
-    /// How long a stream may run. One that takes longer has failed and is not tried again, since it
-    /// cannot be stopped: it keeps its permit until it returns, and what it returns is dropped.
-    /// Default: as long as it takes.
+    /// How long a stream may run. One that takes longer has failed. It cannot be stopped, so it is
+    /// not tried again, keeps its place in flight until it returns, and what it returns is dropped.
+    /// Default: no limit.
     pub fn stream_timeout(mut self, time: Duration) -> Self {
         self.options.stream_timeout = Some(time);
         self
@@ -211,14 +213,15 @@ impl<F> Builder<F> {
         self
     }
 
-    /// The sweeper that wakes for retries and for streams that take too long. Default: one of its own,
-    /// whose thread starts when it is needed.
+    /// The sweeper that starts retries and notices streams that take too long. Default: one of its
+    /// own, whose thread starts when it is needed.
     pub fn sweeper(mut self, sweeper: Sweeper) -> Self {
         self.sweeper = Some(sweeper);
         self
     }
 
-    /// What finalizes.
+    /// The finalizer: a type that implements [`Finalize`], or [`each`](super::each) of a closure.
+    /// A pipeline cannot be built without one.
     pub fn finalizer<G: Finalize>(self, finalizer: G) -> Builder<G> {
         Builder {
             options: self.options,
@@ -229,10 +232,11 @@ impl<F> Builder<F> {
 }
 
 impl<F: Finalize> Builder<F> {
-    /// Builds it, and starts its threads.
+    /// Builds the pipeline, and starts its threads.
     ///
     /// # Errors
-    /// When a bound is none, or the system refuses a thread.
+    /// [`BuildError::InFlight`] and [`BuildError::Bytes`] for a bound that is zero or too large;
+    /// [`BuildError::Thread`].
     pub fn build(mut self) -> Result<FlushPipeline<F>, BuildError> {
         let in_flight = self.options.max_in_flight;
         if in_flight == 0 || in_flight > MOST_IN_FLIGHT {
@@ -266,11 +270,11 @@ impl<F> fmt::Debug for Builder<F> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// So many flushes cannot be in flight: it is 1 to [`MOST_IN_FLIGHT`].
+    /// [`max_in_flight`](Builder::max_in_flight) is not within 1 to [`MOST_IN_FLIGHT`].
     InFlight(usize),
-    /// So many bytes cannot be the bound: it is 1 to 2^48 - 1.
+    /// [`max_in_flight_bytes`](Builder::max_in_flight_bytes) is not within 1 to 2^48 - 1.
     Bytes(u64),
-    /// The system has refused a thread.
+    /// The system refused a thread.
     Thread(io::Error),
 }
 
@@ -279,14 +283,14 @@ impl fmt::Display for BuildError {
         match self {
             Self::InFlight(flushes) => write!(
                 f,
-                "{flushes} flushes cannot be in flight: let it be 1 to {MOST_IN_FLIGHT}"
+                "a pipeline cannot have {flushes} flushes in flight: choose 1 to {MOST_IN_FLIGHT}"
             ),
             Self::Bytes(bytes) => write!(
                 f,
-                "{bytes} bytes in flight cannot be the bound: let it be 1 to {}",
+                "a pipeline cannot have {bytes} bytes in flight: choose 1 to {}",
                 (1_u64 << 48) - 1
             ),
-            Self::Thread(_) => f.write_str("the system has refused a thread"),
+            Self::Thread(_) => f.write_str("a thread of the pipeline could not be started"),
         }
     }
 }

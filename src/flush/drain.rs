@@ -11,15 +11,15 @@ use super::error::DrainError;
 use super::finalizer::Finalize;
 
 impl<F: Finalize> FlushPipeline<F> {
-    /// Waits until all that has been rotated so far is finalized or skipped. What is rotated later does
-    /// not prolong it.
+    /// Waits until all that has been rotated so far is finalized or skipped. What is rotated later
+    /// does not prolong the wait.
     ///
     /// # Errors
     /// [`Halted`](DrainError::Halted), [`ShutDown`](DrainError::ShutDown),
     /// [`WouldDeadlock`](DrainError::WouldDeadlock).
     ///
     /// # Blocking
-    /// Until then.
+    /// Until the last of these flushes is finalized or skipped, or the pipeline halts.
     pub fn drain(&self) -> Result<(), DrainError> {
         self.drain_until(self.next_sequence(), None)
     }
@@ -46,18 +46,23 @@ impl<F: Finalize> FlushPipeline<F> {
         self.drain_until(self.next_sequence(), Some(deadline))
     }
 
-    /// Has `f` called when all that has been rotated so far is finalized or skipped, or cannot be.
+    /// Calls `f` when all that has been rotated so far is finalized or skipped, or cannot be. For
+    /// event loops. Once the [`Pending`] has been dropped, `f` is not called.
+    ///
+    /// # Errors
+    /// `f` gets [`Halted`](DrainError::Halted) or [`ShutDown`](DrainError::ShutDown).
     pub fn drain_with(&self, f: impl FnOnce(Result<(), DrainError>) + Send + 'static) -> Pending {
         self.drain_to_with(self.next_sequence(), f)
     }
 
-    /// Waits until all below `sequence` is finalized or skipped, rotated or not.
+    /// Waits until all flushes below `sequence` are finalized or skipped, also those that are not
+    /// rotated yet.
     ///
     /// # Errors
     /// As [`drain`](Self::drain).
     ///
     /// # Blocking
-    /// Until then.
+    /// As [`drain`](Self::drain).
     pub fn drain_to(&self, sequence: u64) -> Result<(), DrainError> {
         self.drain_until(sequence, None)
     }
@@ -84,7 +89,11 @@ impl<F: Finalize> FlushPipeline<F> {
         self.drain_until(sequence, Some(deadline))
     }
 
-    /// Has `f` called when all below `sequence` is finalized or skipped, or cannot be.
+    /// Calls `f` when all flushes below `sequence` are finalized or skipped, or cannot be, as
+    /// [`drain_with`](Self::drain_with).
+    ///
+    /// # Errors
+    /// As [`drain_with`](Self::drain_with).
     pub fn drain_to_with(
         &self,
         sequence: u64,

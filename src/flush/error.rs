@@ -8,6 +8,16 @@ use super::finalizer::Finalize;
 use super::slot::Rotated;
 use super::ticket::FlushTicket;
 
+const WOULD_DEADLOCK: &str = "this thread would wait for itself: it is one of the pipeline's own, or \
+     it has rotated a flush that it has not submitted; submit it first, or call `hand_over`";
+
+fn halted(f: &mut fmt::Formatter<'_>, sequence: u64) -> fmt::Result {
+    write!(
+        f,
+        "the pipeline has halted at flush {sequence}: remove the cause and call `resume`"
+    )
+}
+
 /// Why there is no reservation. Nothing was taken.
 ///
 /// ```
@@ -24,14 +34,14 @@ use super::ticket::FlushTicket;
 pub enum ReserveError {
     /// The pipeline has been closed.
     Closed,
-    /// It has halted at this flush, see [`OnFailure`](super::OnFailure).
+    /// The pipeline has halted at this flush, see [`OnFailure`](super::OnFailure).
     Halted(u64),
-    /// It would have to wait (`try_reserve`).
+    /// There is no room now, and `try_reserve` does not wait.
     WouldBlock,
-    /// There was none in time.
+    /// No room came free in time.
     TimedOut,
-    /// It would have to wait, for something that cannot happen while it does: this is one of the
-    /// pipeline's own threads, or has flushes in hand that are not submitted.
+    /// The call would wait for its own thread: this is one of the pipeline's threads, or it has
+    /// rotated flushes that it has not submitted.
     WouldDeadlock,
 }
 
@@ -39,12 +49,12 @@ impl fmt::Display for ReserveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Closed => f.write_str("the pipeline has been closed"),
-            Self::Halted(sequence) => write!(f, "the pipeline has halted at flush {sequence}"),
-            Self::WouldBlock => f.write_str("as many flushes are in flight as may be"),
-            Self::TimedOut => f.write_str("no flush in flight ended in time"),
-            Self::WouldDeadlock => f.write_str(
-                "this thread would wait for itself: it is the pipeline's own, or has a flush in hand",
-            ),
+            Self::Halted(sequence) => halted(f, *sequence),
+            Self::WouldBlock => {
+                f.write_str("there is no room for another flush now: try again later")
+            }
+            Self::TimedOut => f.write_str("no room for another flush came free in time"),
+            Self::WouldDeadlock => f.write_str(WOULD_DEADLOCK),
         }
     }
 }
@@ -61,26 +71,25 @@ impl std::error::Error for ReserveError {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DrainError {
-    /// It has halted at this flush: what comes after is not finalized until it goes on.
+    /// The pipeline has halted at this flush. Later ones are not finalized until
+    /// [`resume`](super::FlushPipeline::resume).
     Halted(u64),
-    /// It was not, in time.
+    /// Flushes were left when the time was up. They go on.
     TimedOut,
-    /// It has been shut down with flushes left.
+    /// The pipeline was shut down with flushes left.
     ShutDown,
-    /// This thread would wait for itself: it is one of the pipeline's own, or has flushes in hand
-    /// that are not submitted.
+    /// The call would wait for its own thread: this is one of the pipeline's threads, or it has
+    /// rotated flushes that it has not submitted.
     WouldDeadlock,
 }
 
 impl fmt::Display for DrainError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Halted(sequence) => write!(f, "the pipeline has halted at flush {sequence}"),
-            Self::TimedOut => f.write_str("flushes were left when the time was up"),
+            Self::Halted(sequence) => halted(f, *sequence),
+            Self::TimedOut => f.write_str("not every flush was finalized in time; they go on"),
             Self::ShutDown => f.write_str("the pipeline has been shut down with flushes left"),
-            Self::WouldDeadlock => f.write_str(
-                "this thread would wait for itself: it is the pipeline's own, or has a flush in hand",
-            ),
+            Self::WouldDeadlock => f.write_str(WOULD_DEADLOCK),
         }
     }
 }
@@ -111,22 +120,22 @@ impl<F: Finalize> std::error::Error for SubmitError<F> {}
 /// Why a flush is not finalized, or not yet.
 #[non_exhaustive]
 pub enum WaitError<F: Finalize> {
-    /// It has failed, and the pipeline has gone on without it: what
-    /// [`finalize_failure`](Finalize::finalize_failure) made of that.
+    /// The flush has failed, and the pipeline has gone on without it. The error is what
+    /// [`finalize_failure`](Finalize::finalize_failure) returned.
     Failed(F::Error),
-    /// It has failed, and so has [`finalize_failure`](Finalize::finalize_failure), with this panic.
+    /// The flush has failed, and [`finalize_failure`](Finalize::finalize_failure) panicked.
     FailurePanicked(Panic),
-    /// The pipeline was shut down before its turn.
+    /// The pipeline was shut down before the flush was finalized.
     ShutDown,
-    /// The pipeline has halted at a flush, this one or an older. It may go on: the ticket can be
-    /// waited for again.
+    /// The pipeline has halted at this flush or at an older one, whose number this is. Wait for the
+    /// ticket again after [`resume`](super::FlushPipeline::resume).
     Halted(u64, FlushTicket<F>),
-    /// It was not, in time.
+    /// The flush was not finalized in time. It goes on, and the ticket can be waited for again.
     TimedOut(FlushTicket<F>),
-    /// It is not yet, and the call does not wait.
+    /// The flush is not finalized yet, and the call does not wait.
     WouldBlock(FlushTicket<F>),
-    /// This is one of the pipeline's own threads, or has flushes in hand that are not submitted: it
-    /// would wait for itself.
+    /// The call would wait for its own thread: this is one of the pipeline's threads, or it has
+    /// rotated flushes that it has not submitted.
     WouldDeadlock(FlushTicket<F>),
 }
 
@@ -152,15 +161,16 @@ impl<F: Finalize> fmt::Display for WaitError<F> {
         match self {
             Self::Failed(_) => f.write_str("the flush has failed"),
             Self::FailurePanicked(panic) => {
-                write!(f, "the flush has failed, and what was to say so panicked: {panic}")
+                write!(
+                    f,
+                    "the flush has failed, and `finalize_failure` panicked: {panic}"
+                )
             }
             Self::ShutDown => f.write_str("the pipeline was shut down before the flush's turn"),
-            Self::Halted(sequence, _) => write!(f, "the pipeline has halted at flush {sequence}"),
-            Self::TimedOut(_) => f.write_str("the flush was not finalized in time"),
+            Self::Halted(sequence, _) => halted(f, *sequence),
+            Self::TimedOut(_) => f.write_str("the flush was not finalized in time; it goes on"),
             Self::WouldBlock(_) => f.write_str("the flush is not finalized yet"),
-            Self::WouldDeadlock(_) => f.write_str(
-                "this thread would wait for itself: it is the pipeline's own, or has a flush in hand",
-            ),
+            Self::WouldDeadlock(_) => f.write_str(WOULD_DEADLOCK),
         }
     }
 }
@@ -187,19 +197,19 @@ where
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Failure<E> {
-    /// Its stream returned an error, for the last time.
+    /// The stream returned an error, and no tries are left.
     Stream(E),
-    /// Its stream panicked, for the last time.
+    /// The stream panicked, and no tries are left.
     StreamPanicked(Panic),
-    /// Its stream was not done in time.
+    /// The stream took longer than the builder's `stream_timeout`.
     StreamTimedOut,
-    /// Its guard was dropped between rotate and submit, or its stream unrun.
+    /// The guard was dropped between rotate and submit, or the stream was dropped before it ran.
     Abandoned,
     /// The finalizer returned an error for it.
     Finalize(E),
     /// The finalizer panicked before it was done with it.
     FinalizePanicked(Panic),
-    /// The finalizer returned without having said anything of it.
+    /// The finalizer returned without marking it as done or failed.
     Unmarked,
 }
 

@@ -6,13 +6,16 @@ use std::marker::PhantomData;
 use super::core::Entry;
 use super::error::Failure;
 
-/// What a pipeline does with its flushes, one after another, in the order in which they were rotated.
+/// What a pipeline does with its flushes, one after the other, in the order in which they were
+/// rotated.
 ///
-/// It lives on a thread of its own (`lw-finalize`), so it needs no lock. A panic in one of its methods
-/// fails what it was called for, and leaves it where the panic did.
+/// All its methods are called by one thread (`lw-finalize`), so it needs no lock. A panic in one of
+/// them fails what it was called for; the finalizer is used again, in the state that the panic
+/// left.
 ///
-/// The default [`finalize`](Self::finalize) takes the flushes one at a time; where one write and one
-/// sync can cover many, implement it over the whole batch. [`each`] makes a finalizer of a closure.
+/// The default [`finalize`](Self::finalize) takes the flushes one at a time; where one write and
+/// one sync can cover many, implement it over the whole batch. [`each`] makes a finalizer of a
+/// closure.
 ///
 /// ```
 /// use latchwork::flush::{Batch, Failed, Finalize};
@@ -55,9 +58,10 @@ pub trait Finalize: Sized + Send + 'static {
     /// What fails.
     type Error: Send + 'static;
 
-    /// Finalizes the flushes that are ready, oldest first, and marks each.
+    /// Finalizes the flushes that are ready, oldest first, and marks each of them as done or
+    /// failed.
     ///
-    /// What is not marked has failed, see [`Batch`].
+    /// What is left unmarked has failed, see [`Batch`].
     fn finalize(&mut self, batch: &mut Batch<'_, Self>) {
         while let Some((sequence, item)) = batch.next_mut() {
             match self.finalize_one(sequence, item) {
@@ -70,14 +74,16 @@ pub trait Finalize: Sized + Send + 'static {
     /// Finalizes one flush.
     ///
     /// # Errors
-    /// What keeps it from being finalized. The item stays as it is then, for the next try.
+    /// Why it cannot be finalized. The item is kept as it is, for the next try after a
+    /// [`resume`](super::FlushPipeline::resume).
     fn finalize_one(
         &mut self,
         sequence: u64,
         item: &mut Self::Item,
     ) -> Result<Self::Output, Self::Error>;
 
-    /// Called once for each flush that has failed, in its turn. What it returns is the ticket's error.
+    /// Called once for each failure of a flush, when it is its turn. If the flush is skipped, what
+    /// this returns is the ticket's error, [`WaitError::Failed`](super::WaitError::Failed).
     fn finalize_failure(&mut self, failed: Failed<'_, Self>) -> Self::Error;
 }
 
@@ -88,9 +94,9 @@ pub struct Failed<'a, F: Finalize> {
     pub sequence: u64,
     /// Why, and of what.
     pub failure: Failure<F::Error>,
-    /// What was rotated, where it is still there: a stream that panicked, or failed.
+    /// What was rotated, if it is still there: after a stream that failed or panicked.
     pub job: Option<&'a mut F::Job>,
-    /// What the stream made, where the finalizer failed.
+    /// What the stream returned, if it was the finalizer that failed.
     pub item: Option<&'a mut F::Item>,
 }
 
@@ -103,11 +109,12 @@ impl<F: Finalize> fmt::Debug for Failed<'_, F> {
     }
 }
 
-/// The flushes that are ready, oldest first. They are marked in this order too: one can be finalized
-/// only when all before it are.
+/// The flushes that are ready, oldest first. They are marked in this order too, so that none is
+/// finalized before an older one.
 ///
-/// What is left unmarked when [`Finalize::finalize`] returns has failed; after a
-/// [`fail`](Self::fail), only the one that was failed, and the rest comes again.
+/// What is left unmarked when [`Finalize::finalize`] returns has failed. After a
+/// [`fail`](Self::fail), only the one that was marked has failed, and the rest comes again in
+/// another batch.
 pub struct Batch<'a, F: Finalize> {
     entries: &'a mut [Entry<F>],
     outputs: &'a mut Vec<F::Output>,
@@ -200,8 +207,8 @@ pub struct Each<J, T, R, E, C> {
     types: PhantomData<fn(J, T, E) -> R>,
 }
 
-/// Makes a finalizer of a closure that takes one flush at a time. Tickets of failed flushes return the
-/// [`Failure`].
+/// Makes a finalizer of a closure that takes one flush at a time. Tickets of failed flushes return
+/// the [`Failure`].
 ///
 /// ```
 /// use latchwork::flush::{FlushPipeline, each};

@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 
 use crate::sync::time::Instant;
 
-/// What was rotated, for the stream that writes it out; it derefs to that.
+/// What was rotated, as its stream gets it. It derefs to that.
 ///
 /// ```
 /// use latchwork::flush::{FlushPipeline, each};
@@ -31,13 +31,13 @@ impl<J> Job<J> {
         self.sequence
     }
 
-    /// The how-manieth try this is, from 1 on.
+    /// The number of this try, from 1 on.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// When the stream must be done: later, it has failed, whatever it returns. `None`: it may take
-    /// its time.
+    /// When the stream must be done. After that it has failed, whatever it returns. `None`: there
+    /// is no limit.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
     }

@@ -1,8 +1,9 @@
 //! Reservations: room for a flush, of a count and of bytes.
 //!
-//! A flush takes one permit of a semaphore, and, where bytes are bounded, as many of another; in this
-//! order, so that two who reserve never wait for each other. A halt and a close turn everybody away by
-//! closing the semaphores; after a halt they are opened again, and who was turned away looks why.
+//! A flush takes one permit of a semaphore, and, where bytes are bounded, as many of another; in
+//! this order, so that two who reserve never wait for each other. A halt and a close turn everybody
+//! away by closing the semaphores; after a halt they are opened again, and who was turned away
+//! looks why.
 
 use std::time::Duration;
 
@@ -19,7 +20,11 @@ use super::finalizer::Finalize;
 use super::slot::{Reservation, SendReservation};
 
 impl<F: Finalize> FlushPipeline<F> {
-    /// Reserves room for a flush of so many bytes: waits while as many are in flight as may be.
+    /// Reserves room for a flush of `bytes` bytes, and waits while there is none. Without a
+    /// [bound on bytes](super::Builder::max_in_flight_bytes) the number does not matter.
+    ///
+    /// Call it before taking the lock that guards the state: a writer that waits here with the lock
+    /// held stops all others.
     ///
     /// # Errors
     /// [`Closed`](ReserveError::Closed), [`Halted`](ReserveError::Halted),
@@ -34,10 +39,10 @@ impl<F: Finalize> FlushPipeline<F> {
         self.reserve_until(bytes, None)
     }
 
-    /// As [`reserve`](Self::reserve), if there is room now.
+    /// As [`reserve`](Self::reserve), but does not wait.
     ///
     /// # Errors
-    /// [`WouldBlock`](ReserveError::WouldBlock) where there is none;
+    /// [`WouldBlock`](ReserveError::WouldBlock) if there is no room;
     /// [`Closed`](ReserveError::Closed), [`Halted`](ReserveError::Halted).
     pub fn try_reserve(&self, bytes: u64) -> Result<Reservation<'_, F>, ReserveError> {
         let core = self.core();
@@ -149,8 +154,12 @@ impl<F: Finalize> FlushPipeline<F> {
         }
     }
 
-    /// Has `f` called with room for a flush of so many bytes, once there is; by whoever makes room, or
-    /// at once, here. Dropping the [`Pending`] before that cancels.
+    /// Asks for room without waiting for it: `f` is called with it once there is, at once on this
+    /// thread or later on the one that makes room. For event loops. `f` must not wait. Dropping the
+    /// [`Pending`] before that cancels.
+    ///
+    /// # Errors
+    /// `f` gets [`Closed`](ReserveError::Closed) or [`Halted`](ReserveError::Halted).
     pub fn reserve_with(
         &self,
         bytes: u64,

@@ -17,15 +17,15 @@ use super::stream::{Run, Task};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Shutdown {
-    /// At once: what is not finalized comes back.
+    /// End at once. What is not finalized comes back.
     Now,
-    /// When all that was rotated is finalized, but at this time at the latest.
+    /// End when all that was rotated is finalized, at this time at the latest.
     Drain(Instant),
-    /// When all that was rotated is finalized, however long that takes; or at once when it halts.
+    /// End when all that was rotated is finalized, however long that takes, or when it halts.
     DrainAll,
 }
 
-/// What was not finalized when a pipeline was shut down, in order.
+/// The flushes that were not finalized when a pipeline was shut down, in order.
 ///
 /// ```
 /// use std::time::Instant;
@@ -72,9 +72,9 @@ pub struct Leftover<F: Finalize> {
     pub sequence: u64,
     /// How far it had come.
     pub state: LeftoverState,
-    /// What was rotated, where it is not in use.
+    /// What was rotated; `None` while a guard or a stream still has it.
     pub job: Option<F::Job>,
-    /// What its stream made, where that was done.
+    /// What its stream returned, if it was done.
     pub item: Option<F::Item>,
     /// Where it had failed: what the stream or the finalizer returned, or what
     /// [`finalize_failure`](Finalize::finalize_failure) made of it.
@@ -97,7 +97,7 @@ impl<F: Finalize> fmt::Debug for Leftover<F> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LeftoverState {
-    /// Its guard is in somebody's hand, job included.
+    /// A [`Rotated`](super::Rotated) guard still has it, with its job.
     Unsubmitted,
     /// Its stream had not begun, or was to be tried again.
     Queued,
@@ -225,8 +225,8 @@ impl<F: Finalize> Core<F> {
         Leftovers { flushes: left }
     }
 
-    /// Waits until the threads are at their end; where they run the user's code, until `deadline`. Says
-    /// which thread still runs the finalizer.
+    /// Waits until the threads are at their end; where they run the user's code, until `deadline`.
+    /// Says which thread still runs the finalizer.
     fn await_threads(&self, is_own: bool, deadline: Option<Instant>) -> Option<Name> {
         loop {
             let number = self.gone.number();

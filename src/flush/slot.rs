@@ -14,9 +14,10 @@ use super::job::Job;
 use super::stream::{self, Task};
 use super::ticket::FlushTicket;
 
-/// Room for a flush: what [`rotate`](Self::rotate) needs. Dropping it gives the room back.
+/// Room for a flush, to be used by [`rotate`](Self::rotate). Dropping it gives the room back.
 ///
-/// Bound to the thread that reserved, which gives it back when it ends, should the guard be leaked.
+/// Bound to the thread that reserved: if the guard is leaked, the room comes back when that thread
+/// ends (see [`holder`](crate::holder)).
 #[must_use = "dropping a reservation gives it back"]
 pub struct Reservation<'p, F: Finalize> {
     pub(super) core: &'p Arc<Core<F>>,
@@ -25,10 +26,11 @@ pub struct Reservation<'p, F: Finalize> {
 }
 
 impl<F: Finalize> Reservation<'_, F> {
-    /// Gives the flush its number, and takes what it is about out of the state that is being flushed.
+    /// Gives the flush its number, and calls `swap` with `state` and the number to take out what is
+    /// to be flushed.
     ///
-    /// `state` is what the caller's lock guards: called under that lock, numbers are given out in the
-    /// order in which states are swapped. No lock of the pipeline's is taken here.
+    /// Call it under the lock that guards `state`: then the numbers have the order of the swaps. It
+    /// takes no lock of the pipeline's.
     ///
     /// ```
     /// # use latchwork::flush::{FlushPipeline, each};
@@ -100,11 +102,12 @@ impl<F: Finalize> fmt::Debug for SendReservation<F> {
     }
 }
 
-/// A flush that has its number. It goes on by [`submit`](Self::submit) or
-/// [`complete`](Self::complete); dropped, it is abandoned, which is a failure.
+/// A flush that has its number. [`submit`](Self::submit) or [`complete`](Self::complete) it;
+/// dropping it abandons the flush, which is a failure.
 ///
-/// The thread that rotated has it in hand until then: blocking calls on the pipeline return
-/// `WouldDeadlock` there. Before moving it to another thread, [`hand_over`](Self::hand_over).
+/// Until then, blocking calls on the pipeline return `WouldDeadlock` on the thread that rotated:
+/// the call might wait for this flush. If another thread is to submit it, call
+/// [`hand_over`](Self::hand_over) first.
 #[must_use = "dropping it abandons the flush"]
 pub struct Rotated<F: Finalize> {
     pub(super) hand: InHand<F>,
@@ -176,7 +179,7 @@ impl<F: Finalize> Rotated<F> {
         &self.job
     }
 
-    /// Says that another thread will submit it, so that this one may wait for that.
+    /// Says that another thread will submit the flush, so that this one may wait for it.
     pub fn hand_over(mut self) -> Self {
         self.hand.let_go();
         self
@@ -201,12 +204,14 @@ impl<F: Finalize> Rotated<F> {
         Some((due, ticket))
     }
 
-    /// Has a streamer run `stream`; without streamers, runs it here and now.
+    /// Hands the flush to a streamer, which runs `stream`. Without streamers it runs here, at once.
     ///
-    /// The ticket resolves when the flush has been finalized. Dropping it changes nothing.
+    /// `stream` returns what the finalizer gets. It may be called several times, see
+    /// [`OnFailure::Retry`](super::OnFailure::Retry). The ticket resolves when the flush has been
+    /// finalized; dropping the ticket changes nothing.
     ///
     /// # Errors
-    /// After a shutdown, with the flush.
+    /// [`SubmitError`] after a shutdown, with the flush.
     pub fn submit(
         mut self,
         stream: impl FnMut(&mut Job<F::Job>) -> Result<F::Item, F::Error> + Send + 'static,
@@ -242,10 +247,11 @@ impl<F: Finalize> Rotated<F> {
         }
     }
 
-    /// Completes the flush with what the caller's own thread made of it.
+    /// Completes the flush with a result that the caller has computed itself, without a stream. An
+    /// error is a failure of the flush.
     ///
     /// # Errors
-    /// After a shutdown, with the flush; what was made of it is dropped.
+    /// [`SubmitError`] after a shutdown, with the flush; the result is dropped.
     pub fn complete(
         mut self,
         result: Result<F::Item, F::Error>,

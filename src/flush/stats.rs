@@ -17,11 +17,12 @@ const SAMPLED: u64 = 64;
 pub struct FlushStats {
     /// Flushes that have a number and are not finalized or skipped.
     pub pending: u64,
-    /// Permits that are taken: pending ones, and reservations.
+    /// Places in flight that are taken, by pending flushes and by reservations.
     pub in_flight: u64,
-    /// Bytes that are taken, where they are bounded.
+    /// Bytes that are in flight; 0 without
+    /// [`max_in_flight_bytes`](super::Builder::max_in_flight_bytes).
     pub bytes_in_flight: u64,
-    /// Flushes that were submitted, or completed by their thread.
+    /// Flushes that were submitted or completed.
     pub submitted: u64,
     /// Flushes that were finalized.
     pub finalized: u64,
@@ -29,9 +30,9 @@ pub struct FlushStats {
     pub skipped: u64,
     /// Batches that the finalizer was called with.
     pub batches: u64,
-    /// Runs of streams that failed and are tried again.
+    /// Tries of streams that failed and were repeated.
     pub retried: u64,
-    /// Streams that were not done in time.
+    /// Streams that took too long.
     pub timed_out: u64,
     /// How often the pipeline halted.
     pub halts: u64,
@@ -41,7 +42,7 @@ pub struct FlushStats {
     pub reorder: WaitHistogram,
     /// How long the finalizer took, for each batch.
     pub finalize: WaitHistogram,
-    /// How long who reserved had to wait, each.
+    /// How long reservations had to wait.
     pub reserve: WaitHistogram,
 }
 

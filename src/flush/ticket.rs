@@ -14,7 +14,7 @@ use super::core::{Core, Outcome, Refused};
 use super::error::WaitError;
 use super::finalizer::Finalize;
 
-/// What a submitted flush comes to. Dropping it changes nothing: the flush goes on.
+/// Waits for a submitted flush to be finalized. Dropping it changes nothing: the flush goes on.
 ///
 /// ```
 /// use latchwork::flush::{FlushPipeline, each};
@@ -52,20 +52,20 @@ impl<F: Finalize> FlushTicket<F> {
         self.sequence
     }
 
-    /// Whether it has been finalized, or has failed for good.
+    /// Whether the flush has been finalized, or has failed and was skipped.
     pub fn is_done(&self) -> bool {
         self.ticket.is_done()
     }
 
-    /// Waits until the flush is finalized.
+    /// Waits until the flush is finalized, and returns what the finalizer returned for it.
     ///
     /// # Errors
-    /// [`Failed`](WaitError::Failed), [`ShutDown`](WaitError::ShutDown); with the ticket, which can be
-    /// waited for again, [`Halted`](WaitError::Halted) and
-    /// [`WouldDeadlock`](WaitError::WouldDeadlock).
+    /// [`Failed`](WaitError::Failed), [`FailurePanicked`](WaitError::FailurePanicked),
+    /// [`ShutDown`](WaitError::ShutDown). With the ticket, which can be waited for again:
+    /// [`Halted`](WaitError::Halted), [`WouldDeadlock`](WaitError::WouldDeadlock).
     ///
     /// # Blocking
-    /// Until then.
+    /// Until the flush is finalized, or has failed, or the pipeline halts.
     pub fn wait(self) -> Result<F::Output, WaitError<F>> {
         self.wait_until(None)
     }
@@ -157,7 +157,7 @@ impl<F: Finalize> FlushTicket<F> {
     /// The outcome, if it is there.
     ///
     /// # Errors
-    /// As [`wait`](Self::wait); [`WouldBlock`](WaitError::WouldBlock) where there is none yet.
+    /// As [`wait`](Self::wait), and [`WouldBlock`](WaitError::WouldBlock) with the ticket.
     pub fn try_wait(self) -> Result<F::Output, WaitError<F>> {
         let Self {
             core,
@@ -177,10 +177,11 @@ impl<F: Finalize> FlushTicket<F> {
         }
     }
 
-    /// Has `f` called when the flush is finalized, or has failed for good, by the pipeline's thread;
-    /// at once if it is so already. A halt does not call it: it may go on.
+    /// Calls `f` when the flush has been finalized, or has failed and was skipped: at once on this
+    /// thread if that is so already, else later on the pipeline's. For event loops. A halt does not
+    /// call it.
     ///
-    /// Dropping the [`Pending`] before that changes nothing for the flush.
+    /// Once the [`Pending`] has been dropped, `f` is not called; the flush goes on.
     pub fn wait_with(
         self,
         f: impl FnOnce(Result<F::Output, WaitError<F>>) + Send + 'static,
@@ -188,8 +189,8 @@ impl<F: Finalize> FlushTicket<F> {
         self.ticket.wait_with(move |result| f(read(result)))
     }
 
-    /// A descriptor that becomes, and stays, readable when the flush is finalized, or has failed for
-    /// good. It is made at the first call.
+    /// A descriptor that becomes, and stays, readable when the flush has been finalized, or has
+    /// failed and was skipped. It is made at the first call.
     ///
     /// # Errors
     /// When the process has no descriptor left.

@@ -76,8 +76,8 @@ impl<K: ?Sized> Builder<K> {
         self
     }
 
-    /// Whose thread runs the periodic sweep on behalf of registered waiters; blocked threads look for
-    /// themselves. Default: a sweeper of its own, whose thread starts with the first of them.
+    /// Whose thread runs the periodic sweep on behalf of registered waiters; blocked threads look
+    /// for themselves. Default: a sweeper of its own, whose thread starts with the first of them.
     pub fn sweeper(mut self, sweeper: Sweeper) -> Self {
         self.sweeper = Some(sweeper);
         self

@@ -2,8 +2,8 @@
 //!
 //! What survives a crash is decided by which calls are made in which order, so whatever promises
 //! durability takes its file system as a value: the real one in service, and in tests one that
-//! writes down each call, fails the one it is told to, or comes back with any part of what was never
-//! synced.
+//! writes down each call, fails the one it is told to, or comes back with any part of what was
+//! never synced.
 //!
 //! | type | does |
 //! |---|---|
@@ -52,8 +52,9 @@ pub enum OpenMode {
 
 /// The calls that durability is made of.
 ///
-/// Paths are taken as they come. A call that returns an error may have happened in part, as with the
-/// kernel's; after an error from a sync nothing is known of what was written to that file before.
+/// Paths are taken as they come. A call that returns an error may have happened in part, as with
+/// the kernel's; after an error from a sync nothing is known of what was written to that file
+/// before.
 ///
 /// ```
 /// use latchwork::fs::{Fs, OpenMode, RealFs};
@@ -121,8 +122,8 @@ pub trait File: Send + Sync + fmt::Debug {
     /// As the system call's.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
 
-    /// Makes room for `len` bytes in all, so that writes there need none; what is not written reads as
-    /// zero. The length becomes at least `len`.
+    /// Makes room for `len` bytes in all, so that writes there need none; what is not written reads
+    /// as zero. The length becomes at least `len`.
     ///
     /// # Errors
     /// As the system call's. Where a file system cannot, nothing happens and that is no error.

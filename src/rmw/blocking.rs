@@ -200,7 +200,8 @@ impl<S: Store> Rmw<S> {
         }
     }
 
-    /// As [`blpop`](Self::blpop), until `deadline` at most; `None`: nothing came, nothing was taken.
+    /// As [`blpop`](Self::blpop), until `deadline` at most; `None`: nothing came, nothing was
+    /// taken.
     ///
     /// ```
     /// # use latchwork::rmw::Rmw;
@@ -225,12 +226,12 @@ impl<S: Store> Rmw<S> {
         popped.map(one).transpose()
     }
 
-    /// As [`blpop`](Self::blpop), for event loops: `callback` is called with the element, at once on
-    /// this thread or later on the one that makes it, outside all latches.
+    /// As [`blpop`](Self::blpop), for event loops: `callback` is called with the element, at once
+    /// on this thread or later on the one that makes it, outside all latches.
     ///
-    /// It must not wait. [`Pending::cancel`] and dropping the [`Pending`] end the wait: then nothing
-    /// is taken. A call that has been cancelled is never called; one that cannot be cancelled any
-    /// more is.
+    /// It must not wait. [`Pending::cancel`] and dropping the [`Pending`] end the wait: then
+    /// nothing is taken. A call that has been cancelled is never called; one that cannot be
+    /// cancelled any more is.
     ///
     /// ```
     /// # use latchwork::rmw::Rmw;
@@ -323,7 +324,8 @@ impl<S: Store> Rmw<S> {
         }
     }
 
-    /// As [`brpop`](Self::brpop), until `deadline` at most; `None`: nothing came, nothing was taken.
+    /// As [`brpop`](Self::brpop), until `deadline` at most; `None`: nothing came, nothing was
+    /// taken.
     ///
     /// ```
     /// # use latchwork::rmw::Rmw;
@@ -348,12 +350,12 @@ impl<S: Store> Rmw<S> {
         popped.map(one).transpose()
     }
 
-    /// As [`brpop`](Self::brpop), for event loops: `callback` is called with the element, at once on
-    /// this thread or later on the one that makes it, outside all latches.
+    /// As [`brpop`](Self::brpop), for event loops: `callback` is called with the element, at once
+    /// on this thread or later on the one that makes it, outside all latches.
     ///
-    /// It must not wait. [`Pending::cancel`] and dropping the [`Pending`] end the wait: then nothing
-    /// is taken. A call that has been cancelled is never called; one that cannot be cancelled any
-    /// more is.
+    /// It must not wait. [`Pending::cancel`] and dropping the [`Pending`] end the wait: then
+    /// nothing is taken. A call that has been cancelled is never called; one that cannot be
+    /// cancelled any more is.
     ///
     /// ```
     /// # use latchwork::rmw::Rmw;

@@ -31,9 +31,9 @@ impl<S: Store> Rmw<S> {
         }
     }
 
-    /// Moves an element from an end of one list to an end of another, as [`lmove`](Self::lmove), and
-    /// waits for one if `source` is empty (`BLMOVE`). Whoever waits for `destination` in turn is
-    /// served at the same moment.
+    /// Moves an element from an end of one list to an end of another, as [`lmove`](Self::lmove),
+    /// and waits for one if `source` is empty (`BLMOVE`). Whoever waits for `destination` in turn
+    /// is served at the same moment.
     ///
     /// ```
     /// # use latchwork::rmw::{ListEnd, Rmw};
@@ -98,7 +98,8 @@ impl<S: Store> Rmw<S> {
         }
     }
 
-    /// As [`blmove`](Self::blmove), until `deadline` at most; `None`: nothing came, nothing was moved.
+    /// As [`blmove`](Self::blmove), until `deadline` at most; `None`: nothing came, nothing was
+    /// moved.
     ///
     /// ```
     /// # use latchwork::rmw::{ListEnd, Rmw};
@@ -158,8 +159,8 @@ impl<S: Store> Rmw<S> {
         })
     }
 
-    /// Moves the last element of one list to the front of another, as [`rpoplpush`](Self::rpoplpush),
-    /// and waits for one if `source` is empty (`BRPOPLPUSH`).
+    /// Moves the last element of one list to the front of another, as
+    /// [`rpoplpush`](Self::rpoplpush), and waits for one if `source` is empty (`BRPOPLPUSH`).
     ///
     /// ```
     /// # use latchwork::rmw::{ListEnd, Rmw};
@@ -191,7 +192,8 @@ impl<S: Store> Rmw<S> {
         value(self.block_on(&[self.key(source.as_ref())], want)?)
     }
 
-    /// As [`brpoplpush`](Self::brpoplpush), for `timeout` at most; `None`: nothing came, nothing was moved.
+    /// As [`brpoplpush`](Self::brpoplpush), for `timeout` at most; `None`: nothing came, nothing
+    /// was moved.
     ///
     /// ```
     /// # use latchwork::rmw::{ListEnd, Rmw};
@@ -219,7 +221,8 @@ impl<S: Store> Rmw<S> {
         }
     }
 
-    /// As [`brpoplpush`](Self::brpoplpush), until `deadline` at most; `None`: nothing came, nothing was moved.
+    /// As [`brpoplpush`](Self::brpoplpush), until `deadline` at most; `None`: nothing came, nothing
+    /// was moved.
     ///
     /// ```
     /// # use latchwork::rmw::{ListEnd, Rmw};
@@ -245,8 +248,8 @@ impl<S: Store> Rmw<S> {
         popped.map(value).transpose()
     }
 
-    /// As [`brpoplpush`](Self::brpoplpush), for event loops: `callback` is called with the element, as
-    /// [`blpop_with`](Self::blpop_with) does.
+    /// As [`brpoplpush`](Self::brpoplpush), for event loops: `callback` is called with the element,
+    /// as [`blpop_with`](Self::blpop_with) does.
     ///
     /// ```
     /// # use latchwork::rmw::{ListEnd, Rmw};

@@ -56,7 +56,7 @@ type Answer = Result<Reply, RmwError>;
 /// thread of one of its shards.
 ///
 /// Use it where commands come as values (from a protocol, a log), must end by a deadline whatever
-/// happens to the key, or are to be submitted without waiting. A panic and a time-out come back as
+/// happens to the key, or are to be submitted without waiting. A panic and a timeout come back as
 /// errors, and a call that timed out is never executed. Commands of the `Rmw` itself, and updates,
 /// go on beside it: all take the same latches.
 ///
@@ -114,7 +114,7 @@ impl<S: Store> RmwCoordinator<S> {
         self.lines.len()
     }
 
-    /// A shard; `None`: there are fewer.
+    /// The shard with this index; `None` if there are fewer.
     ///
     /// ```
     /// # use latchwork::rmw::{CoordinatorOptions, Rmw, RmwCoordinator};
@@ -162,13 +162,13 @@ impl<S: Store> RmwCoordinator<S> {
     /// [`Crashed`](CoordinatorError::Crashed): the store panicked.
     ///
     /// # Blocking
-    /// While another thread holds a latch of its keys, up to the time-out; past it while the
+    /// While another thread holds a latch of its keys, up to the timeout; past it while the
     /// command runs.
     pub fn execute(&self, shard: usize, command: Command) -> Result<Reply, CoordinatorError> {
         self.execute_timeout(shard, command, self.timeout)
     }
 
-    /// Executes a command, or gives up after `timeout`. A zero time-out only tries.
+    /// Executes a command, or gives up after `timeout`. A zero timeout tries once.
     ///
     /// ```
     /// # use latchwork::rmw::{Command, CoordinatorOptions, CoordinatorError, Rmw, RmwCoordinator};
@@ -302,8 +302,8 @@ impl<S: Store> RmwCoordinator<S> {
     }
 
     /// Takes over latches that are waited for and whose owner's thread has ended without giving
-    /// them back, and says how many they were: [`LatchTable::sweep`]. They are those of the whole
-    /// table, whichever the shard; one that there is not sweeps nothing.
+    /// them back, and says how many they were, as [`LatchTable::sweep`]. It sweeps the whole table,
+    /// whichever the shard, and nothing for a shard that does not exist.
     ///
     /// It also runs by itself, every 5 s while a command waits for a latch.
     ///

@@ -6,8 +6,8 @@ use super::value::Value;
 
 /// A key inside [`update`](super::Rmw::update).
 ///
-/// What it stages is stored when the closure returns, all of it or, on a panic or an error,
-/// nothing.
+/// What is staged is stored when the closure returns, also if that returns an `Err`. Nothing is
+/// stored if the closure panics, or if the update itself fails.
 ///
 /// ```
 /// use latchwork::rmw::Rmw;

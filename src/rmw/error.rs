@@ -47,9 +47,10 @@ pub enum RmwError {
     /// The calling thread is inside an [`update`](super::Rmw::update), or holds a latch of the
     /// same table: waiting could be for ever.
     Reentrant,
-    /// The key's queue is full.
+    /// As many requests as the latch table's `max_waiters` wait for the key.
     Busy,
-    /// The handle's [deadline](super::Rmw::with_deadline) has passed before the command could begin.
+    /// The handle's [deadline](super::Rmw::with_deadline) has passed before the command could
+    /// begin.
     TimedOut,
     /// A [transaction](super::Rmw::update_many) used a key that it had not named.
     Undeclared,
@@ -72,13 +73,16 @@ impl fmt::Display for RmwError {
                 f.write_str("operation against a key holding the wrong kind of value")
             }
             RmwError::IndexOutOfRange => f.write_str("index out of range"),
-            RmwError::Reentrant => {
-                f.write_str("the calling thread is inside another operation on the same latches")
-            }
-            RmwError::Busy => f.write_str("too many threads wait for the key"),
+            RmwError::Reentrant => f.write_str(
+                "this thread is inside an update, or holds a latch of the same table: for several \
+                     keys use `update_many`",
+            ),
+            RmwError::Busy => f.write_str("too many requests wait for the key: try again later"),
             RmwError::TimedOut => f.write_str("the key's latch did not come free in time"),
             RmwError::NoSuchKey => f.write_str("no such key"),
-            RmwError::Undeclared => f.write_str("the transaction used a key that it had not named"),
+            RmwError::Undeclared => {
+                f.write_str("the transaction used a key that it had not named: add it to `keys`")
+            }
             RmwError::Store(_) => f.write_str("the store failed"),
         }
     }

@@ -142,8 +142,8 @@ impl<S: Store> Rmw<S> {
         ScanPage { cursor, keys }
     }
 
-    /// All keys that match a pattern (`KEYS`): `*` is any bytes, `?` any one, `[a-cx]` one of these,
-    /// `[^x]` any other, and a backslash takes the next byte as it is. None comes twice.
+    /// All keys that match a pattern (`KEYS`): `*` is any bytes, `?` any one, `[a-cx]` one of
+    /// these, `[^x]` any other, and a backslash takes the next byte as it is. None comes twice.
     ///
     /// It looks at every key there is. In a server, prefer [`scan`](Self::scan).
     ///

@@ -10,7 +10,7 @@ pub enum AcquireError {
     Closed,
     /// More permits than the builder's `max_permits`, which no `set_max` can reach.
     TooMany,
-    /// Of leases only: no thread would take the lease back at its deadline.
+    /// For leases only: no thread would take the lease back at its deadline.
     NoSweeper,
 }
 
@@ -18,13 +18,13 @@ pub enum AcquireError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TryAcquireError {
-    /// Not without waiting.
+    /// No permit is free, or taking it would be unfair to those who wait.
     WouldBlock,
     /// The semaphore was closed.
     Closed,
     /// More permits than the builder's `max_permits`, which no `set_max` can reach.
     TooMany,
-    /// Of leases only: no thread would take the lease back at its deadline.
+    /// For leases only: no thread would take the lease back at its deadline.
     NoSweeper,
 }
 
@@ -39,7 +39,7 @@ pub enum AcquireTimeoutError {
     Closed,
     /// More permits than the builder's `max_permits`, which no `set_max` can reach.
     TooMany,
-    /// Of leases only: no thread would take the lease back at its deadline.
+    /// For leases only: no thread would take the lease back at its deadline.
     NoSweeper,
 }
 
@@ -48,8 +48,8 @@ const CLOSED: &str = "the semaphore is closed";
 const TOO_MANY: &str = "more permits were asked for than the semaphore can ever have: \
      ask for fewer, or raise `max_permits` in its builder";
 
-const NO_SWEEPER: &str = "no thread would take the lease back at its deadline: \
-     the system refuses to start one, or the sweeper has been shut down";
+const NO_SWEEPER: &str = "no thread would take the lease back at its deadline: the system refuses to \
+     start one, or the sweeper was shut down, or this process is a fork of the one where it runs";
 
 impl fmt::Display for AcquireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,9 +1,9 @@
-//! A semaphore that processes share, whose permits survive nobody.
+//! A semaphore that processes share, whose permits come back when a process ends.
 //!
-//! A [`SharedSemaphore`] is a mapped file. Processes that open it share its permits, and what one of
-//! them holds comes back when it ends, also by SIGKILL, an abort or `exec`: the kernel marks the dead
-//! process, and whoever needs a permit next takes its back. No daemon, and without contention no
-//! system call.
+//! A [`SharedSemaphore`] is a mapped file. Processes that open it share its permits, and what one
+//! of them holds comes back when it ends, also by SIGKILL, an abort or `exec`: the kernel marks the
+//! dead process, and whoever needs a permit next takes over those that it held. There is no daemon,
+//! and without contention no system call.
 //!
 //! | file | holds |
 //! |---|---|
@@ -19,11 +19,11 @@
 //!
 //! | | its permits are free |
 //! |---|---|
-//! | SIGKILL, abort, exit, a crash | at once; with [`strict`](Builder::strict), when the kernel has taken it down |
+//! | SIGKILL, abort, exit, a crash | at once; with [`strict`](Builder::strict), when the kernel has freed all that the process had |
 //! | a core dump | when the dump has been written |
-//! | `exec` that succeeds | at once: the new program has no part in it |
-//! | `fork` | not at all: they are the parent's; in the child guards do nothing and acquiring is refused until it opens the semaphore itself |
-//! | SIGSTOP, a debugger | not at all: it still holds them; a [lease](SharedLease) ends nevertheless |
+//! | `exec` that succeeds | at once: the new program has not opened the semaphore |
+//! | `fork` | not at all: they belong to the parent. In the child, guards do nothing and acquiring is refused until the child opens the semaphore itself |
+//! | SIGSTOP, a debugger | not at all: the process still holds them. A [lease](SharedLease) ends nevertheless |
 
 mod attempt;
 mod builder;
@@ -64,8 +64,9 @@ use super::builder::InvalidPermits;
 
 /// A counting semaphore that processes share, with leak-proof permits.
 ///
-/// For bounding what goes on at once on a machine: compilers of a build, workers of several servers,
-/// downloads of a user. A handle: clones share one attachment to the file.
+/// Use it to bound what goes on at once on a machine: the compilers of a build, the workers of
+/// several servers, the downloads of a user. Within one process, [`Semaphore`](crate::Semaphore) is
+/// faster and can do more. A handle: clones share one attachment to the file.
 ///
 /// ```
 /// # let path = std::env::temp_dir().join(format!("latchwork-shared-{}", std::process::id()));
@@ -81,20 +82,25 @@ use super::builder::InvalidPermits;
 ///
 /// # Trust
 ///
-/// The file is its owner's alone. Processes of that user can take permits, and can also write
-/// garbage into it: then no promise is left but that nothing of this process is touched, no thread
-/// spins, and what can be told is told: [`Detached`](AcquireError::Detached), or permits that are
-/// taken back from owners that do not exist. [`remove`](Self::remove) and opening anew helps. One who
-/// cuts the file short has every process that looks at it killed by SIGBUS.
+/// Only the user who owns the file can open it. Processes of that user can take permits, and can
+/// also write garbage into the file. Then the count of permits may be wrong, and calls may return
+/// [`Detached`](AcquireError::Detached); but no memory of this process is touched, and no thread
+/// spins. [`remove`](Self::remove) the file and open it again. If somebody truncates the file,
+/// every process that uses it is killed by SIGBUS.
 ///
-/// A process that closes descriptors which it has not opened (`close_range`) gives up the lock that
-/// says that it lives, and with it, after a while, its permits.
+/// A process that closes descriptors which it has not opened itself (`close_range`) may close the
+/// one whose lock says that the process lives. It then loses its permits after a while.
 ///
 /// # Fairness
 ///
-/// Newcomers may take a free permit past those who wait until one of these has waited for 2 ms; then
-/// they queue behind it. Among those who wait there is no order. One request at a time collects
-/// several permits.
+/// Newcomers may take a free permit past those who wait until one of these has waited for 2 ms;
+/// then they queue behind it. Among those who wait there is no order. One request at a time
+/// collects several permits.
+///
+/// # Blocking
+///
+/// Since whoever should wake a waiter may be killed before it does, a waiting thread looks for a
+/// permit every 50 ms by itself.
 #[derive(Clone)]
 pub struct SharedSemaphore {
     core: Anchor<Core>,
@@ -102,7 +108,7 @@ pub struct SharedSemaphore {
 }
 
 impl SharedSemaphore {
-    /// Opens the semaphore at a path, and makes it with `permits` permits if there is none.
+    /// Opens the semaphore at a path, and creates it with `permits` permits if there is none.
     ///
     /// A name without a slash stands for a file in `$XDG_RUNTIME_DIR/latchwork`, or
     /// `/dev/shm/latchwork-UID` where that is not set.
@@ -118,17 +124,17 @@ impl SharedSemaphore {
         Self::builder(name).permits(permits).open()
     }
 
-    /// Starts to open one, with one permit unless told otherwise.
+    /// Starts a [`Builder`] for more options; one permit unless told otherwise.
     pub fn builder(name: impl AsRef<Path>) -> Builder {
         Builder::new(name.as_ref())
     }
 
-    /// Removes the file, and says whether there was one. Who has it open goes on with what it has;
-    /// who opens that name next makes a new one.
+    /// Removes the file, and says whether there was one. Processes that have it open go on sharing
+    /// the removed one; the next to open the name creates a new one.
     ///
     /// # Errors
     ///
-    /// When the system refuses to.
+    /// When the system refuses the removal.
     pub fn remove(name: impl AsRef<Path>) -> Result<bool, OpenError> {
         file::remove(&file::resolve(name.as_ref())?)
     }
@@ -164,7 +170,7 @@ impl SharedSemaphore {
         }
     }
 
-    /// Takes a permit if there is one, also from a process that has died, and if taking it is not
+    /// Takes a permit if there is one, also one of a process that has died, and if taking it is not
     /// unfair to those who wait.
     ///
     /// # Errors
@@ -292,9 +298,9 @@ impl SharedSemaphore {
         Ok(self.permits(self.core.wait(wanted, Some(deadline))?))
     }
 
-    /// Asks for a permit without waiting for it: `f` is called with it once it is there, on a thread
-    /// of the library's; or at once, on this one, if it is there or refused. Dropping the [`Pending`]
-    /// cancels.
+    /// Asks for a permit without waiting for it: `f` is called with it once it is there, on a
+    /// thread of the library's; or at once, on this one, if it is there or refused. Dropping the
+    /// [`Pending`] cancels.
     ///
     /// ```
     /// # let path = std::env::temp_dir().join(format!("latchwork-with-{}", std::process::id()));
@@ -373,8 +379,8 @@ impl SharedSemaphore {
         Pending::new(delivery, move || requests::cancel(&core, number))
     }
 
-    /// Waits for a permit that is taken back after `ttl`, unless it is renewed: a [`SharedLease`]. From
-    /// 1 ms to 49 days; others count as the nearest of these.
+    /// Waits for a permit that is taken back after `ttl`, unless it is renewed: a [`SharedLease`].
+    /// A `ttl` below 1 ms counts as 1 ms, and one above 49 days as 49 days.
     ///
     /// # Errors
     ///
@@ -456,14 +462,14 @@ impl SharedSemaphore {
         self.core.target() as u32
     }
 
-    /// The most that [`set_max`](Self::set_max) can make of them.
+    /// The highest number that [`set_max`](Self::set_max) accepts.
     pub fn ceiling(&self) -> u32 {
         self.core.area().cells.len() as u32
     }
 
-    /// How many permits are taken, by all processes. What a dead one had does not count.
+    /// How many permits are taken, by all processes. Those of dead processes do not count.
     ///
-    /// Looks at each of them, and not all at one moment.
+    /// It reads one permit after the other, not all at one moment.
     pub fn current(&self) -> u32 {
         self.core.held().count() as u32
     }
@@ -490,7 +496,7 @@ impl SharedSemaphore {
         self.core.is_closed()
     }
 
-    /// Whether it is [strict](Builder::strict).
+    /// Whether the semaphore is [strict](Builder::strict).
     pub fn is_strict(&self) -> bool {
         self.core.is_strict
     }
@@ -502,9 +508,9 @@ impl SharedSemaphore {
 
     /// The descriptor whose lock on the file says that this process lives.
     ///
-    /// With [`strict`](Builder::strict), permits come back when the last descriptor of it has been closed: hand
-    /// a command a duplicate that it inherits, and they last until both have ended. Dropping the
-    /// permits gives them back all the same.
+    /// With [`strict`](Builder::strict), permits come back when the last descriptor of it has been
+    /// closed: hand a command a duplicate that it inherits, and they last until both have ended.
+    /// Dropping the permits gives them back all the same.
     ///
     /// `None` in the child of a fork, which does not have it.
     pub fn lifeline_fd(&self) -> Option<BorrowedFd<'_>> {

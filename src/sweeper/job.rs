@@ -89,15 +89,15 @@ impl Job {
         self.core().state.lock().schedule.is_armed(self.id)
     }
 
-    /// Whether a thread attends to the job; in a model, whoever steps it. `false` after a start that
-    /// failed, and so the next arming tries again.
+    /// Whether a thread attends to the job; in a model, whoever steps it. `false` after a start
+    /// that failed, and so the next arming tries again.
     pub(crate) fn is_attended(&self) -> bool {
         !thread::STARTS_ITS_OWN || self.core().state.lock().running
     }
 
     /// Makes sure that a thread attends to the job once it is armed; in a model, whoever steps it.
-    /// `false` if none will: the system refuses one, the sweeper was shut down, or this process is a
-    /// fork of the one that had it.
+    /// `false` if none will: the system refuses one, the sweeper was shut down, or this process is
+    /// a fork of the one that had it.
     pub(crate) fn attend(&self) -> bool {
         let core = self.core();
         if core.is_forked() {

@@ -40,7 +40,7 @@ use slot::{CANCELLED, Outcome, RUNNING, Slot};
 pub enum TicketError {
     /// The work panicked.
     Panicked(Panic),
-    /// Nobody will do the work: what was to do it has shut down.
+    /// The work was not done and will not be: its worker has shut down.
     Lost,
 }
 
@@ -48,7 +48,7 @@ impl fmt::Display for TicketError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Panicked(_) => f.write_str("the work panicked"),
-            Self::Lost => f.write_str("what was to do the work has shut down"),
+            Self::Lost => f.write_str("the work was not done: its worker has shut down"),
         }
     }
 }

@@ -28,12 +28,12 @@ const LOCK: &str = "LOCK";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
-    /// The record is with the kernel: it survives the process, not the machine. Segments are synced
-    /// when they are full.
+    /// The record has been handed to the kernel. It survives the end of the process, but not a
+    /// power cut. Segments are synced when they are full.
     None,
-    /// The same, and every record is synced within about this time.
+    /// As `None`, and every record is synced within about this time.
     Periodic(Duration),
-    /// The record is on disk.
+    /// The record has been synced to disk.
     #[default]
     Sync,
 }
@@ -46,7 +46,7 @@ pub struct Progress {
     pub records: u64,
     /// Bytes read.
     pub bytes: u64,
-    /// Bytes that there are, the room after the last record included.
+    /// Bytes in all files, with the unused room after the last record.
     pub total: u64,
     /// The last record that was read.
     pub lsn: Lsn,
@@ -95,12 +95,13 @@ impl Recovery {
         self.bytes
     }
 
-    /// The last place that is taken.
+    /// The LSN of the last record; the next append gets the one after it.
     pub fn last_lsn(&self) -> Lsn {
         self.last
     }
 
-    /// Where a torn tail was cut off: what stood there had not been acknowledged.
+    /// Where a torn tail was cut off, if there was one. What stood there had not been acknowledged
+    /// as synced.
     pub fn cut(&self) -> Option<&Cut> {
         self.cut.as_ref()
     }
@@ -116,8 +117,8 @@ impl Recovery {
         self.snapshot.take()
     }
 
-    /// Snapshots that are damaged; an older one, and more records, have stood in. The next snapshot
-    /// that is committed removes them, and keeps that older one.
+    /// Snapshots that are damaged. An older one, with more records, was used instead. The next
+    /// snapshot that is committed removes them, and keeps that older one.
     pub fn damaged_snapshots(&self) -> &[PathBuf] {
         &self.damaged
     }
@@ -176,8 +177,8 @@ impl Builder {
         self
     }
 
-    /// How long a segment is, unless one group needs more. The room is taken from the disk when the
-    /// segment is made. Default: 64 MiB; at least 4 KiB.
+    /// How long a segment is, unless one group needs more or the disk has no room for it. The room
+    /// is allocated when the segment is made. Default: 64 MiB; at least 4 KiB.
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = bytes.max(4 << 10);
         self
@@ -196,10 +197,10 @@ impl Builder {
         self
     }
 
-    /// How long [enqueued](Wal::enqueue) records may wait to be written together, where nobody waits
-    /// for them: each group costs its thread a wake-up and a system call. A quarter of a mebibyte is
-    /// written at once. Where every record is [synced](Durability::Sync) nothing lingers. Default: not
-    /// at all.
+    /// How long [enqueued](Wal::enqueue) records that no thread waits for may be held back, to be
+    /// written together: each group costs the log's thread a wake-up and a system call. A process
+    /// that is killed loses them. From 256 KiB on they are written at once, and with
+    /// [`Durability::Sync`] always. Default: zero.
     pub fn linger(mut self, time: Duration) -> Self {
         self.linger = time;
         self
@@ -223,8 +224,8 @@ impl Builder {
     /// What is delivered is synced when this returns.
     ///
     /// # Errors
-    /// When the log is open elsewhere ([`is_locked`](WalError::is_locked)), when `deliver` fails, when
-    /// a file cannot be read or made, and when a record is bad that had been acknowledged
+    /// When the log is open elsewhere ([`is_locked`](WalError::is_locked)), when `deliver` fails,
+    /// when a file cannot be read or made, and when a record is bad that had been acknowledged
     /// ([`is_corrupt`](WalError::is_corrupt)).
     ///
     /// # Blocking
@@ -245,7 +246,7 @@ impl Builder {
         Ok((wal, recovery))
     }
 
-    /// The same, with the snapshot handed over before the records.
+    /// As [`open`](Self::open), with the snapshot handed over before the records.
     ///
     /// See [`Snapshot`](super::Snapshot) for an example.
     ///

@@ -7,8 +7,9 @@ use super::group_commit::Core;
 use super::{AppendError, Lsn, Wal};
 
 impl Wal {
-    /// As [`try_enqueue`](Self::try_enqueue), but leaves the log's thread asleep: for those who enqueue
-    /// several and then [`nudge`](Self::nudge) it. Until then they may stay in memory.
+    /// As [`try_enqueue`](Self::try_enqueue), but does not wake the log's thread. For callers that
+    /// enqueue several records and then [`nudge`](Self::nudge) it; until then the records may stay
+    /// in memory.
     ///
     /// ```
     /// # use latchwork::{fs::MemoryFs, wal::Wal};

@@ -109,7 +109,9 @@ impl WalError {
         matches!(self.0.why, Why::Locked)
     }
 
-    /// Whether a record is bad that had been acknowledged. Nothing was changed on disk.
+    /// Whether the files are damaged in a way that no crash explains: a record is bad that had been
+    /// acknowledged, or is missing. Nothing was changed on disk. Also for a record that is longer
+    /// than the builder's [`max_record_bytes`](super::Builder::max_record_bytes).
     pub fn is_corrupt(&self) -> bool {
         matches!(self.0.why, Why::Corrupt { .. })
     }
@@ -119,8 +121,8 @@ impl WalError {
         matches!(&self.0.why, Why::Io(error) if is_no_space(error))
     }
 
-    /// Whether the log takes nothing any more since a write or a sync failed. Open it again to go on
-    /// from what is on disk.
+    /// Whether the log takes no more records because a write or a sync failed. Open it again to go
+    /// on from what is on disk.
     pub fn is_poisoned(&self) -> bool {
         matches!(self.0.why, Why::Poisoned(_))
     }
@@ -143,13 +145,19 @@ impl fmt::Display for WalError {
         write!(f, "cannot {doing} {}: ", path.display())?;
         match why {
             Why::Io(error) => error.fmt(f),
-            Why::Locked => f.write_str("the log is open elsewhere"),
+            Why::Locked => f.write_str("the log is open elsewhere, and must be closed there first"),
             Why::Corrupt { offset, lsn, what } => {
                 write!(f, "at byte {offset}, record {lsn}: {what}")
             }
-            Why::Unsupported(version) => write!(f, "its format has the unknown version {version}"),
+            Why::Unsupported(version) => write!(
+                f,
+                "its format has version {version}, which this version of latchwork does not know"
+            ),
             Why::Refused(error) => write!(f, "a record was refused: {error}"),
-            Why::Poisoned(cause) => write!(f, "the log is out of use since it {cause}"),
+            Why::Poisoned(cause) => write!(
+                f,
+                "the log takes no more records until it is opened again, because it {cause}"
+            ),
             Why::Panicked => f.write_str("the file system panicked"),
             Why::Closed => f.write_str("the log is closed"),
         }
@@ -175,14 +183,14 @@ impl Error for WalError {
 
 /// Why an append, or a wait for one, did not end well.
 ///
-/// Every variant but [`InDoubt`](Self::InDoubt) means that the record is not in the log and will not
-/// be. (For what was [enqueued](super::Wal::enqueue) before, see there.)
+/// Every variant but [`InDoubt`](Self::InDoubt) means that the record is not in the log and will
+/// not be. (For what was [enqueued](super::Wal::enqueue) before, see there.)
 ///
 /// ```
 /// use latchwork::wal::AppendError;
 ///
 /// let error = AppendError::TooLarge { len: 10, limit: 5 };
-/// assert_eq!(error.to_string(), "a record of 10 bytes is above the limit of 5");
+/// assert!(error.to_string().starts_with("a record of 10 bytes is above the limit of 5"));
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -196,7 +204,8 @@ pub enum AppendError {
         /// What is allowed.
         limit: usize,
     },
-    /// As many bytes as the log allows wait to be written.
+    /// The log's [`max_pending_bytes`](super::Builder::max_pending_bytes) wait to be written, and
+    /// the call does not wait.
     Full,
     /// The time was up before the record's group was begun.
     TimedOut,
@@ -207,7 +216,7 @@ pub enum AppendError {
     NoSpace(WalError),
     /// The record could not be written, and was not; another one may be.
     Failed(WalError),
-    /// The log takes nothing any more since a write or a sync failed.
+    /// The log takes no more records because a write or a sync failed. Open it again to go on.
     Poisoned(WalError),
     /// The record may be in the log or not: its group was being written when the time was up, or
     /// when a write or a sync failed. The next recovery will find it or not find it, whole.
@@ -243,15 +252,25 @@ impl fmt::Display for AppendError {
         match self {
             Self::Closed => f.write_str("the log is closed"),
             Self::TooLarge { len, limit } => {
-                write!(f, "a record of {len} bytes is above the limit of {limit}")
+                write!(
+                    f,
+                    "a record of {len} bytes is above the limit of {limit}: split it, or raise \
+                     `max_record_bytes`"
+                )
             }
             Self::Full => f.write_str("too much waits to be written: try again later"),
             Self::TimedOut => f.write_str("the time was up before the record was written"),
-            Self::Unassigned => f.write_str("no record has this place yet"),
-            Self::NoSpace(_) => f.write_str("there is no space for the record"),
+            Self::Unassigned => f.write_str("no record has this LSN yet"),
+            Self::NoSpace(_) => f.write_str(
+                "the disk is full: the next append that finds room, or `resume`, goes on",
+            ),
             Self::Failed(_) => f.write_str("the record could not be written"),
-            Self::Poisoned(_) => f.write_str("the log is out of use after an error"),
-            Self::InDoubt(_) => f.write_str("it is not known whether the record is in the log"),
+            Self::Poisoned(_) => {
+                f.write_str("the log takes no more records after an error: open it again")
+            }
+            Self::InDoubt(_) => f.write_str(
+                "it is not known whether the record is in the log: the next recovery tells",
+            ),
         }
     }
 }

@@ -11,10 +11,10 @@
 //! | a record of this epoch with `synced_below` > x | synced | refuse: corrupt |
 //! | neither | not acknowledged, or the last group of all | cut |
 //!
-//! The log goes on in a new segment, which begins with a copy of what is not known to be synced: its
-//! old place may be in the page cache only, after a failed sync even clean there. The copy is
-//! synced before the header that makes it count. From then on the old tail is void, whatever a later
-//! look at it would find.
+//! The log goes on in a new segment, which begins with a copy of what is not known to be synced:
+//! its old place may be in the page cache only, after a failed sync even clean there. The copy is
+//! synced before the header that makes it count. From then on the old tail is void, whatever a
+//! later look at it would find.
 
 mod read;
 mod sums;

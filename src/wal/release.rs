@@ -81,8 +81,8 @@ impl Wal {
 
     /// Begins a snapshot of the state that the records so far have led to. To be called when the
     /// state that will be written holds what every record up to [`last_lsn`](Self::last_lsn) did:
-    /// under the lock that the caller orders its appends by, or where a record that is replayed over
-    /// a newer state does no harm.
+    /// under the lock that the caller orders its appends by, or where a record that is replayed
+    /// over a newer state does no harm.
     ///
     /// See [`Snapshot`] for an example.
     ///

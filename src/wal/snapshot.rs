@@ -8,10 +8,10 @@
 //! | 8 | n |
 //! | 4 | CRC32C of all before |
 //!
-//! It is written under a temporary name, synced, renamed, and the directory synced; only then do the
-//! segments go that the snapshot before it covers already. That one is kept, with the records since:
-//! should the newest be damaged, the state can still be had. One that a recovery has found damaged is
-//! of no such use, and goes.
+//! It is written under a temporary name, synced, renamed, and the directory synced; only then do
+//! the segments go that the snapshot before it covers already. That one is kept, with the records
+//! since: should the newest be damaged, the state can still be had. One that a recovery has found
+//! damaged is of no such use, and goes.
 
 use std::fmt;
 use std::io::{self, Read, Write};

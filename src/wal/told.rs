@@ -8,9 +8,10 @@ use crate::sync::unmodelled;
 use super::{Lsn, Wal, WalError};
 
 impl Wal {
-    /// Has `f` called with [`durable_lsn`](Self::durable_lsn) whenever that has risen, outside all
-    /// locks, by whoever led the group: so that an event loop can answer for what it enqueued. Two
-    /// calls may come at once and out of order; what counts is the greatest.
+    /// Calls `f` with [`durable_lsn`](Self::durable_lsn) whenever that has risen, so that an event
+    /// loop can acknowledge what it enqueued. It runs outside all locks on the thread that wrote
+    /// the group, and must not wait. Two calls may come at the same time and out of order: the
+    /// greatest counts.
     ///
     /// ```
     /// # use latchwork::{fs::MemoryFs, wal::{Lsn, Wal}};
@@ -26,9 +27,9 @@ impl Wal {
         self.core.on_durable.lock().push(unmodelled::Arc::new(f));
     }
 
-    /// Has `f` called with the last record that was written, synced or not, whenever a group was;
-    /// otherwise as [`on_durable`](Self::on_durable). For an event loop that has stopped to enqueue
-    /// because too much [waits](Self::pending_bytes).
+    /// Calls `f` after each group with the last record that was written, synced or not; otherwise
+    /// as [`on_durable`](Self::on_durable). For an event loop that has stopped enqueueing because
+    /// too much [waits](Self::pending_bytes).
     ///
     /// ```
     /// # use latchwork::{fs::MemoryFs, wal::{Durability, Lsn, Wal}};
@@ -47,10 +48,9 @@ impl Wal {
         self.core.on_written.lock().push(unmodelled::Arc::new(f));
     }
 
-    /// Has `f` called whenever a group could not be written or synced, with the reason, outside all
-    /// locks, by whoever led it: so that an event loop learns of what it enqueued. When the error
-    /// [`is_poisoned`](WalError::is_poisoned), the log takes nothing any more; else it is for
-    /// [`resume`](Self::resume) to try again.
+    /// Calls `f` with the reason whenever a group could not be written or synced, as
+    /// [`on_durable`](Self::on_durable). If the error [`is_poisoned`](WalError::is_poisoned), the
+    /// log takes no more records; else [`resume`](Self::resume) tries again.
     ///
     /// ```
     /// # use latchwork::{fs::MemoryFs, wal::Wal};

@@ -43,7 +43,9 @@ impl<M> SubmitError<M> {
 impl<M> fmt::Display for SubmitError<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Busy(_) => "too many messages stand in line: try again later",
+            Self::Busy(_) => {
+                "too many messages stand in line: try again later, or raise the worker's `capacity`"
+            }
             Self::Closed(_) => "the worker has been shut down",
             Self::NoThread(..) => "the worker's thread could not be started",
         })

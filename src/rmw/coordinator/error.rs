@@ -52,7 +52,10 @@ impl fmt::Display for CoordinatorError {
             Self::Crashed(message) => write!(f, "the command panicked: {message}"),
             Self::ShutDown => f.write_str("the coordinator has been shut down"),
             Self::NoSuchShard { shard, shards } => {
-                write!(f, "there is no shard {shard}, but {shards} from 0 on")
+                write!(
+                    f,
+                    "there is no shard {shard}: there are {shards}, numbered from 0"
+                )
             }
             Self::NoThread(kind) => write!(f, "the shard's thread could not be started: {kind}"),
         }

@@ -14,7 +14,7 @@ use crate::waiter::dispatcher;
 use super::SharedSemaphore;
 use super::control::{self, PURPOSE};
 
-/// Opens a [`SharedSemaphore`] with more to say than [`open`](SharedSemaphore::open).
+/// Opens a [`SharedSemaphore`] with more options than [`open`](SharedSemaphore::open).
 ///
 /// ```
 /// # let path = std::env::temp_dir().join(format!("latchwork-builder-{}", std::process::id()));
@@ -53,49 +53,48 @@ impl Builder {
         }
     }
 
-    /// How many permits the file is made with. All who open it have to say the same number, whatever
-    /// [`set_max`](SharedSemaphore::set_max) has made of it.
+    /// How many permits the file is created with. Every process that opens it has to give the same
+    /// number, also after a [`set_max`](SharedSemaphore::set_max). Default: 1.
     pub fn permits(mut self, permits: u32) -> Self {
         self.permits = permits;
         self
     }
 
-    /// The most that [`set_max`](SharedSemaphore::set_max) and an `acquire_many` can ask for; the
-    /// file has 32 bytes for each. By default, as many as there are
-    /// [`permits`](Self::permits). Up to 1,048,576.
+    /// The ceiling for [`set_max`](SharedSemaphore::set_max) and `acquire_many`, at most 1,048,576.
+    /// The file has 32 bytes for each. Default: the number of [`permits`](Self::permits).
     pub fn max_permits(mut self, max_permits: u32) -> Self {
         self.max_permits = Some(max_permits);
         self
     }
 
-    /// Whether a dead process's permits are used again only when the process has gone altogether,
-    /// with all to whom it handed its [descriptor](SharedSemaphore::lifeline_fd).
+    /// Whether a dead process's permits come back only when the kernel has freed all that the
+    /// process had, and every process that inherited its [descriptor](SharedSemaphore::lifeline_fd)
+    /// has ended. Default: no.
     ///
-    /// Without, they come back as soon as the process is known to be dead, which is before the
-    /// kernel has taken down its memory, its sockets and its locks: right for bounding load, and not
-    /// where a permit stands for a port, a file or a child. With large processes, strict takes as
-    /// long as the kernel does.
+    /// Without `strict` they come back as soon as the process is known to be dead. Its memory,
+    /// sockets and locks may exist a little longer. That is right for bounding load, but not where
+    /// a permit stands for a port, a file or a child process.
     pub fn strict(mut self, strict: bool) -> Self {
         self.strict = strict;
         self
     }
 
-    /// Opens what is there, as it is, and makes nothing: for tools that look at somebody else's
-    /// semaphore.
+    /// Opens an existing file with the options that it was created with, and creates none: for
+    /// tools that look at another program's semaphore. Default: no.
     pub fn existing_only(mut self, existing_only: bool) -> Self {
         self.existing_only = existing_only;
         self
     }
 
-    /// Has this process's permits say since when they are held
-    /// ([`holders`](SharedSemaphore::holders)): a look at the clock for each.
+    /// Whether [`holders`](SharedSemaphore::holders) can say since when this process holds permits.
+    /// Costs a reading of a coarse clock an acquire. Default: no.
     pub fn track_holders(mut self, track: bool) -> Self {
         self.tracks_holders = track;
         self
     }
 
-    /// Calls `handler` for each permit that comes back from a guard that was leaked in this process,
-    /// on a thread of the library's.
+    /// Tells `handler` of each permit that a guard of this process leaked and that came back. It
+    /// runs on the library's thread `lw-dispatch`, and a panic in it is caught.
     pub fn on_leak(mut self, handler: impl Fn(LeakReport) + Send + Sync + 'static) -> Self {
         self.on_leak = Some(Arc::new(handler));
         self
@@ -105,12 +104,12 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// [`OpenError`], which says what was being done to which path. Numbers of permits that cannot be
-    /// are a [mismatch](OpenError::is_mismatch).
+    /// [`OpenError`], which says what was being done to which path. An invalid number of permits is
+    /// a [mismatch](OpenError::is_mismatch), too.
     ///
     /// # Blocking
     ///
-    /// While another process opens the same file. One that is stopped just then holds up the others.
+    /// While another process opens the same file, also if that process is stopped meanwhile.
     pub fn open(self) -> Result<SharedSemaphore, OpenError> {
         let path = file::resolve(&self.name)?;
         let ceiling = self.max_permits.unwrap_or(self.permits);

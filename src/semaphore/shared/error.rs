@@ -25,7 +25,7 @@ pub enum AcquireError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TryAcquireError {
-    /// None is free, or taking it would be unfair to who waits.
+    /// No permit is free, or taking it would be unfair to those who wait.
     WouldBlock,
     /// As [`AcquireError::Closed`].
     Closed,
@@ -39,7 +39,7 @@ pub enum TryAcquireError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AcquireTimeoutError {
-    /// None came free in time. Nothing was taken, and nothing will be.
+    /// No permit came free in time. Nothing was taken, and nothing will be.
     TimedOut,
     /// As [`AcquireError::Closed`].
     Closed,

@@ -1,9 +1,9 @@
 //! Leases: permits with a deadline, which anybody takes back after it.
 //!
 //! The deadline stands beside the permit's word. Whoever looks closely for a permit takes back what
-//! is over, by the same step as a dead owner's, so no thread has to watch the clock, and the lease of
-//! a process that is stopped ends too. A renewal gives the permit another sequence number, so that it
-//! and the taking back are steps on one word: one of them fails.
+//! is over, by the same step as a dead owner's, so no thread has to watch the clock, and the lease
+//! of a process that is stopped ends too. A renewal gives the permit another sequence number, so
+//! that it and the taking back are steps on one word: one of them fails.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,12 +18,13 @@ use super::control::{LONGEST_LEASE_MILLIS, LeaseWord};
 use super::core::{Claim, Core};
 use crate::semaphore::LeaseLost;
 
-/// A permit of a [`SharedSemaphore`](super::SharedSemaphore) until a deadline, with a fencing token.
+/// A permit of a [`SharedSemaphore`](super::SharedSemaphore) until a deadline, with a fencing
+/// token.
 ///
 /// For work that may hang, in processes that may be stopped: after the deadline the permit is
-/// somebody else's, whatever has become of this process. The holder may not have noticed, so what the
-/// permit guards is told the [`token`](Self::token) with each request, and refuses one that is smaller
-/// than one it has seen (Kleppmann, "How to do distributed locking", 2016).
+/// somebody else's, whatever has become of this process. The holder may not have noticed, so what
+/// the permit guards is told the [`token`](Self::token) with each request, and refuses one that is
+/// smaller than one it has seen (Kleppmann, "How to do distributed locking", 2016).
 ///
 /// Bound to no thread. Dropping it gives the permit back, if it is still this lease's.
 ///
@@ -84,8 +85,9 @@ impl SharedLease {
         }
     }
 
-    /// The fencing token: larger than that of every lease granted before on this file. It begins anew
-    /// where the file is [removed](super::SharedSemaphore::remove) or the machine started again.
+    /// The fencing token: larger than that of every lease granted before on this file. It begins
+    /// anew where the file is [removed](super::SharedSemaphore::remove) or the machine started
+    /// again.
     pub fn token(&self) -> u64 {
         self.token
     }

@@ -48,8 +48,8 @@ fn detach(bound: &Bound<'_, Core>) -> Option<(Anchor<Core>, Claim)> {
 #[must_use = "a permit is given back when it is dropped"]
 pub struct SharedPermit<'a> {
     bound: Bound<'a, Core>,
-    /// Where it stands: with the claim's tag, all that giving it back takes. `None`: the claim has a
-    /// value of its own.
+    /// Where it stands: with the claim's tag, all that giving it back takes. `None`: the claim has
+    /// a value of its own.
     cell: Option<&'a Cell>,
 }
 
@@ -110,8 +110,8 @@ impl<'a> SharedPermit<'a> {
         }
     }
 
-    /// How many permits this holds: 1, or 0 if [`holder::scope`](crate::holder::scope) has reclaimed
-    /// it.
+    /// How many permits this holds: 1, or 0 if [`holder::scope`](crate::holder::scope) has
+    /// reclaimed it.
     pub fn count(&self) -> u32 {
         u32::from(self.bound.held().is_some())
     }
@@ -212,8 +212,8 @@ impl fmt::Debug for SharedPermits<'_> {
     }
 }
 
-/// A [`SharedPermit`], or several, with a handle of its own on the semaphore; bound to its thread all
-/// the same.
+/// A [`SharedPermit`], or several, with a handle of its own on the semaphore; bound to its thread
+/// all the same.
 ///
 /// ```
 /// # let path = std::env::temp_dir().join(format!("latchwork-owned-{}", std::process::id()));

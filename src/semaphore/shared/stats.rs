@@ -13,16 +13,16 @@ use super::control::age;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SharedHolder {
-    /// Its number, in its own pid namespace.
+    /// Its process id, in its own pid namespace.
     pub pid: u32,
-    /// How it was called, up to 40 bytes.
+    /// The name of its program, up to 40 bytes.
     pub command: String,
-    /// How many permits.
+    /// How many permits it holds.
     pub permits: u32,
-    /// Since when, for the one it has held longest; where the semaphore of that process
-    /// [tracks](super::Builder::track_holders) it.
+    /// Since when it holds the oldest of them, if that process
+    /// [tracks](super::Builder::track_holders) its permits.
     pub since: Option<SystemTime>,
-    /// How long its leases last, for the one that ends first; `None` if it has none.
+    /// How long the first of its leases to end still lasts; `None` if it has no lease.
     pub lease_left: Option<Duration>,
     /// Whether it is the calling process.
     pub is_this_process: bool,
@@ -32,11 +32,11 @@ pub struct SharedHolder {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SharedWaiter {
-    /// Its number, in its own pid namespace.
+    /// Its process id, in its own pid namespace.
     pub pid: u32,
-    /// How it was called, up to 40 bytes.
+    /// The name of its program, up to 40 bytes.
     pub command: String,
-    /// How many requests wait.
+    /// How many of its requests wait.
     pub requests: u32,
 }
 
@@ -58,17 +58,17 @@ pub struct SharedStats {
     pub timeouts: u64,
     /// How many permits of dead processes this one has taken back.
     pub reaped: u64,
-    /// How many leases it has taken back that were over.
+    /// How many expired leases this process has taken back.
     pub expired: u64,
     /// How many permits came back from this process's guards that were leaked.
     pub leaked: u64,
-    /// How many of its permits were not there any more when they were given back: leases that were
-    /// over, and what was written over.
+    /// How many of this process's permits were no longer its own when it gave them back: expired
+    /// leases, and permits whose words in the file were overwritten.
     pub lost: u64,
 }
 
 impl SharedSemaphore {
-    /// Which processes hold permits. Not one moment's picture.
+    /// Which processes hold permits. It reads one permit after the other, not all at one moment.
     pub fn holders(&self) -> Vec<SharedHolder> {
         let area = self.core.area();
         let (coarse, time) = (clock::coarse_nanos(), SystemTime::now());
