@@ -113,9 +113,19 @@ use crate::sync::unmodelled::{AtomicBool, AtomicU64};
 /// # Ok::<(), RmwError>(())
 /// ```
 ///
+/// # Errors
+/// Every write may return [`Reentrant`](RmwError::Reentrant), [`Busy`](RmwError::Busy),
+/// [`TimedOut`](RmwError::TimedOut) on a handle with a [deadline](Self::with_deadline), and
+/// [`Store`](RmwError::Store) if the store fails; the methods name what else there is. After an
+/// error nothing has been changed.
+///
 /// # Blocking
 /// A write waits while another thread holds the key's latch: for as long as commands take, or the
-/// closure of an [`update`](Self::update). Reads wait for nobody.
+/// closure of an [`update`](Self::update). Reads do not wait. The methods say so only where it is
+/// otherwise.
+///
+/// # Fairness
+/// That of the [`LatchTable`].
 pub struct Rmw<S: Store = MemStore> {
     core: Arc<Core<S>>,
     /// Dropped with the last handle; it then lets go of its `core`. A transaction has none.
@@ -166,7 +176,7 @@ impl Rmw<MemStore> {
         Self::builder().build()
     }
 
-    /// Starts a description of what to build.
+    /// Starts a [`RmwBuilder`], for a limit on lengths, another store, clock or sweeper.
     ///
     /// ```
     /// use latchwork::rmw::Rmw;
@@ -234,7 +244,7 @@ impl<S: Store> Rmw<S> {
         Ok(self.core.store.clear()?)
     }
 
-    /// The bytes of memory that a key takes: its place in the store, the key and its value. Zero:
+    /// The bytes of memory that a key takes: its place in the store, the key and its value; zero if
     /// it is missing. What clones of the value share is counted once.
     ///
     /// ```

@@ -358,6 +358,10 @@ impl Semaphore {
     /// # Errors
     ///
     /// As [`acquire`](Self::acquire), and then `f` is not run.
+    ///
+    /// # Blocking
+    ///
+    /// As [`acquire`](Self::acquire).
     #[track_caller]
     pub fn with_permit<R>(&self, f: impl FnOnce(&Permit<'_>) -> R) -> Result<R, AcquireError> {
         let permit = self.acquire()?;
@@ -447,8 +451,8 @@ impl Semaphore {
     /// else nobody is listed.
     ///
     /// Guards bound to a thread are listed, and [leases](Self::acquire_leased);
-    /// [detached](Permit::detach) guards belong to no one. Not one moment's picture: holders come
-    /// and go while it is drawn.
+    /// [detached](Permit::detach) guards are not. The list is not of one moment: holders come and
+    /// go while it is made.
     pub fn holders(&self) -> Vec<Holder> {
         if !self.core.tracks_holders {
             return Vec::new();
@@ -515,7 +519,7 @@ impl fmt::Debug for Semaphore {
     }
 }
 
-/// Someone who holds permits.
+/// A thread or a [lease](Lease) that holds permits.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Holder {
@@ -527,7 +531,7 @@ pub struct Holder {
     pub acquired_at: &'static Location<'static>,
     /// For how long, to within the kernel's tick (up to 10 ms).
     pub held_for: Duration,
-    /// The token of the lease; `None` for a guard. A lease is no thread's.
+    /// The token of the lease; `None` for a guard. A lease belongs to no thread.
     pub lease: Option<u64>,
 }
 
@@ -547,7 +551,7 @@ pub struct Stats {
     pub waits: WaitHistogram,
     /// How many requests gave up.
     pub timeouts: u64,
-    /// How many requests were served out of the line.
+    /// How many requests had to wait and were served.
     pub hand_offs: u64,
     /// How many permits came back from guards that were leaked.
     pub leaked: u64,

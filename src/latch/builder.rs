@@ -83,8 +83,8 @@ impl<K: ?Sized> Builder<K> {
         self
     }
 
-    /// How long somebody waits before [`sweep`](LatchTable::sweep) looks whether the one waited for
-    /// is gone; a millisecond at least. Default: 5 s.
+    /// How long a request waits before it is checked whether the holder's thread has ended, as
+    /// [`sweep`](LatchTable::sweep) does; at least a millisecond. Default: 5 s.
     pub fn sweep_every(mut self, period: Duration) -> Self {
         self.sweep_every = period.max(Duration::from_millis(1));
         self

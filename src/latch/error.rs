@@ -12,11 +12,11 @@ pub enum LatchError {
     Busy,
 }
 
-/// Why [`try_latch`](super::LatchTable::try_latch) gave no latch.
+/// Why [`try_latch`](super::LatchTable::try_latch) gave no latch. Nothing was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TryLatchError {
-    /// Not without waiting.
+    /// The latch is held, or taking it would be unfair to those who wait.
     WouldBlock,
 }
 

@@ -16,13 +16,15 @@ const NAME: usize = 128;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HotKey {
-    /// The first 128 bytes of the key where the table was told them, as an `Rmw`'s is; else empty.
+    /// The first 128 bytes of the key, for the table of an `Rmw`; else empty, since a table knows
+    /// only the hashes of its keys.
     pub name: Box<[u8]>,
-    /// What to compare with the upper 44 bits of [`LatchTable::hash_of`](super::LatchTable::hash_of).
+    /// The upper 44 bits of the key's hash, see
+    /// [`LatchTable::is_hash_of`](super::LatchTable::is_hash_of).
     pub hash: u64,
     /// How many requests for its latch had to wait.
     pub waits: u64,
-    /// How many of these may be another key's.
+    /// How many of these waits, at most, were for other keys.
     pub overcount: u64,
 }
 

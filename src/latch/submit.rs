@@ -64,12 +64,12 @@ pub(super) fn worker(capacity: usize) -> Worker<Turn> {
 }
 
 impl<K: ?Sized> LatchTable<K> {
-    /// Runs `operation` under the latch of `key`, without waiting for it: now, if the latch is free,
-    /// else on the thread of whoever holds it, or on the table's own (`lw-latch`). The [`Ticket`]
-    /// brings the result.
+    /// Runs `operation` under the latch of `key`, without waiting for it: now, if the latch is
+    /// free, else on the thread of whoever holds it, or on the table's own (`lw-latch`). The
+    /// [`Ticket`] brings the result.
     ///
-    /// For event loops, and for work that need not be waited for: dropping the ticket lets it go
-    /// on. [`Ticket::cancel`] keeps it from beginning.
+    /// For event loops, and for work whose result does not matter: after the ticket has been
+    /// dropped the operation still runs. [`Ticket::cancel`] keeps it from beginning.
     ///
     /// ```
     /// use latchwork::LatchTable;

@@ -174,7 +174,8 @@ impl<S: Store> Rmw<S> {
         one(popped)
     }
 
-    /// As [`blpop`](Self::blpop), for `timeout` at most; `None`: nothing came, nothing was taken.
+    /// As [`blpop`](Self::blpop), for `timeout` at most. `None`: no element came, and none was
+    /// taken.
     ///
     /// ```
     /// # use latchwork::rmw::Rmw;
@@ -229,9 +230,8 @@ impl<S: Store> Rmw<S> {
     /// As [`blpop`](Self::blpop), for event loops: `callback` is called with the element, at once
     /// on this thread or later on the one that makes it, outside all latches.
     ///
-    /// It must not wait. [`Pending::cancel`] and dropping the [`Pending`] end the wait: then
-    /// nothing is taken. A call that has been cancelled is never called; one that cannot be
-    /// cancelled any more is.
+    /// It must not wait. [`Pending::cancel`] and dropping the [`Pending`] end the wait: then nothing
+    /// is taken and `callback` is never called. Where the call had begun, `cancel` returns `false`.
     ///
     /// ```
     /// # use latchwork::rmw::Rmw;
@@ -353,9 +353,8 @@ impl<S: Store> Rmw<S> {
     /// As [`brpop`](Self::brpop), for event loops: `callback` is called with the element, at once
     /// on this thread or later on the one that makes it, outside all latches.
     ///
-    /// It must not wait. [`Pending::cancel`] and dropping the [`Pending`] end the wait: then
-    /// nothing is taken. A call that has been cancelled is never called; one that cannot be
-    /// cancelled any more is.
+    /// It must not wait. [`Pending::cancel`] and dropping the [`Pending`] end the wait: then nothing
+    /// is taken and `callback` is never called. Where the call had begun, `cancel` returns `false`.
     ///
     /// ```
     /// # use latchwork::rmw::Rmw;

@@ -74,8 +74,10 @@ impl<S: Store> RmwBuilder<S> {
         }
     }
 
-    /// The latches to write under. Default: a table of its own. A store is for one table: its
-    /// keys' hashes are the table's.
+    /// The latch table that writes use, for other code that has to keep writers away from a key. A
+    /// thread that holds one of these latches gets [`Reentrant`](super::RmwError::Reentrant) from
+    /// writes of its own. Default: a table of its own. A store belongs to one table, because it
+    /// uses the table's hashes.
     ///
     /// ```
     /// # use latchwork::{latch::LatchTable, rmw::Rmw};
@@ -87,8 +89,8 @@ impl<S: Store> RmwBuilder<S> {
         self
     }
 
-    /// Who deletes expired keys. Default: a sweeper of its own, whose thread starts with the first
-    /// expiry.
+    /// The sweeper that deletes expired keys. Default: one of its own, whose thread starts with the
+    /// first expiry.
     ///
     /// ```
     /// # use latchwork::{rmw::Rmw, sweeper::Sweeper};
@@ -100,7 +102,7 @@ impl<S: Store> RmwBuilder<S> {
         self
     }
 
-    /// The time that expiry goes by. Default: the system's.
+    /// The clock that decides about expiry. Default: the system's.
     ///
     /// ```
     /// # use latchwork::rmw::{Clock, Rmw};
@@ -126,7 +128,7 @@ impl<S: Store> RmwBuilder<S> {
         self
     }
 
-    /// The pause between sweeps at least, and so how long an expired key may take up memory.
+    /// The shortest pause between two sweeps, and so how long an expired key may take up memory.
     /// Default: 100 ms.
     ///
     /// ```

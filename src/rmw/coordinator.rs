@@ -267,7 +267,7 @@ impl<S: Store> RmwCoordinator<S> {
         }
     }
 
-    /// Has the shard's thread execute a command, and returns the ticket for its answer at once.
+    /// Hands a command to the shard's thread, and returns a ticket for its reply at once.
     ///
     /// Commands on one key that are submitted one after the other are executed in this order,
     /// unless a thread waits for the key itself at that time: then a later one may pass. Where the

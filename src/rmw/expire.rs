@@ -136,7 +136,7 @@ impl<S: Store> Rmw<S> {
         }
     }
 
-    /// Has a key expire at a time in Unix milliseconds, under a condition, and says whether that
+    /// Sets a key's expiry to a time in Unix milliseconds, under a condition, and says whether that
     /// was done (`PEXPIREAT`). A time that has passed deletes the key.
     ///
     /// ```
@@ -171,8 +171,8 @@ impl<S: Store> Rmw<S> {
         })
     }
 
-    /// Has a key expire after a time, rounded up to milliseconds, under a condition (`PEXPIRE`).
-    /// Zero deletes the key.
+    /// Sets a key to expire after a time, rounded up to milliseconds, under a condition, and says
+    /// whether that was done (`PEXPIRE`). Zero deletes the key.
     ///
     /// ```
     /// # use std::time::Duration;

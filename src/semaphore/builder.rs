@@ -89,8 +89,8 @@ impl Builder {
         self
     }
 
-    /// Who takes permits back when their [`Lease`](super::Lease) expires. Default: a sweeper of its
-    /// own, whose thread starts with the first lease.
+    /// The sweeper that takes permits back when their [`Lease`](super::Lease) expires. Default: one
+    /// of the semaphore's own, whose thread starts with the first lease.
     ///
     /// Do not shut it down while there are leases: they would no longer expire, and no further ones
     /// are granted.
@@ -110,9 +110,9 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// [`BuildError::Permits`] if the permits are none, or more than the ceiling, or the ceiling
-    /// more than 2^48 - 1. [`BuildError::Thread`] if an `on_leak` or `on_expire` handler was given
-    /// and the system refuses the thread that would run it.
+    /// [`BuildError::Permits`] if the number of permits is zero or above the ceiling, or the
+    /// ceiling above 2^48 - 1. [`BuildError::Thread`] if an `on_leak` or `on_expire` handler was
+    /// given and the system refuses the thread that would run it.
     pub fn build(self) -> Result<Semaphore, BuildError> {
         InvalidPermits::check(self.max_permits, MOST_PERMITS)?;
         InvalidPermits::check(self.permits, self.max_permits)?;

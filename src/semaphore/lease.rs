@@ -26,9 +26,9 @@ pub(super) type OnExpire = Arc<dyn Fn(ExpiredLease) + Send + Sync>;
 ///
 /// For work that may hang, and for holders that cannot be trusted to end: what
 /// [`acquire_leased`](Semaphore::acquire_leased) grants. Dropping it gives the permits back; at its
-/// deadline the semaphore's sweeper does, and wakes who waits for them. A lease that was forgotten
-/// comes back like any other. The holder extends it with [`renew`](Self::renew), from any thread,
-/// while it is live.
+/// deadline the semaphore's sweeper does, and wakes the requests that wait. A lease that was
+/// forgotten comes back like any other. The holder extends it with [`renew`](Self::renew), from any
+/// thread, while it is live.
 ///
 /// From its deadline on a lease is lost, whether the sweeper has come by or not. Whatever a late
 /// holder does with it then changes nothing, and says so.
@@ -126,8 +126,8 @@ impl Lease {
         !self.remaining().is_zero()
     }
 
-    /// Has the lease expire `ttl` from now and not when it would have, be that later or earlier. A
-    /// zero `ttl` has it expire at once; one of more than 100 years is 100 years.
+    /// Makes the lease expire `ttl` from now, which may be later or earlier than it would have. A
+    /// zero `ttl` makes it expire at once; one of more than 100 years counts as 100 years.
     ///
     /// A lease that is renewed has been the holder's without interruption, and keeps its
     /// [`token`](Self::token).
@@ -242,7 +242,8 @@ impl fmt::Display for ExpiredLease {
 impl Semaphore {
     /// Waits for a permit that comes back `ttl` after it was granted, if not before: see [`Lease`].
     ///
-    /// A zero `ttl` has passed at once; one of more than 100 years is 100 years.
+    /// A lease with a zero `ttl` has expired at once; a `ttl` of more than 100 years counts as 100
+    /// years.
     ///
     /// ```
     /// use latchwork::Semaphore;

@@ -111,7 +111,7 @@ impl SharedSemaphore {
     /// Opens the semaphore at a path, and creates it with `permits` permits if there is none.
     ///
     /// A name without a slash stands for a file in `$XDG_RUNTIME_DIR/latchwork`, or
-    /// `/dev/shm/latchwork-UID` where that is not set.
+    /// `/dev/shm/latchwork-UID` if that variable is not set.
     ///
     /// # Errors
     ///
@@ -485,8 +485,8 @@ impl SharedSemaphore {
         waiting.fold(0, u32::saturating_add)
     }
 
-    /// Refuses everybody who waits, and everybody who asks from now on, in all processes and for
-    /// good. Permits that run finish.
+    /// Refuses all requests that wait, and all later ones, in all processes. It cannot be undone.
+    /// Permits that are held stay valid.
     pub fn close(&self) {
         self.core.close();
     }

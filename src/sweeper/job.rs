@@ -35,8 +35,8 @@ pub struct Job {
 }
 
 impl Job {
-    /// Has the job run at `at`, unless it is armed for an earlier time: that one stays. `false` if
-    /// the sweeper has been shut down. Cheap, from any thread, the job's own included.
+    /// Arms the job to run at `at`, unless it is armed for an earlier time, which stays. `false` if
+    /// the sweeper has been shut down. Can be called on any thread, also by the job itself.
     ///
     /// ```
     /// # use std::time::{Duration, Instant};
@@ -48,8 +48,8 @@ impl Job {
         Core::arm(self.core(), self.id, at)
     }
 
-    /// Has the job run after a time; one that is too long to be said is never. See
-    /// [`arm_at`](Self::arm_at).
+    /// Arms the job to run after a time, as [`arm_at`](Self::arm_at). A time beyond what an
+    /// `Instant` can express is never.
     ///
     /// ```
     /// # use latchwork::sweeper::{Next, Sweeper};

@@ -367,9 +367,9 @@ impl<T> Ticket<T> {
         is_cancelled
     }
 
-    /// Has `f` called with the result once it is there, by whoever completes the work; at once, on
-    /// this thread, if it is there already. Dropping the [`Pending`] before that lets the work go on,
-    /// unseen.
+    /// Calls `f` with the result: at once on this thread if it is there, else later on the thread
+    /// that completes the work. For event loops. Once the [`Pending`] has been dropped, `f` is not
+    /// called; the work goes on.
     ///
     /// ```
     /// # use latchwork::worker::ticket;

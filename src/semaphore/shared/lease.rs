@@ -21,8 +21,8 @@ use crate::semaphore::LeaseLost;
 /// A permit of a [`SharedSemaphore`](super::SharedSemaphore) until a deadline, with a fencing
 /// token.
 ///
-/// For work that may hang, in processes that may be stopped: after the deadline the permit is
-/// somebody else's, whatever has become of this process. The holder may not have noticed, so what
+/// For work that may hang, in processes that may be stopped: after the deadline another process may
+/// have the permit, whatever has become of this one. The holder may not have noticed, so what
 /// the permit guards is told the [`token`](Self::token) with each request, and refuses one that is
 /// smaller than one it has seen (Kleppmann, "How to do distributed locking", 2016).
 ///
@@ -113,7 +113,7 @@ impl SharedLease {
             && state.claim.is_some_and(is_there)
     }
 
-    /// Has the lease last for `ttl` from now. The token stays.
+    /// Makes the lease last for `ttl` from now. The token stays.
     ///
     /// # Errors
     ///
