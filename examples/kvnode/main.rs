@@ -1,4 +1,4 @@
-//! kvnode: a server for `redis-cli` and every Redis client, on latchwork's public API.
+//! kvnode: a server for `redis-cli` and other Redis clients, on latchwork's public API.
 //!
 //! ```text
 //! cargo run --release --example kvnode            # then: redis-cli -p 6380
