@@ -145,7 +145,7 @@ struct Core<S> {
     hasher: SeedableRandomState,
     clock: Clock,
     max_len: u64,
-    sweep_interval: Duration,
+    sweep_every: Duration,
     /// The deadline that the job is armed for in Unix milliseconds, `u64::MAX` for none.
     armed: crate::sync::atomic::AtomicU64,
     counters: Counters,

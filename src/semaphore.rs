@@ -43,6 +43,7 @@ use self::core::{Core, Refusal};
 
 /// Who gets a permit that comes back while others wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Fairness {
     /// Newcomers may take a free permit past the line until the oldest waiter has waited 0.5 ms;
     /// from then on permits go to it. Most of the speed of an unfair semaphore, and nobody starves.

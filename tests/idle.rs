@@ -9,17 +9,20 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Lines, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use latchwork::SharedSemaphore;
+use latchwork::flush::{FlushPipeline, Reservation, WaitError, each};
+use latchwork::fs::MemoryFs;
 use latchwork::latch::LatchTable;
 use latchwork::rmw::{
     Command as RmwCommand, CoordinatorOptions, Rmw, RmwCoordinator, RmwError, SetOptions,
 };
 use latchwork::semaphore::Semaphore;
 use latchwork::sweeper::{Next, Sweeper};
+use latchwork::wal::{Durability, Wal};
 use rustix::process::{Pid, Signal, kill_process};
 
 const AT_REST: &str = "at rest";
@@ -60,6 +63,8 @@ fn use_everything() -> impl Sized {
     }
 
     let shared = use_shared();
+    let flushes = use_flush();
+    let logs = use_logs();
 
     // A latch table that was waited on, by all means, and is free again.
     let (send, reports) = mpsc::channel();
@@ -94,7 +99,7 @@ fn use_everything() -> impl Sized {
     let rmw = Rmw::builder()
         .latches(latches)
         .sweeper(sweeper.clone())
-        .sweep_interval(PERIOD)
+        .sweep_every(PERIOD)
         .build();
     rmw.set("stays", "here").unwrap();
     rmw.set_with("expires", "soon", &SetOptions::new().expire_in(PERIOD))
@@ -151,9 +156,74 @@ fn use_everything() -> impl Sized {
 
     (
         (semaphore, held, pending, shared),
+        (flushes, logs),
         (table, delivered),
         (rmw, blocked, sweeper, coordinator, job, disarmed),
     )
+}
+
+/// A pipeline that has finalized some flushes and halted at one, with a ticket that nobody waits for
+/// and a drain that somebody does, and one that is full.
+fn use_flush() -> impl Sized {
+    let pipeline = |refuses: bool| {
+        let finalizer = each(move |_, item: &mut u64| match refuses {
+            true => Err(io::Error::other("refused")),
+            false => Ok(*item),
+        });
+        FlushPipeline::builder("idle")
+            .max_in_flight(2)
+            .stream_timeout(Duration::from_secs(3600))
+            .finalizer(finalizer)
+            .build()
+            .unwrap()
+    };
+    let good = pipeline(false);
+    let rotate = |reserved: Reservation<'_, _>| reserved.rotate(&mut (), |(), sequence| sequence);
+    for _ in 0..10 {
+        let slot = rotate(good.reserve(0).unwrap());
+        drop(slot.submit(|job| Ok(**job)).unwrap());
+    }
+    good.drain().unwrap();
+    let unsubmitted = [(); 2].map(|()| rotate(good.reserve(0).unwrap()).hand_over());
+    assert!(good.try_reserve(0).is_err());
+    let waiter = good.reserve_with(0, drop);
+    let drained = good.drain_with(drop);
+
+    let halted = pipeline(true);
+    let slot = halted
+        .reserve(0)
+        .unwrap()
+        .rotate(&mut (), |(), sequence| sequence);
+    let ticket = slot.submit(|job| Ok(**job)).unwrap();
+    let Err(WaitError::Halted(0, ticket)) = ticket.wait() else {
+        panic!("a finalizer that fails halts the pipeline");
+    };
+    // The last handle goes last: it waits for what another thread has in hand.
+    (unsubmitted, waiter, drained, good, (halted, ticket))
+}
+
+/// A log of each durability, with nothing left to write or to sync.
+fn use_logs() -> impl Sized {
+    let durabilities = [
+        Durability::None,
+        Durability::Periodic(PERIOD),
+        Durability::Sync,
+    ];
+    durabilities.map(|durability| {
+        let builder = Wal::builder("/log").fs(Arc::new(MemoryFs::new()));
+        let opened = builder
+            .durability(durability)
+            .open(|_, _| Ok::<(), io::Error>(()));
+        let (wal, _) = opened.unwrap();
+        wal.append(b"by who waits").unwrap();
+        let last = wal.enqueue(b"by the log's thread").unwrap();
+        let (send, told) = mpsc::channel();
+        wal.append_with(b"for a callback", move |lsn| send.send(lsn).unwrap());
+        wal.sync().unwrap();
+        told.recv().unwrap().unwrap();
+        assert!(wal.durable_lsn() >= last);
+        wal
+    })
 }
 
 /// Two attachments to a shared semaphore whose permits are held and leased, and were waited for in

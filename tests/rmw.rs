@@ -801,7 +801,7 @@ fn the_sweeper_deletes_expired_keys_by_itself_and_then_rests() {
     let sweeper = latchwork::sweeper::Sweeper::new();
     let rmw = Rmw::builder()
         .sweeper(sweeper.clone())
-        .sweep_interval(Duration::from_millis(1))
+        .sweep_every(Duration::from_millis(1))
         .build();
     rmw.set("persistent", "v").unwrap();
     assert_eq!(sweeper.stats().armed, 0, "nothing expires");

@@ -187,7 +187,7 @@ fn an_expired_key_is_missing_inside_and_counted_when_it_goes() {
 
 #[test]
 fn a_deadline_that_was_set_inside_is_swept() {
-    let rmw = Rmw::builder().sweep_interval(Duration::ZERO).build();
+    let rmw = Rmw::builder().sweep_every(Duration::ZERO).build();
     let at = Clock::system().now() + 1;
     rmw.update_many(&["a"], |tx| {
         tx.set_with("a", 1, &SetOptions::new().expire_at(at))

@@ -215,7 +215,7 @@ fn a_deadline_stored_during_a_sweep_is_swept_too() {
             .store(OneShard::default())
             .latches(LatchTable::builder().shards(1).build().unwrap())
             .sweeper(sweeper.clone())
-            .sweep_interval(Duration::ZERO)
+            .sweep_every(Duration::ZERO)
             .build();
         rmw.set_with("early", 1, &SetOptions::new().expire_at(1))
             .unwrap();

@@ -45,7 +45,15 @@ pub enum OnFailure {
 impl OnFailure {
     /// What is done when no tries are left: [`Halt`](Self::Halt) or [`Skip`](Self::Skip). After
     /// anything but [`Retry`](Self::Retry), `last` replaces it.
+    ///
+    /// # Panics
+    /// If `last` is [`Retry`](Self::Retry): it says nothing of what is done in the end.
     pub fn then(self, last: OnFailure) -> FailurePolicy {
+        let is_an_end = !matches!(last, Self::Retry { .. });
+        assert!(
+            is_an_end,
+            "what is done when no tries are left is to halt or to skip"
+        );
         let first = FailurePolicy::from(self);
         let last = FailurePolicy::from(last);
         FailurePolicy {

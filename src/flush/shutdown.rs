@@ -40,6 +40,7 @@ pub enum Shutdown {
 /// # drop(slot);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[must_use = "what was not finalized is in it"]
 #[non_exhaustive]
 pub struct Leftovers<F: Finalize> {
     /// The flushes.

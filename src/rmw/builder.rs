@@ -39,7 +39,7 @@ pub struct RmwBuilder<S = MemStore> {
     sweeper: Option<Sweeper>,
     clock: Clock,
     max_len: usize,
-    sweep_interval: Duration,
+    sweep_every: Duration,
 }
 
 impl RmwBuilder<MemStore> {
@@ -50,7 +50,7 @@ impl RmwBuilder<MemStore> {
             sweeper: None,
             clock: Clock::system(),
             max_len: MAX_VALUE_LEN,
-            sweep_interval: SWEEP_INTERVAL,
+            sweep_every: SWEEP_INTERVAL,
         }
     }
 }
@@ -70,7 +70,7 @@ impl<S: Store> RmwBuilder<S> {
             sweeper: self.sweeper,
             clock: self.clock,
             max_len: self.max_len,
-            sweep_interval: self.sweep_interval,
+            sweep_every: self.sweep_every,
         }
     }
 
@@ -133,11 +133,11 @@ impl<S: Store> RmwBuilder<S> {
     ///
     /// ```
     /// # use latchwork::rmw::Rmw;
-    /// let rmw = Rmw::builder().sweep_interval(std::time::Duration::from_secs(1)).build();
+    /// let rmw = Rmw::builder().sweep_every(std::time::Duration::from_secs(1)).build();
     /// # drop(rmw);
     /// ```
-    pub fn sweep_interval(mut self, interval: Duration) -> Self {
-        self.sweep_interval = interval;
+    pub fn sweep_every(mut self, interval: Duration) -> Self {
+        self.sweep_every = interval;
         self
     }
 
@@ -163,7 +163,7 @@ impl<S: Store> RmwBuilder<S> {
             hasher,
             clock: self.clock,
             max_len: self.max_len as u64,
-            sweep_interval: self.sweep_interval,
+            sweep_every: self.sweep_every,
             armed: crate::sync::atomic::AtomicU64::new(u64::MAX),
             counters: Counters::default(),
             blocked: Some(Arc::new(Blocked::new())),
@@ -189,7 +189,7 @@ impl<S> fmt::Debug for RmwBuilder<S> {
         f.debug_struct("RmwBuilder")
             .field("clock", &self.clock)
             .field("max_value_len", &self.max_len)
-            .field("sweep_interval", &self.sweep_interval)
+            .field("sweep_every", &self.sweep_every)
             .finish_non_exhaustive()
     }
 }

@@ -115,7 +115,7 @@ impl<S: Store> Core<S> {
     /// How long the sweep for a deadline waits: until it has passed, and a pause at least.
     fn delay(&self, at: u64) -> Duration {
         let left = at.saturating_sub(self.clock.now()).saturating_add(1);
-        Duration::from_millis(left).max(self.sweep_interval)
+        Duration::from_millis(left).max(self.sweep_every)
     }
 }
 

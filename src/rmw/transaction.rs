@@ -179,7 +179,7 @@ impl<S: Store> Rmw<S> {
                 hasher: core.hasher.clone(),
                 clock: Clock::manual(now),
                 max_len: core.max_len,
-                sweep_interval: core.sweep_interval,
+                sweep_every: core.sweep_every,
                 armed: crate::sync::atomic::AtomicU64::new(u64::MAX),
                 counters: Counters::default(),
                 blocked: None,

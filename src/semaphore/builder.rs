@@ -147,6 +147,7 @@ impl fmt::Debug for Builder {
 
 /// A number of permits that a semaphore cannot have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct InvalidPermits {
     /// What was asked for.
     pub requested: u64,

@@ -570,3 +570,13 @@ fn a_policy_without_tries_is_that_of_its_end() {
     let (flush, _) = pipeline(|builder| builder.on_failure(none));
     assert_eq!(submit(&flush, 10, copy).wait().unwrap(), 10);
 }
+
+#[test]
+#[should_panic(expected = "to halt or to skip")]
+fn a_policy_that_ends_in_another_try_is_refused() {
+    let retry = || OnFailure::Retry {
+        attempts: 2,
+        backoff: Backoff::constant(Duration::ZERO),
+    };
+    let _ = retry().then(retry());
+}

@@ -120,7 +120,7 @@ fn what_is_told_of_a_failure_would_wait_for_itself() {
         result,
         Err(WaitError::Failed(Err(DrainError::WouldDeadlock)))
     ));
-    flush.shutdown(Shutdown::DrainAll);
+    let _ = flush.shutdown(Shutdown::DrainAll);
 }
 
 #[test]
