@@ -9,6 +9,7 @@
 mod child;
 mod cuts;
 mod disk;
+mod failed;
 mod flush;
 mod forgetful;
 mod kvnode;

@@ -17,6 +17,7 @@ use latchwork::flush::{Backoff, FlushPipeline, FlushTicket, OnFailure, ReserveEr
 use latchwork::fs::Fs;
 
 use super::manifest::{Manifest, write_segment};
+use crate::failed::failed;
 use crate::page::Page;
 
 const SUBMITTERS: u64 = 3;
@@ -59,17 +60,7 @@ impl Load<'_> {
     /// The exit code. While all goes well it does not return, nor when errors are to be expected.
     pub(super) fn run(&self) -> i32 {
         let Err(error) = self.work();
-        self.fail(error)
-    }
-
-    fn fail(&self, error: anyhow::Error) -> i32 {
-        if self.board.is_cut().load(SeqCst) == 0 {
-            println!("  {error:#}");
-            return 1;
-        }
-        loop {
-            thread::park();
-        }
+        failed(self.board.is_cut(), error)
     }
 
     /// Opens the manifest, which must name what was promised.
@@ -108,7 +99,7 @@ impl Load<'_> {
             for submitter in 1..SUBMITTERS {
                 scope.spawn(move || {
                     let Err(error) = self.submit(flush, state, base, submitter);
-                    exit(self.fail(error));
+                    exit(failed(self.board.is_cut(), error));
                 });
             }
             self.submit(flush, state, base, 0)

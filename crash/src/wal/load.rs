@@ -14,6 +14,7 @@ use latchwork::fs::Fs;
 use latchwork::wal::{AppendError, Durability, Wal};
 
 use super::ledger::{Tally, WRITERS, body};
+use crate::failed::failed;
 use crate::page::Page;
 
 /// What the processes of a scenario tell each other.
@@ -94,17 +95,7 @@ impl Load<'_> {
     /// The exit code. While all goes well it does not return, nor when errors are to be expected.
     pub(super) fn run(&self) -> i32 {
         let Err(error) = self.work();
-        self.fail(error)
-    }
-
-    fn fail(&self, error: anyhow::Error) -> i32 {
-        if self.board.is_cut().load(SeqCst) == 0 {
-            println!("  {error:#}");
-            return 1;
-        }
-        loop {
-            thread::park();
-        }
+        failed(self.board.is_cut(), error)
     }
 
     /// Opens the log, which must hold what was acknowledged.
@@ -132,7 +123,7 @@ impl Load<'_> {
             for (writer, applied) in applied.iter().enumerate() {
                 scope.spawn(move || {
                     let Err(error) = self.write(wal, gate, writer, applied);
-                    exit(self.fail(error));
+                    exit(failed(self.board.is_cut(), error));
                 });
             }
             self.snapshot(wal, gate, &applied)
