@@ -23,11 +23,11 @@ use std::error::Error;
 use std::time::Duration;
 
 use crate::Bench;
-use crate::harness::{Ratio, interleave, mean};
+use crate::harness::{Ratio, Round, interleave, mean};
 use crate::rows;
 use crate::table::{Row, Shown};
 
-use redis_benchmark::Load;
+use redis_benchmark::{Load, Speed};
 use server::Server;
 
 /// The keys are spread over this many (`-r`).
@@ -73,7 +73,6 @@ fn throughput(
     row: Row,
     pipeline: u32,
 ) -> Result<(), Box<dyn Error>> {
-    let pairs = bench.effort.pick(3, 9);
     let mut ratios = Vec::new();
     for command in COMMANDS {
         let load = Load {
@@ -83,16 +82,7 @@ fn throughput(
             keys: Some(KEYS),
             requests: 5_000 * pipeline,
         };
-        let load = sized(bench, servers, load)?;
-        let rounds = interleave(
-            &mut bench.effort,
-            pairs,
-            || load.run(servers.ours.port()),
-            || load.run(servers.peer.port()),
-        )?;
-        ratios.push(Ratio::of(&rounds, |runs| {
-            harmonic_mean(runs.map(|run| run.requests_per_second))
-        }));
+        ratios.push(rate(&side_by_side(bench, servers, load)?));
     }
     let worst = ratios
         .iter()
@@ -106,15 +96,34 @@ fn throughput(
     Ok(())
 }
 
-/// The same load with as many requests as the peer answers in the time that a run should take.
-fn sized(bench: &Bench, servers: &Servers, load: Load) -> Result<Load, Box<dyn Error>> {
+/// Pairs of runs of the load, each with as many requests as the peer answers in the time that a run
+/// should take.
+fn side_by_side(
+    bench: &mut Bench,
+    servers: &Servers,
+    load: Load,
+) -> Result<Vec<Round<Speed>>, Box<dyn Error>> {
     let time = bench
         .effort
         .pick(Duration::from_millis(400), Duration::from_secs(1));
     let speed = load.run(servers.peer.port())?;
-    Ok(Load {
+    let load = Load {
         requests: (speed.requests_per_second * time.as_secs_f64()) as u32,
         ..load
+    };
+    let pairs = bench.effort.pick(3, 9);
+    interleave(
+        &mut bench.effort,
+        pairs,
+        || load.run(servers.ours.port()),
+        || load.run(servers.peer.port()),
+    )
+}
+
+/// Requests a second.
+fn rate(rounds: &[Round<Speed>]) -> Ratio {
+    Ratio::of(rounds, |runs| {
+        harmonic_mean(runs.map(|run| run.requests_per_second))
     })
 }
 
@@ -126,20 +135,12 @@ fn hot(bench: &mut Bench, servers: &Servers) -> Result<(), Box<dyn Error>> {
         keys: None,
         requests: 5_000,
     };
-    let load = sized(bench, servers, load)?;
-    let pairs = bench.effort.pick(3, 9);
-    let rounds = interleave(
-        &mut bench.effort,
-        pairs,
-        || load.run(servers.ours.port()),
-        || load.run(servers.peer.port()),
-    )?;
+    let rounds = side_by_side(bench, servers, load)?;
     let ratio = Ratio::of(&rounds, |runs| mean(&runs.map(|run| run.p99)));
     bench.report.row(rows::KVNODE_HOT_P99, &ratio.into())?;
-    let ratio = Ratio::of(&rounds, |runs| {
-        harmonic_mean(runs.map(|run| run.requests_per_second))
-    });
-    bench.report.detail("requests a second", &rates(&ratio))?;
+    bench
+        .report
+        .detail("requests a second", &rates(&rate(&rounds)))?;
     Ok(())
 }
 
@@ -149,12 +150,7 @@ fn harmonic_mean(rates: [f64; 2]) -> f64 {
 }
 
 fn rates(ratio: &Ratio) -> Shown {
-    let rate = |rate: f64| format!("{rate:.0} req/s");
-    Shown {
-        ours: rate(ratio.ours),
-        peer: rate(ratio.peer),
-        ratio: ratio.ratio,
-    }
+    Shown::by(ratio, |rate| format!("{rate:.0} req/s"))
 }
 
 #[cfg(test)]

@@ -90,6 +90,15 @@ impl Shown {
 }
 
 impl Shown {
+    /// Both figures as `show` shows them.
+    pub(crate) fn by(ratio: &Ratio, show: impl Fn(f64) -> String) -> Shown {
+        Shown {
+            ours: show(ratio.ours),
+            peer: show(ratio.peer),
+            ratio: ratio.ratio,
+        }
+    }
+
     /// How many times the cost of ours, the second side of `ratio`, the first one's cost is.
     pub(crate) fn gain(ratio: Ratio) -> Shown {
         Shown {
@@ -103,11 +112,7 @@ impl Shown {
 /// A ratio of two costs in nanoseconds.
 impl From<Ratio> for Shown {
     fn from(ratio: Ratio) -> Shown {
-        Shown {
-            ours: Nanos(ratio.ours).to_string(),
-            peer: Nanos(ratio.peer).to_string(),
-            ratio: ratio.ratio,
-        }
+        Shown::by(&ratio, |cost| Nanos(cost).to_string())
     }
 }
 

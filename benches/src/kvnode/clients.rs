@@ -123,12 +123,7 @@ fn allow_files(needed: usize) -> Result<(), Box<dyn Error>> {
 }
 
 fn bytes(ratio: &Ratio) -> Shown {
-    let bytes = |bytes: f64| format!("{bytes:.0} bytes");
-    Shown {
-        ours: bytes(ratio.ours),
-        peer: bytes(ratio.peer),
-        ratio: ratio.ratio,
-    }
+    Shown::by(ratio, |bytes| format!("{bytes:.0} bytes"))
 }
 
 #[cfg(test)]

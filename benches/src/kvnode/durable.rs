@@ -19,13 +19,13 @@ use std::process;
 use std::time::{Duration, Instant};
 
 use crate::Bench;
-use crate::harness::{Ratio, interleave, nanos};
+use crate::harness::{Ratio, nanos};
 use crate::rows;
 use crate::table::Row;
 
 use super::redis_benchmark::Load;
 use super::server::{self, Control, Server};
-use super::{CLIENTS, KEYS, Servers, harmonic_mean, rates, sized};
+use super::{CLIENTS, KEYS, Servers, rate, rates, side_by_side};
 
 const RESTART_KEYS: u32 = 5_000_000;
 /// How long a server may take to load them.
@@ -45,8 +45,7 @@ fn fsync(bench: &mut Bench, kvnode: &Path, row: Row, mode: &str) -> Result<(), B
     };
     server::fill(&servers.ours, KEYS)?;
     server::fill(&servers.peer, KEYS)?;
-    let pairs = bench.effort.pick(3, 9);
-    let mut rate = |pipeline: u32| -> Result<Ratio, Box<dyn Error>> {
+    let mut pipelined = |pipeline: u32| -> Result<Ratio, Box<dyn Error>> {
         let load = Load {
             command: "set",
             clients: CLIENTS,
@@ -54,18 +53,9 @@ fn fsync(bench: &mut Bench, kvnode: &Path, row: Row, mode: &str) -> Result<(), B
             keys: Some(KEYS),
             requests: 2_000 * pipeline,
         };
-        let load = sized(bench, &servers, load)?;
-        let rounds = interleave(
-            &mut bench.effort,
-            pairs,
-            || load.run(servers.ours.port()),
-            || load.run(servers.peer.port()),
-        )?;
-        Ok(Ratio::of(&rounds, |runs| {
-            harmonic_mean(runs.map(|run| run.requests_per_second))
-        }))
+        Ok(rate(&side_by_side(bench, &servers, load)?))
     };
-    let (single, many) = (rate(1)?, rate(16)?);
+    let (single, many) = (pipelined(1)?, pipelined(16)?);
     bench.report.row(row, &rates(&single))?;
     bench.report.detail("16 at a time", &rates(&many))?;
     Ok(())
