@@ -1,6 +1,9 @@
 //! File systems for tests, on real threads.
 
-use std::ffi::OsString;
+#[macro_use]
+#[path = "support/pass_on.rs"]
+mod pass_on;
+
 use std::io;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -29,63 +32,23 @@ struct GatedFile {
 }
 
 impl Fs for Gated {
+    pass_on!(inner: rename remove_file create_dir_all read_dir sync_dir);
+
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn File>> {
         Ok(Box::new(GatedFile {
             inner: self.inner.open(path, mode)?,
             gate: self.gate.clone(),
         }))
     }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.inner.rename(from, to)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.inner.remove_file(path)
-    }
-
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.inner.create_dir_all(path)
-    }
-
-    fn read_dir(&self, path: &Path) -> io::Result<Vec<OsString>> {
-        self.inner.read_dir(path)
-    }
-
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.inner.sync_dir(path)
-    }
 }
 
 impl File for GatedFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.inner.read_at(buffer, offset)
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        self.inner.write_at(bytes, offset)
-    }
-
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        self.inner.allocate(len)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.inner.set_len(len)
-    }
+    pass_on!(inner: read_at write_at allocate set_len len try_lock);
 
     fn sync_data(&self) -> io::Result<()> {
         self.gate.begun.send(()).unwrap();
         self.gate.on.lock().unwrap().recv().unwrap();
         self.inner.sync_data()
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
-    }
-
-    fn try_lock(&self) -> io::Result<bool> {
-        self.inner.try_lock()
     }
 }
 

@@ -1,10 +1,12 @@
 //! What a lease promises. Leases of these tests live for an hour or more; who drives the time is
 //! `run_due`, which the sweeper's own thread does not come before.
 
+#[path = "support/threadless.rs"]
+mod threadless;
+
 use std::collections::BTreeSet;
 use std::mem::forget;
 use std::panic::catch_unwind;
-use std::process::Command;
 use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,6 +15,7 @@ use latchwork::Sweeper;
 use latchwork::semaphore::{
     AcquireError, AcquireTimeoutError, Fairness, Lease, LeaseLost, Semaphore, TryAcquireError,
 };
+use threadless::is_threadless;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -526,14 +529,7 @@ fn no_lease_is_granted_after_the_sweepers_shutdown() {
 
 #[test]
 fn no_lease_is_granted_when_no_thread_starts() {
-    const NAME: &str = "no_lease_is_granted_when_no_thread_starts";
-    // A stack that no address space holds: in a process of its own, no thread starts.
-    const STACK: (&str, &str) = ("RUST_MIN_STACK", "2305843009213693952");
-    if std::env::var(STACK.0).as_deref() != Ok(STACK.1) {
-        let mut test = Command::new(std::env::current_exe().unwrap());
-        test.args([NAME, "--exact", "--test-threads=1"]);
-        let output = test.env(STACK.0, STACK.1).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
+    if !is_threadless("no_lease_is_granted_when_no_thread_starts") {
         return;
     }
     let semaphore = Semaphore::new(1).unwrap();

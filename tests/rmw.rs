@@ -4,9 +4,10 @@
 #[macro_use]
 #[path = "support/forward.rs"]
 mod forward;
+#[path = "support/threadless.rs"]
+mod threadless;
 
 use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe, catch_unwind};
-use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -14,8 +15,9 @@ use std::time::Duration;
 
 use latchwork::rmw::{
     Bytes, Clock, Effect, ExpireWhen, GetExpiry, Key, KeyHasher, MemStore, Record, Rmw, RmwError,
-    Seen, SetOptions, Store, StoreError, Ttl, Value, ValueType,
+    SetOptions, Store, StoreError, Ttl, Value, ValueType,
 };
+use threadless::is_threadless;
 
 const START: u64 = 1_700_000_000_000;
 const MAX: u64 = i64::MAX as u64;
@@ -941,7 +943,7 @@ fn address_space() -> u64 {
 }
 
 impl Store for Watched {
-    forward_to!(store);
+    forward_to!(store: change_many publish clear);
 
     fn change<'e, R>(
         &self,
@@ -956,22 +958,6 @@ impl Store for Watched {
             self.freed.fetch_max(freed, Ordering::Relaxed);
             decided
         })
-    }
-
-    fn change_many<'e>(
-        &self,
-        keys: &[Key<'_>],
-        decide: impl FnMut(usize, Option<&Record>) -> Effect<'e>,
-    ) -> Result<(), StoreError> {
-        self.store.change_many(keys, decide)
-    }
-
-    fn publish(&self, key: Key<'_>, effect: Effect<'_>, seen: Seen) -> Result<(), StoreError> {
-        self.store.publish(key, effect, seen)
-    }
-
-    fn clear(&self) -> Result<(), StoreError> {
-        self.store.clear()
     }
 }
 
@@ -1023,14 +1009,7 @@ fn no_limit_lets_a_length_overflow() {
 
 #[test]
 fn the_next_expiry_starts_the_sweeper_again_after_a_failed_start() {
-    const NAME: &str = "the_next_expiry_starts_the_sweeper_again_after_a_failed_start";
-    // A stack that no address space holds: in a process of its own, no thread starts.
-    const STACK: (&str, &str) = ("RUST_MIN_STACK", "2305843009213693952");
-    if std::env::var(STACK.0).as_deref() != Ok(STACK.1) {
-        let mut test = Command::new(std::env::current_exe().unwrap());
-        test.args([NAME, "--exact", "--test-threads=1"]);
-        let output = test.env(STACK.0, STACK.1).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
+    if !is_threadless("the_next_expiry_starts_the_sweeper_again_after_a_failed_start") {
         return;
     }
     let sweeper = latchwork::sweeper::Sweeper::new();

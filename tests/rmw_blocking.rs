@@ -13,8 +13,7 @@ use std::time::{Duration, Instant};
 
 use latchwork::Pending;
 use latchwork::rmw::{
-    Bytes, Clock, Effect, Key, List, ListEnd, MemStore, Record, Rmw, RmwError, Seen, Store,
-    StoreError,
+    Bytes, Clock, Effect, Key, List, ListEnd, MemStore, Record, Rmw, RmwError, Store, StoreError,
 };
 
 const LONG: Duration = Duration::from_secs(60);
@@ -377,15 +376,7 @@ struct Failing {
 }
 
 impl Store for Failing {
-    forward_to!(store);
-
-    fn change<'e, R>(
-        &self,
-        key: Key<'_>,
-        decide: impl FnOnce(Option<&Record>) -> (Effect<'e>, R),
-    ) -> Result<R, StoreError> {
-        self.store.change(key, decide)
-    }
+    forward_to!(store: change publish clear);
 
     fn change_many<'e>(
         &self,
@@ -398,14 +389,6 @@ impl Store for Failing {
             Some(false) => Err(StoreError::new(std::io::Error::other("planned"))),
             None => self.store.change_many(keys, decide),
         }
-    }
-
-    fn publish(&self, key: Key<'_>, effect: Effect<'_>, seen: Seen) -> Result<(), StoreError> {
-        self.store.publish(key, effect, seen)
-    }
-
-    fn clear(&self) -> Result<(), StoreError> {
-        self.store.clear()
     }
 }
 

@@ -2,6 +2,8 @@
 #![cfg(not(latchwork_loom))]
 
 mod oracle;
+#[path = "support/seed.rs"]
+mod seed;
 
 use std::time::Duration;
 
@@ -186,11 +188,7 @@ fn twenty_thousand_random_sums_agree_with_redis_server() {
         println!("skipped: redis-server is not installed");
         return;
     };
-    let seed = std::env::var("LATCHWORK_SEED").map_or_else(
-        |_| fastrand::u64(..),
-        |seed| seed.parse().expect("LATCHWORK_SEED is a number"),
-    );
-    println!("seed {seed}: set LATCHWORK_SEED to repeat");
+    let seed = seed::announced();
     let mut random = fastrand::Rng::with_seed(seed);
     let rmw = Rmw::new();
     let fixed = TABLE

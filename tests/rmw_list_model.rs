@@ -438,11 +438,7 @@ impl Run {
 
 #[test]
 fn random_list_commands_agree_with_plain_deques_and_their_effects_can_be_replayed() {
-    let seed = match std::env::var("LATCHWORK_SEED") {
-        Ok(seed) => seed.parse().expect("LATCHWORK_SEED is a number"),
-        Err(_) => fastrand::u64(..),
-    };
-    println!("seed {seed}: set LATCHWORK_SEED to repeat");
+    let seed = support::seed::announced();
     let store = Logged::default();
     let replayed = Arc::clone(&store.replayed);
     let clock = Clock::manual(1_000_000);

@@ -158,14 +158,7 @@ fn bytes(value: Option<latchwork::rmw::Value>) -> Option<Vec<u8>> {
 
 #[test]
 fn random_commands_agree_with_a_plain_map() {
-    let seed = match std::env::var("LATCHWORK_SEED") {
-        Ok(seed) => seed.parse().expect("LATCHWORK_SEED is a number"),
-        Err(_) => std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap()
-            .as_nanos() as u64,
-    };
-    println!("seed {seed}: set LATCHWORK_SEED to repeat");
+    let seed = support::seed::announced();
     let mut random = Random(seed | 1);
     let clock = Clock::manual(1_000_000);
     // Few shards: every look through all keys, and every sweep, looks at each.

@@ -2,6 +2,8 @@
 #![cfg(not(latchwork_loom))]
 
 mod oracle;
+#[path = "support/seed.rs"]
+mod seed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -282,11 +284,7 @@ fn patterns_agree_with_redis_server() {
     let Some(mut redis) = Redis::start() else {
         return;
     };
-    let seed = std::env::var("LATCHWORK_SEED").map_or_else(
-        |_| fastrand::u64(..),
-        |seed| seed.parse().expect("LATCHWORK_SEED is a number"),
-    );
-    println!("seed {seed}: set LATCHWORK_SEED to repeat");
+    let seed = seed::announced();
     let mut random = fastrand::Rng::with_seed(seed);
     let mut text = |from: &[u8], most: usize| -> Vec<u8> {
         let len = random.usize(..=most);

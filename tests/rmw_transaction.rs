@@ -1,6 +1,9 @@
 //! Transactions: any commands on several keys at one moment, or none of them.
 #![cfg(not(latchwork_loom))]
 
+#[path = "support/seed.rs"]
+mod seed;
+
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Barrier;
@@ -382,11 +385,7 @@ fn no_sum_is_lost_or_torn_among_transfers() {
 
 #[test]
 fn random_transactions_do_what_the_same_commands_do_alone() {
-    let seed = std::env::var("LATCHWORK_SEED").map_or_else(
-        |_| fastrand::u64(..),
-        |seed| seed.parse().expect("LATCHWORK_SEED is a number"),
-    );
-    println!("seed {seed}: set LATCHWORK_SEED to repeat");
+    let seed = seed::announced();
     let mut random = fastrand::Rng::with_seed(seed);
     let (whole, clock) = timed();
     let single = Rmw::builder().clock(clock.clone()).build();

@@ -6,6 +6,8 @@
 mod forward;
 #[path = "support/logged.rs"]
 mod logged;
+#[path = "support/seed.rs"]
+mod seed;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -146,11 +148,7 @@ fn no_compare_and_set_is_lost_among_threads() {
 
 #[test]
 fn replaying_the_effects_of_a_random_run_gives_the_same_records() {
-    let seed = std::env::var("LATCHWORK_SEED").map_or_else(
-        |_| fastrand::u64(..),
-        |seed| seed.parse().expect("LATCHWORK_SEED is a number"),
-    );
-    println!("seed {seed}: set LATCHWORK_SEED to repeat");
+    let seed = seed::announced();
     let mut random = fastrand::Rng::with_seed(seed);
     let store = Logged::default();
     let replayed = Arc::clone(&store.replayed);

@@ -1,5 +1,8 @@
 //! The log on the kernel's file system and on one in memory.
 
+#[macro_use]
+#[path = "support/pass_on.rs"]
+mod pass_on;
 #[path = "wal/support.rs"]
 mod support;
 
@@ -323,40 +326,17 @@ impl Gated {
 }
 
 impl Fs for Gated {
+    pass_on!(inner: rename remove_file create_dir_all read_dir sync_dir);
+
     fn open(&self, path: &Path, mode: OpenMode) -> std::io::Result<Box<dyn File>> {
         let file = self.inner.open(path, mode)?;
         Ok(Box::new(GatedFile(file, self.clone())))
     }
-    fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
-        self.inner.rename(from, to)
-    }
-    fn remove_file(&self, path: &Path) -> std::io::Result<()> {
-        self.inner.remove_file(path)
-    }
-    fn create_dir_all(&self, path: &Path) -> std::io::Result<()> {
-        self.inner.create_dir_all(path)
-    }
-    fn read_dir(&self, path: &Path) -> std::io::Result<Vec<std::ffi::OsString>> {
-        self.inner.read_dir(path)
-    }
-    fn sync_dir(&self, path: &Path) -> std::io::Result<()> {
-        self.inner.sync_dir(path)
-    }
 }
 
 impl File for GatedFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
-        self.0.read_at(buffer, offset)
-    }
-    fn write_at(&self, bytes: &[u8], offset: u64) -> std::io::Result<usize> {
-        self.0.write_at(bytes, offset)
-    }
-    fn allocate(&self, len: u64) -> std::io::Result<()> {
-        self.0.allocate(len)
-    }
-    fn set_len(&self, len: u64) -> std::io::Result<()> {
-        self.0.set_len(len)
-    }
+    pass_on!(0: read_at write_at allocate set_len len try_lock);
+
     fn sync_data(&self) -> std::io::Result<()> {
         let (lock, condvar) = &*self.1.gate;
         let mut gate = lock.lock().unwrap();
@@ -366,12 +346,6 @@ impl File for GatedFile {
         gate.waiting -= 1;
         drop(gate);
         self.0.sync_data()
-    }
-    fn len(&self) -> std::io::Result<u64> {
-        self.0.len()
-    }
-    fn try_lock(&self) -> std::io::Result<bool> {
-        self.0.try_lock()
     }
 }
 

@@ -4,6 +4,10 @@
 mod blocking;
 mod commands;
 mod differential;
+#[path = "../support/dir.rs"]
+mod dir;
+#[path = "../support/example.rs"]
+mod example;
 mod hostile;
 mod hot_key;
 mod persistence;
@@ -16,5 +20,6 @@ mod requests;
 mod schedule;
 mod support;
 mod tools;
+mod tracer;
 mod transactions;
 mod wire;

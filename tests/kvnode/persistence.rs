@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::dir::Dir;
 use crate::process::switches;
 use crate::random::Random;
 use crate::requests::{random_request, random_transaction, state};
-use crate::support::{Client, Dir, Redis, Server, binary, encode, size};
+use crate::support::{Client, Redis, Server, binary, encode, size};
 
 const MODES: [&str; 3] = ["always", "everysec", "no"];
 

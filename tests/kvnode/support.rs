@@ -1,8 +1,4 @@
 //! Servers and clients for the tests of `examples/kvnode`: real processes, real sockets.
-//!
-//! The server's binary is found through the test's own path: tests lie in `target/<profile>/deps`,
-//! examples in `target/<profile>/examples`. `cargo test` builds both; `cargo test --test kvnode`
-//! alone builds only the test: after a change run `cargo build --example kvnode` first.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -10,29 +6,19 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::example;
 
 /// A test that would hang fails after this long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The example's binary.
 pub(crate) fn binary() -> PathBuf {
-    let test = std::env::current_exe().expect("the test's own path");
-    let profile = test
-        .parent()
-        .and_then(Path::parent)
-        .expect("target/<profile>/deps/<test>");
-    let binary = profile.join("examples").join("kvnode");
-    assert!(
-        binary.exists(),
-        "{} is missing: run `cargo build --example kvnode`",
-        binary.display()
-    );
-    binary
+    example::binary("kvnode")
 }
 
 /// Whether a program is installed; prints `SKIP` if not.
@@ -57,37 +43,6 @@ pub(crate) fn size(short: usize, full: usize) -> usize {
         Ok("full") => full,
         Ok("short") | Err(_) => short,
         Ok(other) => panic!("LATCHWORK_STORM is `short` or `full`, not `{other}`"),
-    }
-}
-
-/// A new directory, removed when dropped.
-#[derive(Debug)]
-pub(crate) struct Dir(PathBuf);
-
-impl Dir {
-    pub(crate) fn new() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("latchwork-kvnode-{}-{number}", std::process::id());
-        let dir = std::env::temp_dir().join(name);
-        std::fs::create_dir(&dir).expect("a new directory");
-        Self(dir)
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-
-    /// The path of something in it.
-    pub(crate) fn join(&self, name: &str) -> String {
-        let path = self.0.join(name);
-        path.to_str().expect("a path in UTF-8").to_owned()
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

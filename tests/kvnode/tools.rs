@@ -1,12 +1,11 @@
 //! Redis's own tools against kvnode; skipped where they are not installed.
 
-use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
-
+use crate::dir::Dir;
 use crate::support::{Server, is_installed};
+use crate::tracer::Tracer;
 
 #[test]
 fn redis_cli_works() {
@@ -123,7 +122,7 @@ fn redis_benchmark_runs_clean() {
 
 #[test]
 fn strace_sees_no_system_call_of_an_idle_server_after_clients_came_and_went() {
-    if !is_installed("strace") || !is_installed("redis-benchmark") {
+    if !is_installed("redis-benchmark") {
         return;
     }
     let server = Server::start(&["--io-threads", "2"]);
@@ -142,28 +141,15 @@ fn strace_sees_no_system_call_of_an_idle_server_after_clients_came_and_went() {
         std::thread::yield_now();
     }
     drop(client);
-    let counts = std::env::temp_dir().join(format!("latchwork-{}.strace", std::process::id()));
-    let mut strace = Command::new("strace")
-        .args(["-c", "-f", "-o"])
-        .arg(&counts)
-        .args(["-p", &server.pid().to_string()])
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("run strace");
-    let mut said = String::new();
-    let mut stderr = BufReader::new(strace.stderr.take().expect("piped"));
-    stderr.read_line(&mut said).expect("strace's first line");
+    let dir = Dir::new();
+    let counts = dir.join("counts");
+    let Some(tracer) = Tracer::attach(&server, &["-c", "-o", &counts]) else {
+        return;
+    };
     // What is watched is five seconds of nothing.
     std::thread::sleep(Duration::from_secs(5));
-    let pid = Pid::from_child(&strace);
-    let _ = kill_process(pid, Signal::INT);
-    strace.wait().expect("strace ends");
+    tracer.detach();
     let table = std::fs::read_to_string(&counts).unwrap_or_default();
-    let _ = std::fs::remove_file(&counts);
-    if !said.contains("attached") {
-        println!("SKIP: strace may not attach here: {said}");
-        return;
-    }
     assert!(table.trim().is_empty(), "{table}");
     assert_eq!(server.connect().ask("PING"), "+PONG\r\n");
 }

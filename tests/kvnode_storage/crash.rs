@@ -229,6 +229,8 @@ fn name(path: &Path) -> String {
 }
 
 impl Fs for Careless {
+    pass_on!(inner: remove_file create_dir_all read_dir);
+
     fn open(&self, path: &Path, mode: OpenMode) -> std::io::Result<Box<dyn File>> {
         let name = name(path);
         if mode == OpenMode::CreateNew {
@@ -246,18 +248,6 @@ impl Fs for Careless {
         self.inner.rename(from, to)
     }
 
-    fn remove_file(&self, path: &Path) -> std::io::Result<()> {
-        self.inner.remove_file(path)
-    }
-
-    fn create_dir_all(&self, path: &Path) -> std::io::Result<()> {
-        self.inner.create_dir_all(path)
-    }
-
-    fn read_dir(&self, path: &Path) -> std::io::Result<Vec<std::ffi::OsString>> {
-        self.inner.read_dir(path)
-    }
-
     fn sync_dir(&self, path: &Path) -> std::io::Result<()> {
         match self.left_out {
             LeftOut::Names(of) if self.last.lock().unwrap().ends_with(of) => Ok(()),
@@ -267,21 +257,7 @@ impl Fs for Careless {
 }
 
 impl File for CarelessFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
-        self.inner.read_at(buffer, offset)
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> std::io::Result<usize> {
-        self.inner.write_at(bytes, offset)
-    }
-
-    fn allocate(&self, len: u64) -> std::io::Result<()> {
-        self.inner.allocate(len)
-    }
-
-    fn set_len(&self, len: u64) -> std::io::Result<()> {
-        self.inner.set_len(len)
-    }
+    pass_on!(inner: read_at write_at allocate set_len len try_lock);
 
     fn sync_data(&self) -> std::io::Result<()> {
         let is_left_out = match self.fs.left_out {
@@ -295,14 +271,6 @@ impl File for CarelessFile {
             return Ok(());
         }
         self.inner.sync_data()
-    }
-
-    fn len(&self) -> std::io::Result<u64> {
-        self.inner.len()
-    }
-
-    fn try_lock(&self) -> std::io::Result<bool> {
-        self.inner.try_lock()
     }
 }
 

@@ -1,7 +1,6 @@
 //! A server without its sockets: the commands over a durable store.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fmt::Debug;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -217,6 +216,8 @@ impl std::fmt::Debug for Hooked {
 }
 
 impl Fs for Hooked {
+    pass_on!(inner: rename create_dir_all read_dir sync_dir);
+
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn File>> {
         if mode == OpenMode::CreateNew {
             self.run(path);
@@ -224,24 +225,8 @@ impl Fs for Hooked {
         self.inner.open(path, mode)
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.inner.rename(from, to)
-    }
-
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         self.run(path);
         self.inner.remove_file(path)
-    }
-
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.inner.create_dir_all(path)
-    }
-
-    fn read_dir(&self, path: &Path) -> io::Result<Vec<OsString>> {
-        self.inner.read_dir(path)
-    }
-
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.inner.sync_dir(path)
     }
 }

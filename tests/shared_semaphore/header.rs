@@ -58,8 +58,8 @@ fn is_told(error: &OpenError) -> bool {
     error.is_invalid() || error.is_mismatch()
 }
 
-#[test]
-fn every_byte_of_the_header_that_means_something_is_checked() {
+/// Calls `look` with a semaphore of which a bit, or all bits, of one byte of the header are flipped.
+fn with_each_byte_flipped(look: impl Fn(&Place, usize, u8)) {
     let place = Place::new();
     drop(place.open(PERMITS));
     let whole = fs::read(place.path()).unwrap();
@@ -70,52 +70,49 @@ fn every_byte_of_the_header_that_means_something_is_checked() {
             let mut changed = whole.clone();
             changed[byte] ^= flip;
             write(&place, &changed);
-            let number = fs::metadata(place.path()).unwrap().ino();
-            let opened = SharedSemaphore::open(place.path(), PERMITS);
-            let said = format!("byte {byte} ^ {flip}: {opened:?}");
-            let is_same = fs::metadata(place.path()).unwrap().ino() == number;
-            match byte {
-                // What it is, of which version, how it is laid out, how long, and for whom.
-                0..24 | 56..60 => assert!(opened.unwrap_err().is_invalid(), "{said}"),
-                // Of another boot of the machine: all who had it are gone, and it is made anew.
-                24..40 => {
-                    let opened = opened.expect(&said);
-                    assert!(!is_same, "{said}");
-                    assert_eq!(opened.available(), PERMITS);
-                    use_all(&opened);
-                }
-                60..72 => assert!(is_told(&opened.unwrap_err()), "{said}"),
-                // Its own number, and nothing.
-                _ => {
-                    assert!(is_same, "{said}");
-                    use_all(&opened.expect(&said));
-                }
-            }
+            look(&place, byte, flip);
         }
     }
 }
 
 #[test]
-fn tools_get_an_error_or_something_to_look_at() {
-    let place = Place::new();
-    drop(place.open(PERMITS));
-    let whole = fs::read(place.path()).unwrap();
-    for byte in 0..80 {
-        for flip in [0x01, 0x80, 0xff] {
-            SharedSemaphore::remove(place.path()).unwrap();
-            drop(place.open(PERMITS));
-            let mut changed = whole.clone();
-            changed[byte] ^= flip;
-            write(&place, &changed);
-            let tool = SharedSemaphore::builder(place.path()).existing_only(true);
-            match tool.open() {
-                Ok(semaphore) => use_all(&semaphore),
-                // Another boot's: who makes nothing finds nothing.
-                Err(error) if (24..40).contains(&byte) => assert!(error.is_not_found()),
-                Err(error) => assert!(is_told(&error), "byte {byte} ^ {flip}: {error}"),
+fn every_byte_of_the_header_that_means_something_is_checked() {
+    with_each_byte_flipped(|place, byte, flip| {
+        let number = fs::metadata(place.path()).unwrap().ino();
+        let opened = SharedSemaphore::open(place.path(), PERMITS);
+        let said = format!("byte {byte} ^ {flip}: {opened:?}");
+        let is_same = fs::metadata(place.path()).unwrap().ino() == number;
+        match byte {
+            // What it is, of which version, how it is laid out, how long, and for whom.
+            0..24 | 56..60 => assert!(opened.unwrap_err().is_invalid(), "{said}"),
+            // Of another boot of the machine: all who had it are gone, and it is made anew.
+            24..40 => {
+                let opened = opened.expect(&said);
+                assert!(!is_same, "{said}");
+                assert_eq!(opened.available(), PERMITS);
+                use_all(&opened);
+            }
+            60..72 => assert!(is_told(&opened.unwrap_err()), "{said}"),
+            // Its own number, and nothing.
+            _ => {
+                assert!(is_same, "{said}");
+                use_all(&opened.expect(&said));
             }
         }
-    }
+    });
+}
+
+#[test]
+fn tools_get_an_error_or_something_to_look_at() {
+    with_each_byte_flipped(|place, byte, flip| {
+        let tool = SharedSemaphore::builder(place.path()).existing_only(true);
+        match tool.open() {
+            Ok(semaphore) => use_all(&semaphore),
+            // Another boot's: who makes nothing finds nothing.
+            Err(error) if (24..40).contains(&byte) => assert!(error.is_not_found()),
+            Err(error) => assert!(is_told(&error), "byte {byte} ^ {flip}: {error}"),
+        }
+    });
 }
 
 /// Numbers that are read as sizes, one by one and with others that fit them.

@@ -5,6 +5,8 @@ mod acquiring;
 mod child;
 mod close;
 mod deaths;
+#[path = "../support/dir.rs"]
+mod dir;
 mod files;
 mod forked;
 mod guards;

@@ -2,8 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{self, Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -11,31 +10,27 @@ use latchwork::SharedSemaphore;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use crate::child::{ANSWER, ROLE, TEST};
+use crate::dir::Dir;
 
 /// Longer than any test runs.
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
 /// A directory for one semaphore. Removed when dropped.
 #[derive(Debug)]
-pub(crate) struct Place(PathBuf);
+pub(crate) struct Place(Dir);
 
 impl Place {
     pub(crate) fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("latchwork-shared-semaphore-{}-{number}", process::id());
-        let directory = std::env::temp_dir().join(name);
-        std::fs::create_dir(&directory).unwrap();
-        Self(directory)
+        Self(Dir::new())
     }
 
     pub(crate) fn directory(&self) -> &Path {
-        &self.0
+        self.0.path()
     }
 
     /// The semaphore's file.
     pub(crate) fn path(&self) -> PathBuf {
-        self.0.join("semaphore")
+        self.directory().join("semaphore")
     }
 
     /// One more attachment.
@@ -48,12 +43,6 @@ impl Place {
         let mut child = Peer::start(|_| ());
         child.ask(&format!("open {}", self.path().display()));
         child
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

@@ -1,6 +1,10 @@
 //! `examples/slots` from outside: real processes, signals and kills.
 
 mod command;
+#[path = "../support/dir.rs"]
+mod dir;
+#[path = "../support/example.rs"]
+mod example;
 mod killed;
 mod load;
 #[path = "../support/random.rs"]

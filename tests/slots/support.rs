@@ -1,59 +1,41 @@
 //! Places for semaphores, and running `slots` in them.
-//!
-//! The program is found through the test's own path: tests lie in `target/<profile>/deps`, examples
-//! in `target/<profile>/examples`. `cargo test` builds both; `cargo test --test slots` alone builds
-//! only the test: after a change run `cargo build --example slots` first.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use latchwork::SharedSemaphore;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+
+use crate::dir::Dir;
+use crate::example;
 
 /// Says that it is there, and ends when its standard input does.
 pub(crate) const UNTIL_TOLD: [&str; 3] = ["sh", "-c", "echo $$; exec cat >/dev/null"];
 
 /// The example's program.
 pub(crate) fn binary() -> PathBuf {
-    let test = std::env::current_exe().expect("the test's own path");
-    let profile = test
-        .parent()
-        .and_then(Path::parent)
-        .expect("target/<profile>/deps/<test>");
-    let binary = profile.join("examples").join("slots");
-    assert!(
-        binary.exists(),
-        "{} is missing: run `cargo build --example slots`",
-        binary.display()
-    );
-    binary
+    example::binary("slots")
 }
 
 /// A directory for one semaphore. Removed when dropped.
 #[derive(Debug)]
-pub(crate) struct Place(PathBuf);
+pub(crate) struct Place(Dir);
 
 impl Place {
     pub(crate) fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("latchwork-slots-{}-{number}", process::id());
-        let directory = std::env::temp_dir().join(name);
-        std::fs::create_dir(&directory).expect("a directory of its own");
-        Self(directory)
+        Self(Dir::new())
     }
 
     pub(crate) fn directory(&self) -> &Path {
-        &self.0
+        self.0.path()
     }
 
     /// The semaphore's file.
     pub(crate) fn name(&self) -> PathBuf {
-        self.0.join("slots")
+        self.directory().join("slots")
     }
 
     pub(crate) fn open(&self) -> SharedSemaphore {
@@ -86,12 +68,6 @@ impl Place {
     pub(crate) fn start(&self, options: &str) -> Running {
         let arguments = options.split_whitespace().chain(["--"]).chain(UNTIL_TOLD);
         Running::start(&mut self.slots(arguments))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

@@ -1,7 +1,45 @@
 //! What a store that wraps another hands on unchanged.
 
-/// The methods of [`Store`](latchwork::rmw::Store) that look and expire, handed on to a field.
+/// The methods of [`Store`](latchwork::rmw::Store) that look and expire, handed on to a field; and
+/// those that change, if they are named: `forward_to!(store: publish clear)`.
 macro_rules! forward_to {
+    ($field:tt: $($method:ident)+) => {
+        forward_to!($field);
+        $(forward_to!(@ $method $field);)+
+    };
+    (@ change $field:tt) => {
+        fn change<'e, R>(
+            &self,
+            key: latchwork::rmw::Key<'_>,
+            decide: impl FnOnce(Option<&latchwork::rmw::Record>) -> (latchwork::rmw::Effect<'e>, R),
+        ) -> Result<R, latchwork::rmw::StoreError> {
+            self.$field.change(key, decide)
+        }
+    };
+    (@ change_many $field:tt) => {
+        fn change_many<'e>(
+            &self,
+            keys: &[latchwork::rmw::Key<'_>],
+            decide: impl FnMut(usize, Option<&latchwork::rmw::Record>) -> latchwork::rmw::Effect<'e>,
+        ) -> Result<(), latchwork::rmw::StoreError> {
+            self.$field.change_many(keys, decide)
+        }
+    };
+    (@ publish $field:tt) => {
+        fn publish(
+            &self,
+            key: latchwork::rmw::Key<'_>,
+            effect: latchwork::rmw::Effect<'_>,
+            seen: latchwork::rmw::Seen,
+        ) -> Result<(), latchwork::rmw::StoreError> {
+            self.$field.publish(key, effect, seen)
+        }
+    };
+    (@ clear $field:tt) => {
+        fn clear(&self) -> Result<(), latchwork::rmw::StoreError> {
+            self.$field.clear()
+        }
+    };
     ($field:tt) => {
         fn hash_with(&mut self, hasher: latchwork::rmw::KeyHasher) {
             self.$field.hash_with(hasher);

@@ -8,6 +8,7 @@
 #![allow(dead_code)] // Each test program uses a part.
 
 pub(crate) mod plain;
+pub(crate) mod seed;
 
 use std::io::Write as _;
 use std::panic::resume_unwind;
@@ -33,10 +34,7 @@ impl Storm {
     /// Announces the storm and its seed, past the harness's capture: a run that hangs is killed,
     /// and shows nothing that was captured.
     pub(crate) fn new(name: &str) -> Self {
-        let seed = match std::env::var("LATCHWORK_SEED") {
-            Ok(seed) => seed.parse().expect("LATCHWORK_SEED is a number"),
-            Err(_) => fastrand::u64(..),
-        };
+        let seed = seed::seed();
         let _ = writeln!(std::io::stderr(), "{name}: LATCHWORK_SEED={seed}");
         Self { seed }
     }

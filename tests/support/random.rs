@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // Each test program uses a part.
 
+mod seed;
+
 /// A generator of random numbers.
 #[derive(Debug)]
 pub(crate) struct Random(u64);
@@ -10,12 +12,7 @@ impl Random {
     /// Seeded with `LATCHWORK_SEED` if that is set, otherwise with the time. Prints the seed, which
     /// a failing test shows.
     pub(crate) fn new(test: &str) -> Self {
-        let seed = match std::env::var("LATCHWORK_SEED") {
-            Ok(seed) => seed.parse().expect("LATCHWORK_SEED is a number"),
-            Err(_) => std::time::SystemTime::now()
-                .duration_since(std::time::UNIX_EPOCH)
-                .map_or(0, |since| since.as_nanos() as u64),
-        };
+        let seed = seed::seed();
         println!("{test}: LATCHWORK_SEED={seed}");
         Self(seed)
     }

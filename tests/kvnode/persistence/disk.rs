@@ -3,60 +3,34 @@
 //! strace stands between the server and its disk: it holds every sync until it is killed, or makes
 //! them fail. The full disk is a small file system in memory, in a mount namespace of its own.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
 use super::start;
-use crate::support::{Client, Dir, Server, binary, encode, is_installed};
+use crate::dir::Dir;
+use crate::support::{Client, Server, binary, encode};
+use crate::tracer::Tracer;
 
-/// A tracer of a server's system calls. When dropped it lets go of the server.
-struct Tracer(Child);
-
-impl Tracer {
-    /// Attaches to all threads of the server, or says why that cannot be.
-    fn attach(server: &Server, inject: &str) -> Option<Self> {
-        if !is_installed("strace") {
-            return None;
-        }
-        let mut strace = Command::new("strace")
-            .args(["-f", "-o", "/dev/null", "-e", inject])
-            .args(["-p", &server.pid().to_string()])
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("run strace");
-        let mut said = String::new();
-        let mut stderr = BufReader::new(strace.stderr.take().expect("piped"));
-        stderr.read_line(&mut said).expect("strace's first line");
-        // It tells when it has attached to all the threads there are.
-        if !said.contains("attached") {
-            println!("SKIP: strace may not attach here: {said}");
-            let _ = strace.wait();
-            return None;
-        }
-        std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
-        Some(Self(strace))
-    }
-
-    /// From now on nothing is written until the tracer is dropped.
-    fn hold_writes(server: &Server) -> Option<Self> {
-        Self::attach(server, "inject=pwrite64:delay_enter=600000000")
-    }
-
-    /// From now on no sync ends until the tracer is dropped.
-    fn hold_syncs(server: &Server) -> Option<Self> {
-        Self::attach(server, "inject=fdatasync:delay_enter=600000000")
-    }
+/// Attaches to a server, with something to be done to its system calls.
+fn inject(server: &Server, what: &str) -> Option<Tracer> {
+    Tracer::attach(
+        server,
+        &["-o", "/dev/null", "-e", &format!("inject={what}")],
+    )
 }
 
-impl Drop for Tracer {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// From now on nothing is written until the tracer is dropped.
+fn hold_writes(server: &Server) -> Option<Tracer> {
+    inject(server, "pwrite64:delay_enter=600000000")
+}
+
+/// From now on no sync ends until the tracer is dropped.
+fn hold_syncs(server: &Server) -> Option<Tracer> {
+    inject(server, "fdatasync:delay_enter=600000000")
 }
 
 /// Waits until a client's replies of so many bytes are held back.
@@ -108,7 +82,7 @@ fn replies_wait_for_the_sync_and_nobody_else_does() {
     {
         std::thread::yield_now();
     }
-    let Some(tracer) = Tracer::hold_syncs(&server) else {
+    let Some(tracer) = hold_syncs(&server) else {
         return;
     };
     writer.send(&encode(&["SET", "k", "new"]));
@@ -147,7 +121,7 @@ fn a_client_is_not_heard_while_too_much_is_held_for_it() {
     let id = id(&mut greedy);
     let value = vec![b'v'; 100_000];
     assert_eq!(witness.call(&[b"SET", &b"k"[..], &value]), b"+OK\r\n");
-    let Some(tracer) = Tracer::hold_syncs(&server) else {
+    let Some(tracer) = hold_syncs(&server) else {
         return;
     };
     let requests = 500;
@@ -178,7 +152,7 @@ fn whoever_writes_faster_than_the_disk_waits_and_nobody_else_does() {
         let server = start(&dir, fsync);
         let (mut witness, mut greedy) = (server.connect(), server.connect());
         assert_eq!(witness.ask("SET k v"), "+OK\r\n");
-        let Some(tracer) = Tracer::hold_writes(&server) else {
+        let Some(tracer) = hold_writes(&server) else {
             return;
         };
         let requests = 200;
@@ -227,7 +201,7 @@ fn a_server_that_is_stopped_gives_the_replies_that_it_holds() {
     let server = start(&dir, "always");
     let (mut witness, mut writer) = (server.connect(), server.connect());
     let id = id(&mut writer);
-    let Some(tracer) = Tracer::hold_syncs(&server) else {
+    let Some(tracer) = hold_syncs(&server) else {
         return;
     };
     writer.send(&encode(&["INCR", "n"]).repeat(10));
@@ -255,7 +229,7 @@ fn a_failed_sync_leaves_nobody_with_a_false_answer() {
     {
         std::thread::yield_now();
     }
-    let Some(tracer) = Tracer::attach(&server, "inject=fdatasync:error=EIO") else {
+    let Some(tracer) = inject(&server, "fdatasync:error=EIO") else {
         return;
     };
     writer.send(&[encode(&["SET", "k", "new"]), encode(&["GET", "other"])].concat());
