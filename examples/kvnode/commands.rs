@@ -25,6 +25,7 @@
 //! * The order of keys in `KEYS`, `SCAN` and `RANDOMKEY`, and how far one `SCAN` comes, are the
 //!   store's own; `INFO`, `CLIENT LIST`, `CONFIG GET`, `COMMAND`, `MEMORY USAGE` tell about this
 //!   server.
+//! * `SAVE` and `BGSAVE SCHEDULE` while a save is going on are done after it; Redis refuses them.
 //! * `LPOS … RANK -9223372036854775808` is an error, as in 7.2.
 //! * `CLIENT REPLY OFF` or `SKIP` inside `MULTI` silences all of `EXEC`'s reply.
 //! * Framing is stricter, see [`request`](crate::request).

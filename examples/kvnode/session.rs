@@ -24,6 +24,10 @@ pub(crate) struct Session {
     /// The commands since `MULTI`.
     pub(crate) transaction: Option<Box<Queue>>,
     pub(crate) watched: Watched,
+    /// `EXEC` runs the queued commands.
+    pub(crate) in_exec: bool,
+    /// One of them asks for a save, which begins when `EXEC` is over.
+    pub(crate) saves_after: bool,
     pub(crate) replies: Replies,
     /// What the client waits for; no request runs meanwhile.
     pub(crate) blocked: Option<Box<Blocked>>,

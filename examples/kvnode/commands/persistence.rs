@@ -185,7 +185,8 @@ pub(super) fn save<S: Store>(context: &mut Context<'_, S>, _: Args<'_>) -> Outco
     Ok(())
 }
 
-/// `BGSAVE [SCHEDULE]`: with the word it is no error that another save is going on.
+/// `BGSAVE [SCHEDULE]`: with the word it is no error that another save is going on. In a transaction
+/// it waits for the end of that, whose effects are applied then.
 pub(super) fn bgsave<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> Outcome {
     let is_scheduled = match args.get(1).map(word).as_deref() {
         None => false,
@@ -196,13 +197,26 @@ pub(super) fn bgsave<S: Store>(context: &mut Context<'_, S>, args: Args<'_>) -> 
     if is_busy && !is_scheduled {
         return Err(Refusal::fixed("ERR Background save already in progress"));
     }
-    begin(context, None)?;
-    context.reply.status(if is_busy {
+    let in_exec = context.session.in_exec;
+    if !in_exec {
+        begin(context, None)?;
+    } else if context.server.storage.is_some() {
+        context.session.saves_after = true;
+    } else {
+        return Err(NOWHERE);
+    }
+    context.reply.status(if is_busy || in_exec {
         "Background saving scheduled"
     } else {
         "Background saving started"
     });
     Ok(())
+}
+
+/// Begins the save that a transaction has asked for.
+pub(super) fn begin_scheduled<S: Store>(context: &Context<'_, S>) {
+    // It fails only after the storage has been closed, and then there is nothing to save.
+    let _ = begin(context, None);
 }
 
 /// When everything was last on disk, or, before that was ever so, when the server was started.

@@ -13,7 +13,7 @@ use std::ops::Range;
 use latchwork::rmw::{Rmw, RmwError, Store, Transaction};
 
 use super::table::{Dispatch, Keys};
-use super::{Command, Context, Outcome, Refusal};
+use super::{Command, Context, Outcome, Refusal, persistence};
 use crate::queue::{Full, Queue, Watched};
 use crate::request::Args;
 use crate::server::Counters;
@@ -106,6 +106,16 @@ pub(super) fn unwatch<S: Store>(context: &mut Context<'_, S>, _: Args<'_>) -> Ou
 }
 
 pub(super) fn exec<S: Store>(context: &mut Context<'_, S>, _: Args<'_>) -> Outcome {
+    context.session.in_exec = true;
+    let outcome = execute(context);
+    context.session.in_exec = false;
+    if std::mem::take(&mut context.session.saves_after) && outcome.is_ok() {
+        persistence::begin_scheduled(context);
+    }
+    outcome
+}
+
+fn execute<S: Store>(context: &mut Context<'_, S>) -> Outcome {
     let Some(queue) = context.session.transaction.take() else {
         return Err(Refusal::fixed("ERR EXEC without MULTI"));
     };
