@@ -243,6 +243,42 @@ fn a_clear_empties_the_segments_too() {
     assert!(open(config(&fs, Fsync::Always)).unwrap().dump().is_empty());
 }
 
+/// Whether the flush has read its keys by then or not.
+#[test]
+fn a_clear_during_a_flush_is_the_last_word() {
+    for moment in ["0000000000000002.segment", "MANIFEST.new"] {
+        let memory = MemoryFs::new();
+        let fs = Hooked::new(memory.clone());
+        let node = open(config(&fs, Fsync::Always)).unwrap();
+        for key in 0..100 {
+            node.rmw.set(format!("before:{key}"), 1).unwrap();
+        }
+        node.save().unwrap();
+        for key in 50..150 {
+            node.rmw.set(format!("before:{key}"), 2).unwrap();
+        }
+        let rmw = node.rmw.clone();
+        let (cleared, is_cleared) = mpsc::channel();
+        fs.hook(moment, move || {
+            rmw.clear().unwrap();
+            rmw.set("before:1", "after").unwrap();
+            cleared.send(()).unwrap();
+        });
+        node.save().unwrap();
+        is_cleared.try_recv().unwrap();
+        node.sync();
+        let last = node.dump();
+        assert_eq!(last.len(), 1, "{moment}");
+        let crashed = open(config(&memory.copy(), Fsync::Always)).unwrap();
+        assert_same(&last, &crashed.dump(), &moment);
+        node.save().unwrap();
+        assert_eq!(segments(&memory), 1, "{moment}: {:?}", names(&memory));
+        node.close();
+        let again = open(config(&memory, Fsync::Always)).unwrap();
+        assert_same(&last, &again.dump(), &moment);
+    }
+}
+
 #[test]
 fn segments_are_merged_and_what_was_deleted_is_gone() {
     let fs = MemoryFs::new();
