@@ -28,7 +28,7 @@ fn send<S: Read + Write>(client: &mut Client<S>, line: &str) {
 
 #[test]
 fn the_corners_of_blocking_commands_agree_with_redis() {
-    let Some(redis) = Redis::start("blocking") else {
+    let Some(redis) = Redis::start() else {
         return;
     };
     let server = Server::start(&[]);
@@ -81,7 +81,7 @@ fn scenarios<S: Read + Write>(mut connect: impl FnMut() -> Client<S>, steps: &st
 
 #[test]
 fn waiters_are_served_as_by_redis() {
-    let Some(redis) = Redis::start("served") else {
+    let Some(redis) = Redis::start() else {
         return;
     };
     let server = Server::start(&["--io-threads", "2"]);
@@ -179,7 +179,7 @@ impl<S: Read + Write + AsFd> Crew<S> {
 
 #[test]
 fn random_waits_agree_with_redis() {
-    let Some(redis) = Redis::start("waits") else {
+    let Some(redis) = Redis::start() else {
         return;
     };
     let server = Server::start(&["--io-threads", "1"]);

@@ -336,7 +336,7 @@ fn scan_all<S: Read + Write>(client: &mut Client<S>, how: &str) -> (Vec<String>,
 
 #[test]
 fn a_million_random_requests_agree_with_redis() {
-    let Some(redis) = Redis::start("million") else {
+    let Some(redis) = Redis::start() else {
         return;
     };
     let random = Random::new("a_million_random_requests_agree_with_redis");
@@ -369,7 +369,7 @@ fn a_million_random_requests_agree_with_redis() {
 /// missing once stays so, no time remains that has passed, and in the end all is gone.
 #[test]
 fn a_key_that_expires_while_it_is_asked_for_goes_once() {
-    let Some(redis) = Redis::start("passing") else {
+    let Some(redis) = Redis::start() else {
         return;
     };
     let server = Server::start(&[]);

@@ -1,7 +1,9 @@
 //! `--data`: what comes back after the server's end, whichever way that came; what it says about
-//! its directory; and, in `disk`, what clients see of a disk that is slow, full or broken.
+//! its directory; in `disk`, what clients see of a disk that is slow, full or broken; in `meanwhile`,
+//! what else may happen while it is slow.
 
 mod disk;
+mod meanwhile;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use self::disk::in_own_mounts;
 use crate::dir::Dir;
 use crate::process::switches;
 use crate::random::Random;
@@ -241,7 +244,7 @@ fn save_and_its_kin_answer_as_redis_does() {
     let dir = Dir::new();
     let server = start(&dir, "everysec");
     let mut ours = server.connect();
-    let redis = Redis::start("persistence");
+    let redis = Redis::start();
     let mut theirs = redis.as_ref().map(Redis::connect);
     for line in [
         "SAVE x",
@@ -321,7 +324,12 @@ fn without_a_directory_there_is_nowhere_to_save_to() {
 
 /// Runs a server that is to refuse, and returns what it said.
 fn refused(options: &[&str]) -> (Output, String) {
-    let output = Command::new(binary())
+    refused_by(&mut Command::new(binary()), options)
+}
+
+/// The same by a command that becomes the server.
+fn refused_by(command: &mut Command, options: &[&str]) -> (Output, String) {
+    let output = command
         .args(["--port", "0"])
         .args(options)
         .output()
@@ -367,6 +375,39 @@ fn a_directory_that_cannot_be_used_is_explained() {
         assert_eq!(output.status.code(), Some(1), "{path}: {said}");
         assert!(said.contains(&path), "{path}: {said}");
     }
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_explained() {
+    let dir = Dir::new();
+    let server = start(&dir, "always");
+    assert_eq!(server.connect().ask("SET k v"), "+OK\r\n");
+    server.signal(Signal::TERM);
+    assert!(server.wait().0.success());
+    let mount = dir.path().display();
+    let set_up = format!("mount --bind {mount} {mount} && mount -o remount,bind,ro {mount}");
+    // One that has been used, and one that would have to be made.
+    for path in [dir.join("data"), dir.join("new")] {
+        let Some(mut command) = in_own_mounts(&set_up) else {
+            return;
+        };
+        let (output, said) = refused_by(command.arg(binary()), &["--data", &path]);
+        assert_eq!(output.status.code(), Some(1), "{path}: {said}");
+        assert!(said.contains(&path), "{path}: {said}");
+        assert!(said.contains("Read-only file system"), "{path}: {said}");
+    }
+    assert!(!Path::new(&dir.join("new")).exists());
+    let server = start(&dir, "always");
+    assert_eq!(server.connect().ask("GET k"), "$1\r\nv\r\n");
+}
+
+#[test]
+fn a_directory_that_is_missing_is_made_with_those_above_it() {
+    let dir = Dir::new();
+    let data = dir.join("some/where/below");
+    let server = Server::start(&["--data", &data]);
+    assert_eq!(server.connect().ask("SET k v"), "+OK\r\n");
+    assert!(Path::new(&data).is_dir());
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn without_id(reply: &[u8]) -> String {
 
 #[test]
 fn the_corners_of_every_command_agree_with_redis() {
-    let Some(redis) = Redis::start("corners") else {
+    let Some(redis) = Redis::start() else {
         return;
     };
     let server = Server::start(&[]);
@@ -195,7 +195,7 @@ COMMAND GETKEYS lmpop 3 a LEFT|COMMAND GETKEYS lmove a b LEFT LEFT|FLUSHALL";
 
 #[test]
 fn what_belongs_to_a_connection_agrees_with_redis() {
-    let Some(redis) = Redis::start("connection") else {
+    let Some(redis) = Redis::start() else {
         return;
     };
     let server = Server::start(&[]);
@@ -241,7 +241,7 @@ DEBUG|DEBUG FOO|DEBUG PROTOCOL";
 
 #[test]
 fn random_sequences_agree_with_redis() {
-    let Some(redis) = Redis::start("random") else {
+    let Some(redis) = Redis::start() else {
         return;
     };
     let server = Server::start(&[]);
@@ -261,7 +261,7 @@ fn random_sequences_agree_with_redis() {
 
 #[test]
 fn expired_keys_are_missing_as_with_redis() {
-    let Some(redis) = Redis::start("expired") else {
+    let Some(redis) = Redis::start() else {
         return;
     };
     let server = Server::start(&[]);

@@ -350,7 +350,7 @@ impl Schedule {
 
 #[test]
 fn random_schedules_of_blocking_clients_agree_with_redis() {
-    let Some(redis) = Redis::start("schedule") else {
+    let Some(redis) = Redis::start() else {
         return;
     };
     let server = Server::start(&["--io-threads", "2"]);

@@ -9,8 +9,10 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::set_socket_linger;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::dir::Dir;
 use crate::example;
 
 /// A test that would hang fails after this long.
@@ -122,16 +124,18 @@ impl Drop for Server {
 pub(crate) struct Redis {
     child: Child,
     pub(crate) socket: PathBuf,
+    /// Where that is, and what is saved.
+    _dir: Dir,
 }
 
 impl Redis {
     /// Starts one, or says why not.
-    pub(crate) fn start(name: &str) -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
         if !is_installed("redis-server") {
             return None;
         }
-        let socket =
-            std::env::temp_dir().join(format!("latchwork-{}-{name}.sock", std::process::id()));
+        let dir = Dir::new();
+        let socket = dir.path().join("socket");
         let mut child = Command::new("redis-server")
             .args([
                 "--port",
@@ -147,7 +151,7 @@ impl Redis {
                 "--unixsocket",
             ])
             .arg(&socket)
-            .current_dir(std::env::temp_dir())
+            .current_dir(dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -161,7 +165,11 @@ impl Redis {
         }
         // The log must be read on, or the server would block on a full pipe.
         std::thread::spawn(move || io::copy(&mut log, &mut io::sink()));
-        Some(Self { child, socket })
+        Some(Self {
+            child,
+            socket,
+            _dir: dir,
+        })
     }
 
     pub(crate) fn connect(&self) -> Client<UnixStream> {
@@ -173,7 +181,6 @@ impl Drop for Redis {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_file(&self.socket);
     }
 }
 
@@ -325,6 +332,12 @@ impl Client<TcpStream> {
     /// The same connection, to send while replies are read.
     pub(crate) fn another_half(&self) -> TcpStream {
         self.stream.get_ref().try_clone().expect("a descriptor")
+    }
+
+    /// Leaves so that the server knows that nobody reads any more.
+    pub(crate) fn reset(self) {
+        let stream = self.stream.into_inner();
+        set_socket_linger(&stream, Some(Duration::ZERO)).expect("SO_LINGER");
     }
 
     /// Tells the server that nothing more will come.

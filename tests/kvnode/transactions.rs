@@ -8,7 +8,7 @@ use crate::support::{Redis, Server, encode};
 
 #[test]
 fn the_corners_of_transactions_agree_with_redis() {
-    let Some(redis) = Redis::start("multi") else {
+    let Some(redis) = Redis::start() else {
         return;
     };
     let server = Server::start(&[]);
@@ -36,7 +36,7 @@ WATCH a|SET a 2|MULTI|EXEC|MULTI|GET nokey|LPOP nokey 2|EXEC|HELLO 2|MULTI|QUIT"
 
 #[test]
 fn random_transactions_agree_with_redis() {
-    let Some(redis) = Redis::start("random-multi") else {
+    let Some(redis) = Redis::start() else {
         return;
     };
     let server = Server::start(&[]);

@@ -23,18 +23,24 @@ fn inject(server: &Server, what: &str) -> Option<Tracer> {
     )
 }
 
+/// From now on no sync of a file ends until the tracer is dropped.
+pub(super) fn hold_syncs_of(server: &Server, file: &str) -> Option<Tracer> {
+    let what = "inject=fdatasync:delay_enter=600000000";
+    Tracer::attach(server, &["-o", "/dev/null", "-P", file, "-e", what])
+}
+
 /// From now on nothing is written until the tracer is dropped.
 fn hold_writes(server: &Server) -> Option<Tracer> {
     inject(server, "pwrite64:delay_enter=600000000")
 }
 
 /// From now on no sync ends until the tracer is dropped.
-fn hold_syncs(server: &Server) -> Option<Tracer> {
+pub(super) fn hold_syncs(server: &Server) -> Option<Tracer> {
     inject(server, "fdatasync:delay_enter=600000000")
 }
 
 /// Waits until a client's replies of so many bytes are held back.
-fn until_owed<S: Read + Write>(witness: &mut Client<S>, id: u64, bytes: usize) {
+pub(super) fn until_owed<S: Read + Write>(witness: &mut Client<S>, id: u64, bytes: usize) {
     let wanted = format!(" obl={bytes} ");
     loop {
         let list = witness.ask(&format!("CLIENT LIST ID {id}"));
@@ -45,13 +51,20 @@ fn until_owed<S: Read + Write>(witness: &mut Client<S>, id: u64, bytes: usize) {
     }
 }
 
-fn id<S: Read + Write>(client: &mut Client<S>) -> u64 {
+pub(super) fn id<S: Read + Write>(client: &mut Client<S>) -> u64 {
     let reply = client.ask("CLIENT ID");
     reply[1..].trim_end().parse().expect("an id")
 }
 
-fn has_none<S: Read + AsFd>(client: &Client<S>) -> bool {
+pub(super) fn has_none<S: Read + AsFd>(client: &Client<S>) -> bool {
     !client.has_reply(Duration::ZERO)
+}
+
+/// A field of `CLIENT LIST`.
+fn number_in(list: &str, name: &str) -> usize {
+    let mut fields = list.split(' ');
+    let found = fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
+    found.expect("a field").parse().expect("a number")
 }
 
 #[test]
@@ -130,12 +143,7 @@ fn a_client_is_not_heard_while_too_much_is_held_for_it() {
     // Three values are as much as may be held.
     until_owed(&mut witness, id, 4 + 3 * 100_011);
     let list = witness.ask(&format!("CLIENT LIST ID {id}"));
-    let field = |name: &str| -> usize {
-        let mut fields = list.split(' ');
-        let found = fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
-        found.expect("a field").parse().expect("a number")
-    };
-    assert!(field("tot-mem") < 1_500_000, "{list}");
+    assert!(number_in(&list, "tot-mem") < 1_500_000, "{list}");
     assert!(has_none(&greedy));
     drop(tracer);
     assert_eq!(greedy.reply(), b":1\r\n");
@@ -150,16 +158,22 @@ fn whoever_writes_faster_than_the_disk_waits_and_nobody_else_does() {
     for fsync in super::MODES {
         let dir = Dir::new();
         let server = start(&dir, fsync);
-        let (mut witness, mut greedy) = (server.connect(), server.connect());
+        let [mut witness, mut greedy, mut late, mut reset] =
+            std::array::from_fn(|_| server.connect());
         assert_eq!(witness.ask("SET k v"), "+OK\r\n");
+        let ids = [&mut greedy, &mut late, &mut reset].map(id);
+        let list = |witness: &mut Client<_>, index: usize| {
+            witness.ask(&format!("CLIENT LIST ID {}", ids[index]))
+        };
         let Some(tracer) = hold_writes(&server) else {
             return;
         };
         let requests = 200;
-        let big = encode(&[b"SET", &b"big"[..], &vec![b'v'; 1_000_000]]);
+        let set = encode(&[b"SET", &b"big"[..], &vec![b'v'; 1_000_000]]);
+        let both = [set, encode(&["INCR", "n"])].concat();
         std::thread::scope(|scope| {
-            let (mut half, id) = (greedy.another_half(), id(&mut greedy));
-            scope.spawn(move || (0..requests).for_each(|_| half.write_all(&big).expect("send")));
+            let mut half = greedy.another_half();
+            scope.spawn(move || (0..requests).for_each(|_| half.write_all(&both).expect("send")));
             // The server has stopped to listen to it, long before all has been sent.
             let mut before = String::new();
             let mut same = 0;
@@ -179,16 +193,39 @@ fn whoever_writes_faster_than_the_disk_waits_and_nobody_else_does() {
                 (30_000_000..40_000_000).contains(&pending),
                 "{fsync}: {pending}"
             );
-            let list = witness.ask(&format!("CLIENT LIST ID {id}"));
-            assert!(list.contains(" cmd=set "), "{list}");
+            // Of what it has sent, the server has a request and a read.
+            let greedy_now = list(&mut witness, 0);
+            assert!(
+                number_in(&greedy_now, "tot-mem") < 4_000_000,
+                "{greedy_now}"
+            );
+            // Whoever writes now waits as well, however little it is, and whoever reads does not.
+            late.send(&[encode(&["APPEND", "k", "w"]), encode(&["PING"])].concat());
+            reset.send(&encode(&["SET", "k", "never"]));
+            for index in [1, 2] {
+                while number_in(&list(&mut witness, index), "qbuf") == 0 {
+                    std::thread::yield_now();
+                }
+            }
             if fsync != "always" {
                 assert_eq!(witness.ask("GET k"), "$1\r\nv\r\n");
             }
+            assert!(has_none(&late));
+            // What has not begun never does, once it is known that nobody waits for it.
+            reset.reset();
+            while list(&mut witness, 2) != "$0\r\n\r\n" {
+                std::thread::yield_now();
+            }
             drop(tracer);
-            for _ in 0..requests {
+            for number in 1..=requests {
                 assert_eq!(greedy.reply(), b"+OK\r\n", "{fsync}");
+                let reply = greedy.reply();
+                assert_eq!(reply, format!(":{number}\r\n").as_bytes(), "{fsync}");
             }
         });
+        assert_eq!(late.reply(), b":2\r\n", "{fsync}");
+        assert_eq!(late.reply(), b"+PONG\r\n", "{fsync}");
+        assert_eq!(witness.ask("GET k"), "$2\r\nvw\r\n", "{fsync}");
         assert_eq!(greedy.ask("SET k w"), "+OK\r\n");
         let info = witness.ask("INFO persistence");
         assert!(info.contains("\r\nwrites_refused:0\r\n"), "{info}");
@@ -281,45 +318,38 @@ fn a_failed_sync_leaves_nobody_with_a_false_answer() {
     assert_eq!(client.ask("SET k newer"), "+OK\r\n");
 }
 
-/// A server on a small file system of its own that has a file `ballast`, or why not.
-fn on_a_small_disk(dir: &Dir, fsync: &str) -> Option<Server> {
-    let mount = dir.path().to_str()?;
-    let inside = format!(
-        "mount -t tmpfs -o size=400m small {mount} && fallocate -l 240m {mount}/ballast && exec \"$@\""
-    );
-    let wrap = |command: &mut Command| {
-        command.args([
-            "--mount",
-            "--propagation",
-            "private",
-            "sh",
-            "-c",
-            &inside,
-            "sh",
-        ]);
+/// What runs a program where `set_up` has mounted something, for it alone; or why that cannot be.
+pub(super) fn in_own_mounts(set_up: &str) -> Option<Command> {
+    let inside = format!("{set_up} && exec \"$@\"");
+    let wrapped = || {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c"]);
+        command.args([&inside, "sh"]);
+        command
     };
-    let mut attempt = Command::new("unshare");
-    wrap(&mut attempt);
-    match attempt.arg("true").output() {
-        Ok(output) if output.status.success() => {}
+    match wrapped().arg("true").output() {
+        Ok(output) if output.status.success() => Some(wrapped()),
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             println!("SKIP: no file system can be mounted here (root may): {said}");
-            return None;
+            None
         }
         Err(error) => {
             println!("SKIP: unshare does not run: {error}");
-            return None;
+            None
         }
     }
-    let mut command = Command::new("unshare");
-    wrap(&mut command);
-    command.arg(binary());
+}
+
+/// A server on a small file system of its own that has a file `ballast`, or why not.
+fn on_a_small_disk(dir: &Dir, fsync: &str) -> Option<Server> {
+    let mount = dir.path().to_str()?;
+    let mut command = in_own_mounts(&format!(
+        "mount -t tmpfs -o size=400m small {mount} && fallocate -l 240m {mount}/ballast"
+    ))?;
     let data = dir.join("data");
-    Some(Server::start_by(
-        &mut command,
-        &["--data", &data, "--fsync", fsync],
-    ))
+    let options = ["--data", &data, "--fsync", fsync];
+    Some(Server::start_by(command.arg(binary()), &options))
 }
 
 #[test]
