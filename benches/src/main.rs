@@ -108,7 +108,9 @@ fn usage() -> String {
     let names: Vec<&str> = FAMILIES.iter().map(|family| family.name).collect();
     format!(
         "usage: cargo run --release -p latchwork-benches --features peers -- NAME... [--quick] [--seed N]\n\
-         NAME is one of: {}",
+         NAME is one of: {}\n\
+         --quick   fewer and shorter runs, for a first look\n\
+         --seed N  the order of sides that the run which printed N had",
         names.join(", ")
     )
 }

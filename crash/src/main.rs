@@ -31,14 +31,25 @@ use nix::sys::signal::Signal;
 use crate::scene::Scene;
 use crate::supervisor::Order;
 
-const HELP: &str = "\
+const USAGE: &str = "\
 USAGE: latchwork-crash SUITE [--full] [--seed N] [--only SCENARIO]
 
-  semaphore    permits across processes
-  flush        the flush pipeline, and a manifest that it writes
-  kvnode       the example server with its data on disk
-  wal          the log: kills, power cuts, and all that a power cut may leave
+  --full           as long as it takes to trust it, not as short as it pays
+  --seed N         the same random numbers as the run that printed N
+  --only SCENARIO  one scenario of the suite
+
+Suites, with their scenarios:
 ";
+
+fn help() -> String {
+    let mut text = USAGE.to_owned();
+    for suite in SUITES {
+        let scenarios: Vec<_> = suite.scenarios.iter().map(|one| one.name).collect();
+        let (name, what) = (suite.name, suite.what);
+        text += &format!("  {name:10} {what}\n{:13}{}\n", "", scenarios.join(", "));
+    }
+    text
+}
 
 /// What a suite may run.
 struct Scenario {
@@ -48,24 +59,29 @@ struct Scenario {
 
 struct Suite {
     name: &'static str,
+    what: &'static str,
     scenarios: &'static [Scenario],
 }
 
 const SUITES: &[Suite] = &[
     Suite {
         name: "semaphore",
+        what: "permits across processes",
         scenarios: semaphore::SCENARIOS,
     },
     Suite {
         name: "flush",
+        what: "the flush pipeline, and a manifest that it writes",
         scenarios: flush::SCENARIOS,
     },
     Suite {
         name: "kvnode",
+        what: "the example server with its data on disk",
         scenarios: kvnode::SCENARIOS,
     },
     Suite {
         name: "wal",
+        what: "the log: kills, power cuts, and all that a power cut may leave",
         scenarios: wal::SCENARIOS,
     },
 ];
@@ -90,7 +106,7 @@ fn dispatch() -> Result<ExitCode> {
             Long("only") => only = Some(parser.value()?.string()?),
             Long("directory") => directory = Some(PathBuf::from(parser.value()?)),
             Long("help") | Short('h') => {
-                print!("{HELP}");
+                print!("{}", help());
                 return Ok(ExitCode::SUCCESS);
             }
             other => return Err(other.unexpected().into()),
@@ -116,7 +132,7 @@ fn dispatch() -> Result<ExitCode> {
                 .collect();
             if scenarios.is_empty() {
                 let all: Vec<_> = suite.scenarios.iter().map(|one| one.name).collect();
-                bail!("no such scenario; there are: {}", all.join(", "));
+                bail!("no such scenario of {name}; there are: {}", all.join(", "));
             }
             supervisor::run(&Order {
                 suite: suite.name,
@@ -125,13 +141,13 @@ fn dispatch() -> Result<ExitCode> {
                 full,
             })
         }
-        _ => bail!("one suite, please\n{HELP}"),
+        _ => bail!("one suite, please\n{}", help()),
     }
 }
 
 fn suite(name: &str) -> Result<&'static Suite> {
     let found = SUITES.iter().find(|suite| suite.name == name);
-    found.with_context(|| format!("no suite `{name}`\n{HELP}"))
+    found.with_context(|| format!("no suite `{name}`\n{}", help()))
 }
 
 /// A scenario's own process.

@@ -17,6 +17,5 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<ExitCode> {
     Program::cargo()
         .words("run --release -p latchwork-benches --features peers --")
         .args(args)
-        .run()?;
-    Ok(ExitCode::SUCCESS)
+        .hand_over()
 }

@@ -4,6 +4,7 @@
 //! Hands over to the crash member, which knows its suites and scenarios, prints a line for each,
 //! and notices hangs by itself.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -26,7 +27,11 @@ pub(crate) struct Options {
     pub(crate) only: Option<String>,
 }
 
-pub(crate) fn run(workspace: &Workspace, name: Option<&str>, options: &Options) -> Result<Outcome> {
+pub(crate) fn run(
+    workspace: &Workspace,
+    name: Option<&str>,
+    options: &Options,
+) -> Result<ExitCode> {
     let suite = match name {
         Some(name) if SUITES.contains(&name) => name,
         Some(name) => bail!("no crash suite `{name}`; there are: {}", SUITES.join(", ")),
@@ -42,8 +47,7 @@ pub(crate) fn run(workspace: &Workspace, name: Option<&str>, options: &Options) 
     if let Some(only) = &options.only {
         program = program.args(["--only", only]);
     }
-    program.run()?;
-    Ok(Outcome::Passed)
+    program.hand_over()
 }
 
 /// Every suite's short form.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::layering;
 use crate::mutants::{self, Model, Seeded};
@@ -87,6 +87,9 @@ pub(crate) fn run(
     if rust_files(&workspace.root.join("loom-tests/tests")).is_empty() {
         return skipped("loom-tests/tests holds no models yet");
     }
+    if let Some(name) = name {
+        may_exist(workspace, world, name)?;
+    }
     let bound = if deep { 3 } else { 2 };
     let binaries = workspace.build_tests(
         // Release, or the search takes minutes; what a debug build would assert is not in the way.
@@ -137,17 +140,12 @@ pub(crate) fn run(
         .iter()
         .filter(|model| {
             let mutants = seeded.iter().filter(|line| line.model == **model);
-            selected(&model.binary)
-                || selected(&model.test)
-                || mutants.into_iter().any(|line| selected(&line.mutant))
+            selected(&model.to_string()) || mutants.into_iter().any(|line| selected(&line.mutant))
         })
         .cloned()
         .collect();
     if chosen.is_empty() {
-        return Err(failed(format!(
-            "no model matches; there are: {}",
-            list(&models)
-        )));
+        bail!("no model matches; there are: {}", list(&models));
     }
     println!(
         "{} at {}",
@@ -174,6 +172,37 @@ pub(crate) fn run(
     } else {
         Err(failed(problems.join("\n  ")))
     }
+}
+
+/// Whether a model or a seeded bug could have this in its name, as far as that shows before
+/// anything is built.
+fn may_exist(workspace: &Workspace, world: &World, name: &str) -> Result<()> {
+    let mutants = std::fs::read_to_string(workspace.root.join(world.mutants_file));
+    if mutants.is_ok_and(|text| text.contains(name)) {
+        return Ok(());
+    }
+    let function_name = name.rsplit("::").next().unwrap_or(name);
+    let directory = workspace.root.join("loom-tests/tests");
+    let mut programs = rust_files(&directory);
+    if !world.is_whole {
+        programs.retain(|program| world.tests.ends_with(program));
+    }
+    for program in &programs {
+        let path = directory.join(program).with_extension("rs");
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let mut functions = text
+            .split("fn ")
+            .skip(1)
+            .filter_map(|rest| rest.split('(').next());
+        if functions.any(|function| format!("{program}::{function}").contains(function_name)) {
+            return Ok(());
+        }
+    }
+    bail!(
+        "no model has `{name}` in its name; there are those of {}",
+        programs.join(", ")
+    )
 }
 
 struct Runner<'a> {

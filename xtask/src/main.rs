@@ -19,7 +19,7 @@ mod workspace;
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use lexopt::prelude::*;
 
 use crate::workspace::Workspace;
@@ -98,12 +98,14 @@ fn dispatch() -> Result<ExitCode> {
             Long("full") if command == "storm" => flags.full = true,
             Long("full") if command == "crash" => flags.crash.full = true,
             Long("seed") if command == "crash" => {
-                flags.crash.seed = Some(parser.value()?.parse()?);
+                flags.crash.seed = Some(number(&mut parser, "--seed")?);
             }
             Long("only") if command == "crash" => {
                 flags.crash.only = Some(parser.value()?.string()?);
             }
-            Long("seconds") if command == "fuzz" => flags.seconds = parser.value()?.parse()?,
+            Long("seconds") if command == "fuzz" => {
+                flags.seconds = number(&mut parser, "--seconds")?
+            }
             Long("help") | Short('h') => {
                 print!("{HELP}");
                 return Ok(ExitCode::SUCCESS);
@@ -115,10 +117,13 @@ fn dispatch() -> Result<ExitCode> {
         bail!("`cargo xtask {command}` takes one name, not {words:?}; see `cargo xtask help`");
     }
     let name = words.first().map(String::as_str);
+    if let (Some(name), "downstream" | "layering") = (name, command.as_str()) {
+        bail!("`cargo xtask {command}` takes no name, not `{name}`; see `cargo xtask help`");
+    }
     let workspace = Workspace::load()?;
     let outcome = match command.as_str() {
         "test" => return steps::run(&workspace, &words, flags.list, flags.fail_fast),
-        "crash" => crash::run(&workspace, name, &flags.crash)?,
+        "crash" => return crash::run(&workspace, name, &flags.crash),
         "loom" => loom::run(&workspace, &loom::LOOM, name, flags.deep, flags.mutants)?,
         "shuttle" => loom::run(&workspace, &loom::SHUTTLE, name, flags.deep, flags.mutants)?,
         "downstream" => downstream::run(&workspace)?,
@@ -133,6 +138,14 @@ fn dispatch() -> Result<ExitCode> {
         println!("SKIP {command}: {why}");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The value of an option that takes a number.
+fn number(parser: &mut lexopt::Parser, option: &str) -> Result<u64> {
+    let value = parser.value()?.string()?;
+    value
+        .parse()
+        .map_err(|_| anyhow!("{option} takes a whole number, not `{value}`"))
 }
 
 struct Flags {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::Read;
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -125,6 +125,21 @@ impl Program {
             Ok(())
         } else {
             Err(self.failed(&status.to_string()))
+        }
+    }
+
+    /// Runs a program of the project's own, whose exit statuses are ours: where it says that the
+    /// command line is wrong, it has said why.
+    pub(crate) fn hand_over(mut self) -> Result<ExitCode> {
+        println!("$ {self}");
+        let status = self
+            .command
+            .status()
+            .with_context(|| format!("cannot start `{self}`"))?;
+        match status.code() {
+            Some(0) => Ok(ExitCode::SUCCESS),
+            Some(2) => Ok(ExitCode::from(2)),
+            _ => Err(self.failed(&status.to_string())),
         }
     }
 

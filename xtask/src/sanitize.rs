@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::process::{Exit, Program};
 use crate::report::{Outcome, failed, seconds, skipped};
@@ -98,10 +98,7 @@ pub(crate) fn run(
         .filter(|test| name.is_none_or(|name| test.contains(name)))
         .collect();
     if chosen.is_empty() {
-        return Err(failed(format!(
-            "no test matches; there are: {}",
-            tests.join(", ")
-        )));
+        bail!("no test matches; there are: {}", tests.join(", "));
     }
     if cfg!(not(target_arch = "x86_64")) {
         return skipped(format!("runs on {TARGET} only"));

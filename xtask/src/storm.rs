@@ -6,10 +6,10 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::process::Program;
-use crate::report::{Outcome, count, failed, seconds, skipped};
+use crate::report::{Outcome, count, seconds, skipped};
 use crate::workspace::{LIBRARY, TestBinary, Workspace};
 
 const SHORT_LIMIT: Duration = Duration::from_secs(300);
@@ -45,10 +45,7 @@ pub(crate) fn run(workspace: &Workspace, name: Option<&str>, full: bool) -> Resu
         .cloned()
         .collect();
     if chosen.is_empty() {
-        return Err(failed(format!(
-            "no storm test matches; there are: {}",
-            all.join(", ")
-        )));
+        bail!("no storm test matches; there are: {}", all.join(", "));
     }
     for example in ["kvnode", "slots"] {
         if chosen.iter().any(|test| test == example) {
