@@ -4,62 +4,22 @@
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use fastrand::Rng;
 use latchwork::holder;
 use latchwork::latch::{LatchError, LatchTable, LatchTimeoutError, TryLatchError};
-use support::plain::Plain;
+use support::latched::{Cells, assert_quiet};
 use support::{Storm, dawdle, expect_planned_panic, join, panic_quietly, size};
 
 const THREADS: u64 = 16;
-
-/// Everything is back.
-#[track_caller]
-fn assert_quiet(table: &LatchTable<u64>) {
-    assert_eq!(table.held(), 0, "{table:?}");
-    assert_eq!(table.waiters(), 0, "{table:?}");
-    assert_eq!(table.sweep(), 0);
-}
 
 /// One shard: of more than eight keys, some share a word.
 fn table(max_waiters: usize) -> LatchTable<u64> {
     let table = LatchTable::builder().shards(1).max_waiters(max_waiters);
     table.build().unwrap()
-}
-
-/// Plain cells by key, and how often each has been written, as those know who asked for it.
-struct Cells(Vec<(Plain, AtomicI64)>);
-
-impl Cells {
-    fn new(keys: u64) -> Arc<Self> {
-        let cell = |_| (Plain::new(0), AtomicI64::new(0));
-        Arc::new(Self((0..keys).map(cell).collect()))
-    }
-
-    /// Under the key's latch, on whichever thread.
-    fn add(&self, key: u64, rng: &mut Rng) {
-        self.0[key as usize].0.add(1, rng);
-    }
-
-    /// By who has heard that it was done.
-    fn count(&self, key: u64) {
-        self.0[key as usize].1.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn bump(&self, key: u64, rng: &mut Rng) {
-        self.add(key, rng);
-        self.count(key);
-    }
-
-    #[track_caller]
-    fn assert_exact(&self) {
-        for (cell, count) in &self.0 {
-            assert_eq!(cell.get(), count.load(Ordering::Relaxed));
-        }
-    }
 }
 
 struct Mixed {
@@ -70,7 +30,7 @@ struct Mixed {
 
 impl Mixed {
     fn key(&self, rng: &mut Rng) -> u64 {
-        rng.u64(0..self.cells.0.len() as u64)
+        self.cells.some_key(rng)
     }
 
     fn step(&self, rng: &mut Rng) {

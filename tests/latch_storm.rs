@@ -10,39 +10,15 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use latchwork::latch::{LatchError, LatchTable, LatchTimeoutError, SendLatch, TryLatchError};
 use latchwork::rmw::{Rmw, RmwError};
+use support::latched::{self, Cells};
 use support::plain::Plain;
 use support::{Storm, dawdle, expect_planned_panic, join, panic_quietly, size};
 
-/// Everything is back.
+/// Everything is back, and nothing was ever leaked.
 #[track_caller]
 fn assert_quiet(table: &LatchTable<u64>) {
-    assert_eq!(table.held(), 0, "{table:?}");
-    assert_eq!(table.waiters(), 0, "{table:?}");
-    assert_eq!(table.sweep(), 0);
+    latched::assert_quiet(table);
     assert_eq!(table.stats().leaked, 0);
-}
-
-/// Plain cells by key, and how often each has been written.
-struct Cells(Vec<(Plain, AtomicI64)>);
-
-impl Cells {
-    fn new(keys: u64) -> Arc<Self> {
-        let cell = |_| (Plain::new(0), AtomicI64::new(0));
-        Arc::new(Self((0..keys).map(cell).collect()))
-    }
-
-    /// Under the key's latch.
-    fn bump(&self, key: u64, rng: &mut Rng) {
-        let (cell, count) = &self.0[key as usize];
-        cell.add(1, rng);
-        count.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn assert_exact(&self) {
-        for (cell, count) in &self.0 {
-            assert_eq!(cell.get(), count.load(Ordering::Relaxed));
-        }
-    }
 }
 
 struct Mixed {
@@ -72,7 +48,7 @@ impl Drop for Counted {
 
 impl Mixed {
     fn key(&self, rng: &mut Rng) -> u64 {
-        rng.u64(0..self.cells.0.len() as u64)
+        self.cells.some_key(rng)
     }
 
     fn keys(&self, rng: &mut Rng) -> Vec<u64> {
@@ -433,7 +409,7 @@ fn a_time_out_that_races_the_hand_off_changes_nothing() {
         });
         assert_quiet(&table);
         cells.assert_exact();
-        let written: i64 = cells.0.iter().map(|(cell, _)| cell.get()).sum();
+        let written: i64 = cells.sum();
         let granted = granted.into_inner() + delivered.load(Ordering::Relaxed);
         assert_eq!(written, granted);
         assert_eq!(closures.load(Ordering::Relaxed), 0);

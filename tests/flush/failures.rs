@@ -11,7 +11,9 @@ use latchwork::flush::{
 };
 use latchwork::sweeper::Sweeper;
 
-use crate::support::{Gate, HOUR, Journal, boom, copy, pipeline, rotate, scripted, submit};
+use crate::support::{
+    Gate, HOUR, Journal, boom, copy, fail_once, pipeline, rotate, scripted, submit,
+};
 
 #[track_caller]
 fn halted(result: Result<u64, WaitError<Journal>>) -> (u64, FlushTicket<Journal>) {
@@ -79,13 +81,7 @@ fn younger_flushes_are_kept_through_a_halt() {
     let slots = [10, 11, 12].map(|job| rotate(&flush, job).hand_over());
     let [first, second, third] = slots;
     let second = second.submit(copy).unwrap();
-    let mut fails = true;
-    let first = first
-        .submit(move |job| match std::mem::take(&mut fails) {
-            true => Err("once".into()),
-            false => copy(job),
-        })
-        .unwrap();
+    let first = first.submit(fail_once()).unwrap();
     let (_, first) = halted(first.wait());
     // Submitted during the halt.
     let third = third.submit(copy).unwrap();
@@ -237,11 +233,7 @@ fn a_stream_that_panicked_keeps_its_job_and_is_run_again_after_the_halt() {
 #[test]
 fn a_close_during_a_halt_lets_nobody_in_after_it() {
     let (flush, _) = pipeline(|builder| builder);
-    let mut fails = true;
-    let ticket = submit(&flush, 10, move |job| match std::mem::take(&mut fails) {
-        true => Err("once".into()),
-        false => copy(job),
-    });
+    let ticket = submit(&flush, 10, fail_once());
     let (_, ticket) = halted(ticket.wait());
     flush.close();
     assert_eq!(flush.reserve(0).unwrap_err(), ReserveError::Closed);
@@ -253,11 +245,7 @@ fn a_close_during_a_halt_lets_nobody_in_after_it() {
 #[test]
 fn a_callback_of_a_ticket_sleeps_through_a_halt() {
     let (flush, _) = pipeline(|builder| builder);
-    let mut fails = true;
-    let ticket = submit(&flush, 10, move |job| match std::mem::take(&mut fails) {
-        true => Err("once".into()),
-        false => copy(job),
-    });
+    let ticket = submit(&flush, 10, fail_once());
     let (_, ticket) = halted(ticket.wait());
     let (send, told) = mpsc::channel();
     let pending = ticket.wait_with(move |result| send.send(result.unwrap()).unwrap());
@@ -545,11 +533,7 @@ fn a_retry_happens_without_streamers_too() {
 #[test]
 fn a_resume_runs_its_stream_without_streamers_too() {
     let (flush, _) = pipeline(|builder| builder.streamers(0));
-    let mut fails = true;
-    let ticket = submit(&flush, 10, move |job| match std::mem::take(&mut fails) {
-        true => Err("once".into()),
-        false => copy(job),
-    });
+    let ticket = submit(&flush, 10, fail_once());
     let (_, ticket) = halted(ticket.wait());
     assert!(flush.resume());
     assert_eq!(ticket.wait().unwrap(), 10);

@@ -311,8 +311,8 @@ impl Drop for Tell {
     }
 }
 
-#[test]
-fn the_last_handle_may_go_with_a_stream() {
+/// A pipeline that tells when its finalizer has gone.
+fn telling() -> (Pipe, mpsc::Receiver<()>) {
     let (send, gone) = mpsc::channel();
     let tell = Tell(send);
     let (flush, _) = scripted(
@@ -322,6 +322,12 @@ fn the_last_handle_may_go_with_a_stream() {
             Ok(())
         },
     );
+    (flush, gone)
+}
+
+#[test]
+fn the_last_handle_may_go_with_a_stream() {
+    let (flush, gone) = telling();
     let gate = Gate::new();
     let (its, bar) = (flush.clone(), gate.bar());
     let ticket = submit(&flush, 10, move |job| {
@@ -338,15 +344,7 @@ fn the_last_handle_may_go_with_a_stream() {
 
 #[test]
 fn the_last_handle_may_go_with_a_callback() {
-    let (send, gone) = mpsc::channel();
-    let tell = Tell(send);
-    let (flush, _) = scripted(
-        |builder| builder,
-        move |_, _| {
-            let _ = &tell;
-            Ok(())
-        },
-    );
+    let (flush, gone) = telling();
     let gate = Gate::new();
     let ticket = submit(&flush, 10, gate.stream());
     let its = flush.clone();

@@ -106,6 +106,15 @@ pub(crate) fn copy(job: &mut Job<u64>) -> Result<u64, String> {
     Ok(**job)
 }
 
+/// A stream that fails, and is done when it is tried again.
+pub(crate) fn fail_once() -> impl FnMut(&mut Job<u64>) -> Result<u64, String> + Send + 'static {
+    let mut fails = true;
+    move |job| match std::mem::take(&mut fails) {
+        true => Err("once".into()),
+        false => copy(job),
+    }
+}
+
 /// Unwinds as a panic does, without the message on standard error.
 pub(crate) fn boom() -> ! {
     std::panic::resume_unwind(Box::new("boom"))

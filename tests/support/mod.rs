@@ -7,6 +7,7 @@
 
 #![allow(dead_code)] // Each test program uses a part.
 
+pub(crate) mod latched;
 pub(crate) mod plain;
 pub(crate) mod seed;
 
