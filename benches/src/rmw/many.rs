@@ -19,7 +19,7 @@ use crate::harness::{Ratio, interleave, mean};
 use crate::rows;
 
 use super::hot::Lost;
-use super::{OWN_HASHER, incr_by, key, update};
+use super::{OUR_HASHER, incr_by, key, update};
 
 const THREADS: usize = 4;
 const KEYS: u64 = 10_000;
@@ -65,11 +65,11 @@ impl<H: BuildHasher + Sync> Numbers for Peer<H> {
 
 pub(super) fn run(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
     let rounds = bench.effort.pick(15, 61);
-    let ratio = cost(bench, rounds, fast::RandomState::default(), update)?;
+    let ratio = cost(bench, rounds, hash_map::RandomState::new(), update)?;
     bench.report.row(rows::RMW_MANY, &ratio.into())?;
-    let ratio = cost(bench, rounds / 3, hash_map::RandomState::new(), update)?;
-    bench.report.detail(OWN_HASHER, &ratio.into())?;
-    let ratio = cost(bench, rounds / 3, fast::RandomState::default(), incr_by)?;
+    let ratio = cost(bench, rounds / 3, fast::RandomState::default(), update)?;
+    bench.report.detail(OUR_HASHER, &ratio.into())?;
+    let ratio = cost(bench, rounds / 3, hash_map::RandomState::new(), incr_by)?;
     bench.report.detail("with incr_by", &ratio.into())?;
     Ok(())
 }
