@@ -232,7 +232,9 @@ fn the_rest_of_the_line_goes_with_the_latch_when_the_time_is_up() {
             table.submit("a", slow).unwrap()
         });
         table.update("a", || section.enter()).unwrap();
-        tickets.map(|ticket| ticket.wait().expect("it was done"));
+        for ticket in tickets {
+            ticket.wait().expect("it was done");
+        }
         other.join().unwrap();
         assert_eq!(section.entered(), 4);
         assert_no_residue(&table);

@@ -66,7 +66,7 @@ fn a_completion_wakes_the_finalizer() {
         let ticket = slot.complete(Ok(Ok(()))).unwrap();
         assert_eq!(ticket.wait().unwrap(), 0);
         assert_eq!((flush.pending(), flush.durable_watermark()), (0, 1));
-        flush.shutdown(Shutdown::Now);
+        let _ = flush.shutdown(Shutdown::Now);
         server.join().unwrap();
     });
 }
@@ -103,7 +103,7 @@ fn a_dropped_flush_does_not_keep_a_drain_waiting() {
         other.join().unwrap();
         flush.drain().unwrap();
         assert_eq!((flush.watermark(), flush.durable_watermark()), (1, 0));
-        flush.shutdown(Shutdown::Now);
+        let _ = flush.shutdown(Shutdown::Now);
         server.join().unwrap();
     });
 }
@@ -227,7 +227,7 @@ fn who_takes_one_of_two_tasks_calls_another_streamer() {
         let its_own = flush.clone();
         let first = slot.submit(move |_| {
             drop(both.acquire().unwrap());
-            its_own.shutdown(Shutdown::Now);
+            let _ = its_own.shutdown(Shutdown::Now);
             Ok(Ok(()))
         });
         let slot = flush.reserve(0).unwrap().rotate(&mut (), |(), _| ());
