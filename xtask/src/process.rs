@@ -114,13 +114,16 @@ impl Program {
         self
     }
 
+    /// Runs it with its output shown.
+    fn shown(&mut self) -> Result<ExitStatus> {
+        println!("$ {self}");
+        let status = self.command.status();
+        status.with_context(|| format!("cannot start `{self}`"))
+    }
+
     /// Runs it with its output shown; anything but success is an error.
     pub(crate) fn run(mut self) -> Result<()> {
-        println!("$ {self}");
-        let status = self
-            .command
-            .status()
-            .with_context(|| format!("cannot start `{self}`"))?;
+        let status = self.shown()?;
         if status.success() {
             Ok(())
         } else {
@@ -131,11 +134,7 @@ impl Program {
     /// Runs a program of the project's own, whose exit statuses are ours: where it says that the
     /// command line is wrong, it has said why.
     pub(crate) fn hand_over(mut self) -> Result<ExitCode> {
-        println!("$ {self}");
-        let status = self
-            .command
-            .status()
-            .with_context(|| format!("cannot start `{self}`"))?;
+        let status = self.shown()?;
         match status.code() {
             Some(0) => Ok(ExitCode::SUCCESS),
             Some(2) => Ok(ExitCode::from(2)),
