@@ -72,6 +72,9 @@ impl Core {
         if !self.serve_stack(hold, &mut shift) {
             self.serve_line(hold, &mut shift);
         }
+        if shift.done > 0 {
+            self.counters.combined.add(shift.done);
+        }
         shift.wakes
     }
 
@@ -188,15 +191,13 @@ impl<'a> Shift<'a> {
     }
 
     fn run(&mut self, operation: impl FnOnce()) {
-        // Read where it is about to be written.
-        let turn = self.counters.combined.get();
+        let turn = self.counters.combined.get() + self.done;
         let begun = hint::samples(turn, SAMPLED).then(now);
         operation();
         if let Some(begun) = begun {
             let took = now().saturating_duration_since(begun);
             self.counters.services.record(took);
         }
-        self.counters.combined.add(1);
         self.done += 1;
     }
 }
