@@ -55,6 +55,20 @@
 //!
 //! None of them survives a `fork`: fork before you build components, or `exec` afterwards.
 
+#![cfg_attr(
+    not(all(
+        feature = "rmw",
+        feature = "shared",
+        feature = "wal",
+        feature = "flush"
+    )),
+    allow(
+        unused,
+        unreachable_pub,
+        reason = "what the modules share is not all used by each of them"
+    )
+)]
+
 #[cfg(all(latchwork_loom, not(feature = "loom")))]
 compile_error!(
     "`--cfg latchwork_loom` needs latchwork's feature `loom`: add `features = [\"loom\"]` to the dependency"
@@ -84,10 +98,6 @@ pub mod semaphore;
 pub mod sweeper;
 mod sync;
 #[cfg(any(feature = "semaphore", feature = "latch", feature = "wal"))]
-#[cfg_attr(
-    not(any(feature = "semaphore", feature = "latch")),
-    allow(dead_code, unused_imports, reason = "a log needs little of it")
-)]
 mod waiter;
 #[cfg(feature = "wal")]
 pub mod wal;

@@ -280,13 +280,24 @@ fn a_damaged_snapshot_is_stood_in_for_by_the_one_before_and_the_records_since() 
 }
 
 #[test]
+fn an_error_says_its_cause_once() {
+    let error = Wal::builder("/proc/no-such-place").open(|_, _| Ok::<(), std::io::Error>(()));
+    let error = error.unwrap_err();
+    let cause = error.io_error().unwrap().to_string();
+    assert!(error.to_string().ends_with(&cause), "{error}");
+    assert!(std::error::Error::source(&error).is_none());
+}
+
+#[test]
 fn an_error_of_the_replay_is_handed_on() {
     let fs = MemoryFs::new();
     let (wal, ..) = open(builder(&fs)).unwrap();
     wal.append(b"x").unwrap();
     drop(wal);
     let error = builder(&fs).open(|_, _| Err("no thanks")).unwrap_err();
-    assert!(error.is_refused() && error.to_string().ends_with("no thanks"));
+    assert!(error.is_refused());
+    let cause = std::error::Error::source(&error).unwrap();
+    assert_eq!(cause.to_string(), "no thanks");
     assert_eq!(segments(&fs).len(), 1);
 }
 

@@ -38,6 +38,7 @@ mod server;
 mod session;
 mod storage;
 
+use std::error::Error;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -86,13 +87,19 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("kvnode: {error}");
+            eprint!("kvnode: {error}");
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                eprint!(": {error}");
+                cause = error.source();
+            }
+            eprintln!();
             ExitCode::FAILURE
         }
     }
 }
 
-fn serve(mut options: Options) -> Result<(), Box<dyn std::error::Error>> {
+fn serve(mut options: Options) -> Result<(), Box<dyn Error>> {
     let (signals, notify) = UnixStream::pair()?;
     let second_signal = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
@@ -224,7 +231,7 @@ impl Drop for Guard {
 
 /// Raises the limit of open files to what `clients` need, and returns how many clients there may
 /// be.
-fn allow_descriptors(clients: u64) -> Result<u64, Box<dyn std::error::Error>> {
+fn allow_descriptors(clients: u64) -> Result<u64, Box<dyn Error>> {
     let wanted = clients + OTHER_DESCRIPTORS;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= wanted) {

@@ -237,7 +237,7 @@ impl<E: std::error::Error + 'static> std::error::Error for Failure<E> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Stream(error) | Self::Finalize(error) => Some(error),
-            Self::StreamPanicked(panic) | Self::FinalizePanicked(panic) => Some(panic),
+            // A panic's message stands in the text.
             _ => None,
         }
     }

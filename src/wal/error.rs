@@ -153,7 +153,7 @@ impl fmt::Display for WalError {
                 f,
                 "its format has version {version}, which this version of latchwork does not know"
             ),
-            Why::Refused(error) => write!(f, "a record was refused: {error}"),
+            Why::Refused(_) => f.write_str("a record was refused"),
             Why::Poisoned(cause) => write!(
                 f,
                 "the log takes no more records until it is opened again, because it {cause}"
@@ -173,11 +173,38 @@ impl fmt::Debug for WalError {
 impl Error for WalError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.0.why {
-            Why::Io(error) => Some(error),
+            // Its text stands in the error's own.
+            Why::Io(error) => error.source(),
+            Why::Poisoned(cause) => cause.source(),
             Why::Refused(error) => Some(&**error),
-            Why::Poisoned(cause) => Some(cause),
             _ => None,
         }
+    }
+}
+
+/// With the system's kind where the system's error is the cause.
+///
+/// ```
+/// use std::io;
+/// use latchwork::Wal;
+///
+/// fn open() -> io::Result<()> {
+///     Wal::builder("/proc/no-such-place").open(|_, _| Ok::<(), io::Error>(()))?;
+///     Ok(())
+/// }
+/// assert_eq!(open().unwrap_err().kind(), io::ErrorKind::NotFound);
+/// ```
+impl From<WalError> for io::Error {
+    fn from(error: WalError) -> Self {
+        let kind = match &error.0.why {
+            Why::Corrupt { .. } => io::ErrorKind::InvalidData,
+            Why::Unsupported(_) => io::ErrorKind::Unsupported,
+            Why::Locked => io::ErrorKind::ResourceBusy,
+            _ => error
+                .io_error()
+                .map_or(io::ErrorKind::Other, io::Error::kind),
+        };
+        Self::new(kind, error)
     }
 }
 
@@ -284,5 +311,33 @@ impl Error for AppendError {
             | Self::InDoubt(Some(error)) => Some(error),
             _ => None,
         }
+    }
+}
+
+/// With the system's kind where the system's error is the cause, and else the one that comes
+/// closest.
+///
+/// ```
+/// use std::io;
+/// use latchwork::wal::AppendError;
+///
+/// let error = io::Error::from(AppendError::TooLarge { len: 10, limit: 5 });
+/// assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+/// ```
+impl From<AppendError> for io::Error {
+    fn from(error: AppendError) -> Self {
+        let kind = match &error {
+            AppendError::TooLarge { .. } => io::ErrorKind::InvalidInput,
+            AppendError::Full => io::ErrorKind::WouldBlock,
+            AppendError::TimedOut => io::ErrorKind::TimedOut,
+            AppendError::NoSpace(cause)
+            | AppendError::Failed(cause)
+            | AppendError::Poisoned(cause)
+            | AppendError::InDoubt(Some(cause)) => cause
+                .io_error()
+                .map_or(io::ErrorKind::Other, io::Error::kind),
+            _ => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
     }
 }

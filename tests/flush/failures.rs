@@ -376,9 +376,7 @@ fn a_failure_is_told_once_in_its_turn_with_what_is_left_of_the_flush() {
     assert!(matches!(fifth.wait(), Err(WaitError::Failed(line)) if line.starts_with("4: ")));
     let lines: Vec<_> = lines.try_iter().collect();
     assert_eq!(lines.len(), 5);
-    assert!(
-        lines[0].starts_with("0: the stream panicked: boom") || lines[0].contains("StreamPanicked")
-    );
+    assert!(lines[0].starts_with("0: StreamPanicked("));
     for (line, end) in lines.iter().zip([
         "Some(0) None",
         "None None",

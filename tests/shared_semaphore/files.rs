@@ -185,7 +185,7 @@ fn a_directory_that_is_not_there_is_not_found() {
     let place = Place::new();
     let error = refused(place.directory().join("none/semaphore"));
     assert_eq!(kinds(&error), NOT_FOUND);
-    assert!(std::error::Error::source(&error).is_some());
+    assert!(error.io_error().is_some());
     // A file where a directory has to be.
     fs::write(place.path(), "").unwrap();
     refused(place.path().join("semaphore"));

@@ -294,12 +294,11 @@ fn examples(workspace: &Workspace) -> Result<Outcome> {
 
 fn features(workspace: &Workspace) -> Result<Outcome> {
     // Clippy is check and can deny the library's warnings without rebuilding what it depends on.
-    // That a part of the library leaves something in `sync` or `os` unused is no fault.
     let check = |selection: &[&str]| {
         Program::cargo()
             .args(["clippy", "--quiet", "-p", LIBRARY])
             .args(selection)
-            .words("-- -D warnings -A unused -A unreachable_pub")
+            .words("-- -D warnings")
             .run()
     };
     check(&["--no-default-features"])?;

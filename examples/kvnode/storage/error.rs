@@ -164,7 +164,17 @@ impl fmt::Display for StorageError {
     }
 }
 
-impl Error for StorageError {}
+impl Error for StorageError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        // What the text does not say already.
+        match &*self.0 {
+            Why::Log(error) => error.source(),
+            Why::Append(error) => error.source(),
+            Why::Pipeline(error) => error.source(),
+            _ => None,
+        }
+    }
+}
 
 /// Why a write is refused. It prints as the error reply, without the leading `-`.
 #[derive(Clone, Debug, PartialEq, Eq)]

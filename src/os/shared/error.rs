@@ -52,6 +52,14 @@ impl OpenError {
         &self.path
     }
 
+    /// The system's error, where that is the cause.
+    pub fn io_error(&self) -> Option<&io::Error> {
+        match &self.cause {
+            Cause::Io(error) => Some(error),
+            _ => None,
+        }
+    }
+
     /// There is no such file, and it was not to be made, or no directory for it.
     pub fn is_not_found(&self) -> bool {
         matches!(&self.cause, Cause::Io(error) if error.kind() == io::ErrorKind::NotFound)
@@ -118,7 +126,8 @@ impl fmt::Display for OpenError {
 impl std::error::Error for OpenError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.cause {
-            Cause::Io(error) => Some(error),
+            // Its text stands in the error's own.
+            Cause::Io(error) => error.source(),
             _ => None,
         }
     }
