@@ -1,9 +1,13 @@
 //! What can be refused, one type for each kind of call.
+//!
+//! Each is as wide as a word. A `Result` of a permit and of one byte would be moved as that byte and
+//! what lies around it, which a processor reads much later than whole words that it has just written.
 
 use std::fmt;
 
 /// Why [`acquire`](super::Semaphore::acquire) gave no permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
 #[non_exhaustive]
 pub enum AcquireError {
     /// The semaphore was closed.
@@ -16,6 +20,7 @@ pub enum AcquireError {
 
 /// Why [`try_acquire`](super::Semaphore::try_acquire) gave no permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
 #[non_exhaustive]
 pub enum TryAcquireError {
     /// No permit is free, or taking it would be unfair to those who wait.
@@ -31,6 +36,7 @@ pub enum TryAcquireError {
 /// Why [`acquire_timeout`](super::Semaphore::acquire_timeout) gave no permit. None was taken, and
 /// none will be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
 #[non_exhaustive]
 pub enum AcquireTimeoutError {
     /// The time is up.

@@ -1,4 +1,5 @@
-//! The errors, one for each kind of call.
+//! The errors, one for each kind of call. As wide as a word, like [those](crate::semaphore::error) of
+//! the semaphore of one process.
 
 use std::fmt;
 
@@ -10,6 +11,7 @@ const DETACHED: &str = "this process has no place at the semaphore: it is a fork
 
 /// Why an acquire that may wait has no permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
 #[non_exhaustive]
 pub enum AcquireError {
     /// The semaphore has been closed, by whichever process.
@@ -23,6 +25,7 @@ pub enum AcquireError {
 
 /// Why an acquire that does not wait has no permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
 #[non_exhaustive]
 pub enum TryAcquireError {
     /// No permit is free, or taking it would be unfair to those who wait.
@@ -37,6 +40,7 @@ pub enum TryAcquireError {
 
 /// Why an acquire with a deadline has no permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
 #[non_exhaustive]
 pub enum AcquireTimeoutError {
     /// No permit came free in time. Nothing was taken, and nothing will be.
