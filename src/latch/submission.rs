@@ -44,6 +44,11 @@ const LINED: u32 = 3;
 /// from a holder that has lost its own.
 const LOOKS: usize = 80;
 
+/// How many pauses a thread makes before it hands an operation over: a microsecond or so, in which a
+/// thread that runs hot does several of its own. One that comes from another processor costs it half
+/// as much again, because its cache lines have to come as well.
+const PAUSES: usize = 64;
+
 /// An operation that its thread has handed over.
 pub(super) struct Submission {
     status: AtomicU32,
@@ -240,8 +245,8 @@ impl Taken {
 }
 
 impl Core {
-    /// Hands `operation` over to whoever holds the latch, and waits until it has been run, or the
-    /// latch is there for running it. `work` is what to do with the latch where nobody holds it:
+    /// Hands `operation` over to whoever holds the latch, and waits until it has been run; or comes
+    /// back with the latch, for running it. `work` is what to do with the latch where nobody holds it:
     /// everything that was handed over.
     #[cold]
     pub(super) fn hand_over(
@@ -253,6 +258,13 @@ impl Core {
         let id = place.id;
         let shard = self.shard(id);
         let since = now();
+        for () in hint::spins(true).take(PAUSES) {
+            hint::spin_loop();
+        }
+        if let Some(hold) = self.try_take(id) {
+            self.waited(place, since);
+            return Ok(Ended::Granted(hold));
+        }
         let parker = Parker::current();
         parker.prepare();
         let submission = Submission::new(id, since, parker, operation);

@@ -253,7 +253,10 @@ fn tests(workspace: &Workspace) -> Result<Outcome> {
     // All features of the library, but not the peers of the benches.
     let features = workspace.library_features()?;
     let runner = if has_cargo_command("nextest") {
-        Program::cargo().words("nextest run --config-file xtask/nextest.toml")
+        // The storms have steps of their own: in release, and under two sanitizers.
+        Program::cargo()
+            .words("nextest run --config-file xtask/nextest.toml --filterset")
+            .arg("not binary(/_storm$/)")
     } else {
         println!("cargo-nextest is not installed: cargo test instead");
         Program::cargo().words("test --lib --bins --tests --examples")
