@@ -379,58 +379,6 @@ impl SharedSemaphore {
         Pending::new(delivery, move || requests::cancel(&core, number))
     }
 
-    /// Waits for a permit that is taken back after `ttl`, unless it is renewed: a [`SharedLease`].
-    /// A `ttl` below 1 ms counts as 1 ms, and one above 49 days as 49 days.
-    ///
-    /// # Errors
-    ///
-    /// As [`acquire`](Self::acquire).
-    ///
-    /// # Blocking
-    ///
-    /// For as long as it takes.
-    pub fn acquire_leased(&self, ttl: Duration) -> Result<SharedLease, AcquireError> {
-        let claim = match self.core.try_take() {
-            Some(claim) => claim,
-            None => self.core.wait_for_one(None)?,
-        };
-        Ok(self.lease(claim, ttl))
-    }
-
-    /// Takes a leased permit if there is one.
-    ///
-    /// # Errors
-    ///
-    /// As [`try_acquire`](Self::try_acquire).
-    pub fn try_acquire_leased(&self, ttl: Duration) -> Result<SharedLease, TryAcquireError> {
-        let claim = match self.core.try_take() {
-            Some(claim) => claim,
-            None => self.core.try_take_one_closely()?,
-        };
-        Ok(self.lease(claim, ttl))
-    }
-
-    /// Waits for a leased permit, but not longer than `timeout`.
-    ///
-    /// # Errors
-    ///
-    /// As [`acquire_timeout`](Self::acquire_timeout).
-    ///
-    /// # Blocking
-    ///
-    /// Up to `timeout`.
-    pub fn acquire_leased_timeout(
-        &self,
-        ttl: Duration,
-        timeout: Duration,
-    ) -> Result<SharedLease, AcquireTimeoutError> {
-        let claim = match self.core.try_take() {
-            Some(claim) => claim,
-            None => self.core.wait_for_one(now().checked_add(timeout))?,
-        };
-        Ok(self.lease(claim, ttl))
-    }
-
     /// Runs `f` while holding a permit that it only borrows: it cannot be leaked.
     ///
     /// # Errors
@@ -540,20 +488,16 @@ impl SharedSemaphore {
     fn permits(&self, claims: Vec<Claim>) -> SharedPermits<'_> {
         SharedPermits::taken(self.core.borrow(), claims, Location::caller())
     }
-
-    fn lease(&self, claim: Claim, ttl: Duration) -> SharedLease {
-        SharedLease::new(self.core.clone(), claim, ttl)
-    }
 }
 
 impl Core {
     #[cold]
-    fn wait_for_one(&self, deadline: Option<Instant>) -> Result<Claim, Refusal> {
+    pub(super) fn wait_for_one(&self, deadline: Option<Instant>) -> Result<Claim, Refusal> {
         Ok(only(self.wait(1, deadline)?))
     }
 
     #[cold]
-    fn try_take_one_closely(&self) -> Result<Claim, Refusal> {
+    pub(super) fn try_take_one_closely(&self) -> Result<Claim, Refusal> {
         Ok(only(self.try_take_closely(1)?))
     }
 }

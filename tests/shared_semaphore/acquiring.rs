@@ -272,17 +272,25 @@ fn with_permit_holds_one_meanwhile() {
 #[test]
 fn all_forms_of_leased_permits_are_given_back() {
     let place = Place::new();
-    let (one, other) = (place.open(3), place.open(3));
+    let (one, other) = (place.open(5), place.open(5));
+    let (send, lease) = mpsc::channel();
+    let pending = one.acquire_leased_with(HOUR, move |lease| send.send(lease).unwrap());
+    assert!(pending.is_delivered());
     let leases = [
         one.acquire_leased(HOUR).unwrap(),
         one.try_acquire_leased(HOUR).unwrap(),
         one.acquire_leased_timeout(HOUR, HOUR).unwrap(),
+        one.acquire_leased_deadline(HOUR, Instant::now() + HOUR)
+            .unwrap(),
+        lease.recv().unwrap().unwrap(),
     ];
     assert_eq!(other.available(), 0);
     let refused = other.try_acquire_leased(HOUR).unwrap_err();
     assert_eq!(refused, TryAcquireError::WouldBlock);
+    let late = other.acquire_leased_deadline(HOUR, Instant::now());
+    assert_eq!(late.unwrap_err(), AcquireTimeoutError::TimedOut);
     drop(leases);
-    assert_eq!(other.available(), 3);
+    assert_eq!(other.available(), 5);
 }
 
 #[test]

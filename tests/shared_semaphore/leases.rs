@@ -79,6 +79,28 @@ fn a_lease_that_is_over_serves_several_and_callbacks() {
 }
 
 #[test]
+fn a_callback_s_lease_begins_when_it_is_called_and_one_that_is_cancelled_never() {
+    let place = Place::new();
+    let (one, other) = (place.open(1), place.open(1));
+    let held = one.acquire().unwrap();
+    let (send, told) = mpsc::channel();
+    let ask = || {
+        let send = send.clone();
+        other.acquire_leased_with(HOUR, move |lease| send.send(lease).unwrap())
+    };
+    drop(ask());
+    let pending = ask();
+    assert!(!pending.is_delivered());
+    drop(held);
+    let lease = told.recv().unwrap().unwrap();
+    assert!(lease.is_live() && lease.remaining() > HOUR / 2);
+    assert_eq!(one.available(), 0);
+    assert_eq!(lease.release(), Ok(()));
+    assert_eq!(one.available(), 1);
+    assert!(told.try_recv().is_err());
+}
+
+#[test]
 fn a_lease_that_nobody_wants_is_over_all_the_same() {
     let place = Place::new();
     let (one, other) = (place.open(1), place.open(1));

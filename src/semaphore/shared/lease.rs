@@ -14,9 +14,13 @@ use crate::sync::atomic::Ordering;
 use crate::sync::time::{Instant, monotonic_millis, now};
 use crate::sync::unmodelled::Mutex;
 
+use super::SharedSemaphore;
+use super::attempt::Refusal;
 use super::control::{LONGEST_LEASE_MILLIS, LeaseWord};
 use super::core::{Claim, Core};
+use super::error::{AcquireError, AcquireTimeoutError, TryAcquireError};
 use crate::semaphore::LeaseLost;
+use crate::waiter::Pending;
 
 /// A permit of a [`SharedSemaphore`](super::SharedSemaphore) until a deadline, with a fencing
 /// token.
@@ -65,6 +69,109 @@ fn deadline(ttl: Duration) -> (u64, Instant) {
     // The clock's milliseconds are rounded down: one more, and nobody takes it back too early.
     let end = monotonic_millis().wrapping_add(millis + 1);
     (end, at.unwrap_or_else(now))
+}
+
+impl SharedSemaphore {
+    /// Waits for a permit that is taken back after `ttl`, unless it is renewed: a [`SharedLease`].
+    /// A `ttl` below 1 ms counts as 1 ms, and one above 49 days as 49 days.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire).
+    ///
+    /// # Blocking
+    ///
+    /// For as long as it takes.
+    pub fn acquire_leased(&self, ttl: Duration) -> Result<SharedLease, AcquireError> {
+        self.lease_before(None, ttl)
+    }
+
+    /// Takes a leased permit if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_acquire`](Self::try_acquire).
+    pub fn try_acquire_leased(&self, ttl: Duration) -> Result<SharedLease, TryAcquireError> {
+        let claim = match self.core.try_take() {
+            Some(claim) => claim,
+            None => self.core.try_take_one_closely()?,
+        };
+        Ok(self.lease(claim, ttl))
+    }
+
+    /// Waits for a leased permit, but not longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire_timeout`](Self::acquire_timeout).
+    ///
+    /// # Blocking
+    ///
+    /// Up to `timeout`.
+    pub fn acquire_leased_timeout(
+        &self,
+        ttl: Duration,
+        timeout: Duration,
+    ) -> Result<SharedLease, AcquireTimeoutError> {
+        self.lease_before(now().checked_add(timeout), ttl)
+    }
+
+    /// Waits for a leased permit, but not past `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire_leased_timeout`](Self::acquire_leased_timeout).
+    ///
+    /// # Blocking
+    ///
+    /// Until `deadline`.
+    pub fn acquire_leased_deadline(
+        &self,
+        ttl: Duration,
+        deadline: Instant,
+    ) -> Result<SharedLease, AcquireTimeoutError> {
+        self.lease_before(Some(deadline), ttl)
+    }
+
+    /// Asks for a lease without waiting for it, as [`acquire_with`](Self::acquire_with). Its `ttl`
+    /// begins just before `f` is called.
+    ///
+    /// # Errors
+    ///
+    /// `f` gets them, as [`acquire_leased`](Self::acquire_leased).
+    ///
+    /// # Panics
+    ///
+    /// As [`acquire_with`](Self::acquire_with).
+    pub fn acquire_leased_with(
+        &self,
+        ttl: Duration,
+        f: impl FnOnce(Result<SharedLease, AcquireError>) + Send + 'static,
+    ) -> Pending {
+        let core = self.core.clone();
+        self.acquire_with(move |permit| {
+            f(permit.map(|permit| {
+                let claim = permit.take_out().into_iter().next();
+                SharedLease::new(core, claim.expect("one was asked for"), ttl)
+            }));
+        })
+    }
+
+    fn lease_before<E: From<Refusal>>(
+        &self,
+        deadline: Option<Instant>,
+        ttl: Duration,
+    ) -> Result<SharedLease, E> {
+        let claim = match self.core.try_take() {
+            Some(claim) => claim,
+            None => self.core.wait_for_one(deadline)?,
+        };
+        Ok(self.lease(claim, ttl))
+    }
+
+    fn lease(&self, claim: Claim, ttl: Duration) -> SharedLease {
+        SharedLease::new(self.core.clone(), claim, ttl)
+    }
 }
 
 impl SharedLease {

@@ -304,6 +304,11 @@ impl SharedSendPermit {
         self.claims.len() as u32
     }
 
+    /// The claims, which are now the caller's to give back.
+    pub(super) fn take_out(mut self) -> Vec<Claim> {
+        std::mem::take(&mut self.claims)
+    }
+
     /// Binds the permits to the calling thread.
     #[track_caller]
     pub fn attach(self) -> SharedOwnedPermit {
