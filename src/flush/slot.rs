@@ -61,6 +61,29 @@ impl<F: Finalize> Reservation<'_, F> {
         let bytes = bytes.map_or(0, Permit::take_out);
         Rotated::new(core, bytes, |sequence| swap(state, sequence))
     }
+
+    /// Unbinds the reservation from this thread: the result can be sent to another. If that is
+    /// leaked, the room does not come back.
+    ///
+    /// ```
+    /// # use latchwork::flush::{FlushPipeline, each};
+    /// # let flush = FlushPipeline::builder("tables")
+    /// #     .finalizer(each(|_, rows: &mut usize| Ok::<_, std::io::Error>(*rows))).build()?;
+    /// let slot = flush.reserve(0)?.detach();
+    /// let writer = std::thread::spawn(move || {
+    ///     let slot = slot.rotate(&mut vec![1, 2], |table, _| std::mem::take(table));
+    ///     slot.submit(|rows| Ok(rows.len())).unwrap().wait().unwrap()
+    /// });
+    /// assert_eq!(writer.join().unwrap(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn detach(self) -> SendReservation<F> {
+        SendReservation {
+            core: Arc::clone(self.core),
+            permit: self.permit.detach(),
+            bytes: self.bytes.map(Permit::detach),
+        }
+    }
 }
 
 impl<F: Finalize> fmt::Debug for Reservation<'_, F> {
@@ -71,8 +94,8 @@ impl<F: Finalize> fmt::Debug for Reservation<'_, F> {
     }
 }
 
-/// A [`Reservation`] that is bound to no thread: what
-/// [`reserve_with`](super::FlushPipeline::reserve_with) delivers.
+/// A [`Reservation`] that is bound to no thread: what [`detach`](Reservation::detach) makes of one,
+/// and [`reserve_with`](super::FlushPipeline::reserve_with) delivers.
 #[must_use = "dropping a reservation gives it back"]
 pub struct SendReservation<F: Finalize> {
     pub(super) core: Arc<Core<F>>,

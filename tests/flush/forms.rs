@@ -173,6 +173,29 @@ fn a_leaked_reservation_comes_back_when_its_thread_ends() {
 }
 
 #[test]
+fn a_detached_reservation_outlives_its_thread_and_is_given_back_or_used_by_another() {
+    let (flush, lines) = pipeline(|builder| builder.max_in_flight(1).max_in_flight_bytes(10));
+    let in_flight = || (flush.stats().in_flight, flush.stats().bytes_in_flight);
+    let reserve = || {
+        let flush = flush.clone();
+        thread::spawn(move || flush.reserve(10).unwrap().detach())
+            .join()
+            .unwrap()
+    };
+    let slot = reserve();
+    assert_eq!(in_flight(), (1, 10));
+    assert_eq!(flush.try_reserve(0).unwrap_err(), ReserveError::WouldBlock);
+    drop(slot);
+    assert_eq!(in_flight(), (0, 0));
+    let slot = reserve().rotate(&mut (), |(), _| 10);
+    slot.submit(copy).unwrap().wait().unwrap();
+    assert_eq!(
+        (in_flight(), &lines.read()[..]),
+        ((0, 0), &["0 done: 10".to_owned()][..])
+    );
+}
+
+#[test]
 fn a_swap_that_panics_abandons_its_flush() {
     let (flush, lines) = pipeline(|builder| builder.on_failure(latchwork::flush::OnFailure::Skip));
     thread::scope(|scope| {
