@@ -44,9 +44,9 @@ const LINED: u32 = 3;
 /// from a holder that has lost its own.
 const LOOKS: usize = 80;
 
-/// How many pauses a thread makes before it hands an operation over: a microsecond or so, in which a
-/// thread that runs hot does several of its own. One that comes from another processor costs it half
-/// as much again, because its cache lines have to come as well.
+/// How many pauses a thread makes before it hands an operation over: a microsecond or so, in which
+/// a thread that runs hot does several of its own. One that comes from another processor costs it
+/// half as much again, because its cache lines have to come as well.
 const PAUSES: usize = 64;
 
 /// An operation that its thread has handed over.
@@ -246,8 +246,8 @@ impl Taken {
 
 impl Core {
     /// Hands `operation` over to whoever holds the latch, and waits until it has been run; or comes
-    /// back with the latch, for running it. `work` is what to do with the latch where nobody holds it:
-    /// everything that was handed over.
+    /// back with the latch, for running it. `work` is what to do with the latch where nobody holds
+    /// it: everything that was handed over.
     #[cold]
     pub(super) fn hand_over(
         &self,

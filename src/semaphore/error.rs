@@ -1,7 +1,8 @@
 //! What can be refused, one type for each kind of call.
 //!
-//! Each is as wide as a word. A `Result` of a permit and of one byte would be moved as that byte and
-//! what lies around it, which a processor reads much later than whole words that it has just written.
+//! Each is as wide as a word. A `Result` of a permit and of one byte would be moved as that byte
+//! and what lies around it, which a processor reads much later than whole words that it has just
+//! written.
 
 use std::fmt;
 

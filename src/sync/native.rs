@@ -43,8 +43,8 @@ pub(crate) mod hint {
     pub(crate) use std::hint::spin_loop;
 
     /// Between tries that may soon succeed, how many pauses to make. Two microseconds or so in all:
-    /// less than the price of the sleep that it may save. The first are several, because each try takes
-    /// the word's cache line from who holds, and is about to write it.
+    /// less than the price of the sleep that it may save. The first are several, because each try
+    /// takes the word's cache line from who holds, and is about to write it.
     pub(crate) fn backoff() -> impl Iterator<Item = u32> {
         (2..6).map(|round| 1 << round)
     }

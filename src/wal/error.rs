@@ -104,6 +104,18 @@ impl WalError {
         }
     }
 
+    /// The system's kind, where the system's error is the cause, and else the one that comes closest.
+    fn io_kind(&self) -> io::ErrorKind {
+        match &self.0.why {
+            Why::Corrupt { .. } => io::ErrorKind::InvalidData,
+            Why::Unsupported(_) => io::ErrorKind::Unsupported,
+            Why::Locked => io::ErrorKind::ResourceBusy,
+            _ => self
+                .io_error()
+                .map_or(io::ErrorKind::Other, io::Error::kind),
+        }
+    }
+
     /// Whether another process, or another handle in this one, has the log open.
     pub fn is_locked(&self) -> bool {
         matches!(self.0.why, Why::Locked)
@@ -182,7 +194,8 @@ impl Error for WalError {
     }
 }
 
-/// With the system's kind where the system's error is the cause.
+/// With the system's kind where the system's error is the cause, and else the one that comes
+/// closest.
 ///
 /// ```
 /// use std::io;
@@ -196,15 +209,7 @@ impl Error for WalError {
 /// ```
 impl From<WalError> for io::Error {
     fn from(error: WalError) -> Self {
-        let kind = match &error.0.why {
-            Why::Corrupt { .. } => io::ErrorKind::InvalidData,
-            Why::Unsupported(_) => io::ErrorKind::Unsupported,
-            Why::Locked => io::ErrorKind::ResourceBusy,
-            _ => error
-                .io_error()
-                .map_or(io::ErrorKind::Other, io::Error::kind),
-        };
-        Self::new(kind, error)
+        Self::new(error.io_kind(), error)
     }
 }
 
@@ -333,9 +338,7 @@ impl From<AppendError> for io::Error {
             AppendError::NoSpace(cause)
             | AppendError::Failed(cause)
             | AppendError::Poisoned(cause)
-            | AppendError::InDoubt(Some(cause)) => cause
-                .io_error()
-                .map_or(io::ErrorKind::Other, io::Error::kind),
+            | AppendError::InDoubt(Some(cause)) => cause.io_kind(),
             _ => io::ErrorKind::Other,
         };
         Self::new(kind, error)

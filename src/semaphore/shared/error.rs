@@ -1,5 +1,5 @@
-//! The errors, one for each kind of call. As wide as a word, like [those](crate::semaphore::error) of
-//! the semaphore of one process.
+//! The errors, one for each kind of call. As wide as a word, like [those](crate::semaphore::error)
+//! of the semaphore of one process.
 
 use std::fmt;
 

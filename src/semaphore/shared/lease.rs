@@ -176,7 +176,7 @@ impl SharedSemaphore {
 
 impl SharedLease {
     /// A permit that has just been taken becomes a lease.
-    pub(super) fn new(core: Anchor<Core>, claim: Claim, ttl: Duration) -> Self {
+    fn new(core: Anchor<Core>, claim: Claim, ttl: Duration) -> Self {
         let tokens = &core.control().tokens;
         let token = tokens.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
         let expires_at = write(&core, claim.cell, claim.value, ttl);
