@@ -22,6 +22,7 @@ use std::ops::Deref;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::ptr::NonNull;
 
+use super::claim::Leak;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::lock::Mutex;
 use crate::sync::track::Track;
@@ -31,14 +32,36 @@ crate::sync::global! {
     static LIFETIME: Mutex<()> = Mutex::new(())
 }
 
+/// How a kind of claim is given back when its guard was leaked.
+pub(crate) struct Kind {
+    /// Called before that, while the claim still stands on its list.
+    ///
+    /// # Safety
+    ///
+    /// As `reclaim`, which follows.
+    pub(crate) announce: unsafe fn(core: NonNull<()>),
+    /// Called on the thread that leaked, once, with the pointer and the words of the claim.
+    ///
+    /// # Safety
+    ///
+    /// `core` is the pointer that the claim was made with, and the claim has not been released.
+    pub(crate) reclaim: unsafe fn(core: NonNull<()>, leak: Leak),
+}
+
 /// What an [`Anchor`] holds.
 pub(crate) trait Core: Send + Sync + 'static {
+    /// How claims on it are given back.
+    const KIND: &'static Kind;
+
     /// Whether no claim stands on the core, which claims know as `at`. Asked only when no handle is
     /// left, under `LIFETIME`.
     fn is_idle(&self, at: NonNull<()>) -> bool;
 }
 
+#[repr(C)]
 struct Inner<C> {
+    /// First, where [`kind`] finds it.
+    kind: &'static Kind,
     handles: AtomicUsize,
     /// Leaked claims that are off their list, and not given back yet.
     returning: unmodelled::AtomicU64,
@@ -68,6 +91,7 @@ unsafe impl<C: Core> Sync for Anchor<C> {}
 impl<C: Core> Anchor<C> {
     pub(crate) fn new(core: C) -> Self {
         let inner = Box::new(Inner {
+            kind: C::KIND,
             handles: AtomicUsize::new(1),
             returning: unmodelled::AtomicU64::new(0),
             core,
@@ -197,6 +221,16 @@ impl<C: Core> Drop for Anchor<C> {
             free(self.0);
         }
     }
+}
+
+/// How claims on a core are given back.
+///
+/// # Safety
+///
+/// `core` is the [`Borrowed::uncounted`] pointer of an anchor, and a claim stands on it.
+pub(crate) unsafe fn kind(core: NonNull<()>) -> &'static Kind {
+    // SAFETY: the claim keeps the core, and whichever `Inner` it is begins with its kind.
+    unsafe { core.cast::<&Kind>().as_ref() }
 }
 
 /// Before a leaked claim is taken off its list: until [`reclaim`] it keeps the core without it.

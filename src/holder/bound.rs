@@ -6,11 +6,12 @@
 
 #![allow(unsafe_code)]
 
+use std::marker::PhantomData;
 use std::panic::Location;
 use std::ptr::NonNull;
 
-use super::anchor::{self, Anchor, Borrowed};
-use super::claim::{Claim, Held, Kind, Leak, Seat};
+use super::anchor::{self, Anchor, Borrowed, Kind};
+use super::claim::{Claim, Held, Leak, Seat};
 use super::{LeakReport, OnLeak};
 use crate::sync::unmodelled;
 use crate::waiter::{Wakes, dispatcher};
@@ -36,22 +37,27 @@ pub(crate) unsafe trait Claimed: anchor::Core {
     fn reports_to(&self) -> (&unmodelled::Arc<str>, Option<&OnLeak>);
 }
 
+/// How claims on a core are given back.
+pub(crate) const fn kind<C: Claimed>() -> &'static Kind {
+    &Kind {
+        announce: anchor::announce_reclaim::<C>,
+        reclaim: reclaim::<C>,
+    }
+}
+
 /// A claim on a core of which a handle is borrowed for `'a`.
 ///
 /// Dropping it does nothing: the guard around it gives back what [`release`](Self::release)
 /// returns, or the thread's end does.
 pub(crate) struct Bound<'a, C: Claimed> {
     claim: Claim,
-    /// Here as well as on the list, so that a release need not wait to read it there.
-    core: Option<Borrowed<'a, C>>,
+    /// Here as well as on the list, so that a release need not wait to read it there. While the claim
+    /// stands, it is that of the borrowed handle.
+    core: NonNull<()>,
+    handle: PhantomData<Borrowed<'a, C>>,
 }
 
 impl<'a, C: Claimed> Bound<'a, C> {
-    const KIND: &'static Kind = &Kind {
-        announce: anchor::announce_reclaim::<C>,
-        reclaim: reclaim::<C>,
-    };
-
     /// Writes down a claim of `held` on `core`, which is about to be taken.
     #[inline(always)]
     pub(crate) fn prepare(
@@ -62,9 +68,22 @@ impl<'a, C: Claimed> Bound<'a, C> {
     ) -> Prepared<'a, C> {
         let seat = Seat::find();
         Prepared {
-            seat: seat.write(Self::KIND, core.uncounted(), held, acquired_at, since),
+            seat: seat.write(core.uncounted(), held, acquired_at, since),
             core,
         }
+    }
+
+    /// [`prepare`](Self::prepare) for a claim with the same words as the last one that had its place
+    /// on the list, and no time. `None`: that was on another core.
+    #[inline(always)]
+    pub(crate) fn prepare_again(
+        core: Borrowed<'a, C>,
+        acquired_at: &'static Location<'static>,
+    ) -> Option<(Prepared<'a, C>, u64)> {
+        let seat = Seat::find();
+        let first = seat.last_on(core.uncounted())?;
+        seat.write_place(acquired_at);
+        Some((Prepared { seat, core }, first))
     }
 
     /// Puts `held`, which has been taken from `core`, on the calling thread's list.
@@ -82,23 +101,43 @@ impl<'a, C: Claimed> Bound<'a, C> {
     #[cold]
     pub(crate) fn nothing() -> Self {
         Self {
-            claim: Seat::find().nothing(),
-            core: None,
+            claim: Seat::nothing(),
+            core: NonNull::dangling(),
+            handle: PhantomData,
         }
+    }
+
+    /// The core, for a claim that stands, or stood until just now.
+    #[inline(always)]
+    fn core_of_standing(&self) -> Borrowed<'a, C> {
+        // SAFETY: the claim was made by `Prepared::claim`, where a handle was borrowed for `'a`.
+        unsafe { Borrowed::from_uncounted(self.core) }
     }
 
     /// The core, unless the claim has been reclaimed.
     #[inline]
     pub(crate) fn core(&self) -> Option<Borrowed<'a, C>> {
-        self.core.filter(|_| self.claim.stands())
+        self.claim.stands().then(|| self.core_of_standing())
     }
 
     /// Takes the claim off the list: what it held is now the caller's to give back to the core.
     /// `None`: it has been reclaimed.
     #[inline]
     pub(crate) fn release(&self) -> Option<(Borrowed<'a, C>, Held)> {
-        let core = self.core?;
-        Some((core, self.claim.release()?))
+        let held = self.claim.release()?;
+        Some((self.core_of_standing(), held))
+    }
+
+    /// [`release`](Self::release) for who knows what it held.
+    #[inline]
+    pub(crate) fn withdraw(&self) -> Option<Borrowed<'a, C>> {
+        self.claim.withdraw().then(|| self.core_of_standing())
+    }
+
+    /// What a claim held that has been withdrawn just now.
+    #[inline]
+    pub(crate) fn withdrawn(&self) -> Held {
+        self.claim.withdrawn()
     }
 
     /// See [`Claim::tag`].
@@ -163,7 +202,8 @@ impl<'a, C: Claimed> Prepared<'a, C> {
             // SAFETY: the seat was written by `prepare`. By the contract of `Claimed` the core is
             // not idle until the claim is released and given back, so it is not freed until then.
             claim: unsafe { self.seat.claim() },
-            core: Some(self.core),
+            core: self.core.uncounted(),
+            handle: PhantomData,
         }
     }
 }

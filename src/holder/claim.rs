@@ -1,9 +1,10 @@
 //! The claim list of a thread.
 //!
-//! A [`Table`] belongs to one thread at a time and is a chain of [`Chunk`]s of 64 [`Slot`]s. A
-//! claim takes the lowest free slot and writes what it is, as far as the slot does not say so
-//! already; a release compares a serial number and moves it on. In the steady state that is one
-//! store each way: stores are what an atomic step next to them waits for.
+//! A [`Table`] belongs to one thread at a time and is a chain of [`Chunk`]s of 64 [`Slot`]s, whose
+//! free ones are on a list. A claim takes the first and writes what it is, as far as the slot does not
+//! say so already; a release compares a serial number and moves it on. In the steady state that is one
+//! store each way: stores are what an atomic step next to them waits for. So a slot stays on the list
+//! while it is the first, and leaves when another one is wanted before it is free again.
 //!
 //! | bits of a serial | hold |
 //! |---|---|
@@ -33,12 +34,16 @@ use std::cell::Cell;
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::ptr::{self, NonNull};
 
-use crate::sync::mutant;
+use super::anchor;
 use crate::sync::thread;
 use crate::sync::unmodelled::{AtomicU64, Mutex, OnceLock, Ordering, fence};
+use crate::sync::{hint, mutant};
 
 const SLOTS: usize = 64;
 const LIVE: u64 = 64;
+
+/// The end of every list of free slots, and the start before a thread has one. Never written.
+static NOWHERE: Slot = Slot::nowhere();
 
 /// A serial that no slot gets to.
 const NEVER: u64 = u64::MAX;
@@ -51,22 +56,6 @@ const FEW: usize = 4;
 pub(crate) struct Held {
     pub(crate) first: u64,
     pub(crate) second: u64,
-}
-
-/// How a kind of claim is given back when its guard was leaked.
-pub(crate) struct Kind {
-    /// Called before that, while the claim still stands on its list.
-    ///
-    /// # Safety
-    ///
-    /// As `reclaim`, which follows.
-    pub(crate) announce: unsafe fn(core: NonNull<()>),
-    /// Called on the thread that leaked, once, with the pointer and the words of the claim.
-    ///
-    /// # Safety
-    ///
-    /// `core` is the pointer that the claim was made with, and the claim has not been released.
-    pub(crate) reclaim: unsafe fn(core: NonNull<()>, leak: Leak),
 }
 
 /// A claim whose guard was leaked.
@@ -82,10 +71,11 @@ struct Table {
     first: Chunk,
     /// The newest chunk; `None` for the first. The owner's, as the two below.
     last: Cell<Option<&'static Chunk>>,
-    /// Chunks that were full and are not any more.
-    roomy: Cell<Option<&'static Chunk>>,
-    /// Whether claims may stand in other chunks than the first.
-    spread: Cell<bool>,
+    /// Of the slots in their order, none from here on is live; above the first free one, and at least
+    /// `FEW`.
+    high: Cell<usize>,
+    /// The list of free slots, while the table is pooled. `None`: it is to be made again.
+    pooled: Cell<Option<&'static Slot>>,
     /// The thread that has the table; 0 while it is pooled. Never used twice.
     thread_id: AtomicU64,
     thread_name: Mutex<Option<String>>,
@@ -112,20 +102,20 @@ fn registry() -> &'static Mutex<Registry> {
 }
 
 crate::sync::local! {
-    /// The chunk of the calling thread's table that the next claim tries first. It has no
-    /// destructor, so claims can be made and released in the destructors of other thread-locals.
-    static CHUNK: Cell<Option<&'static Chunk>> = Cell::new(None)
+    /// The first of the calling thread's free slots; live, if it was claimed since it became the first.
+    /// It has no destructor, so claims can be made and released in the destructors of other
+    /// thread-locals.
+    static FREE: Cell<&'static Slot> = Cell::new(&NOWHERE)
+}
+
+crate::sync::local! {
+    /// The calling thread's table, if it has made claims.
+    static TABLE: Cell<Option<&'static Table>> = Cell::new(None)
 }
 
 impl Table {
     fn current() -> &'static Self {
-        Self::registered().unwrap_or_else(Self::register)
-    }
-
-    /// The calling thread's table, if it has made claims.
-    #[inline]
-    fn registered() -> Option<&'static Self> {
-        CHUNK.with(Cell::get)?.table.get()
+        TABLE.with(Cell::get).unwrap_or_else(Self::register)
     }
 
     /// Gives the calling thread a table, and asks for the reclaim at its end.
@@ -136,14 +126,13 @@ impl Table {
         let mut registry = registry().lock();
         let table = registry.free.pop().unwrap_or_else(|| {
             let table: &'static Self = Box::leak(Box::new(Self {
-                first: Chunk::new(),
+                first: Chunk::new(0),
                 last: Cell::new(None),
-                roomy: Cell::new(None),
-                spread: Cell::new(false),
+                high: Cell::new(FEW),
+                pooled: Cell::new(None),
                 thread_id: AtomicU64::new(0),
                 thread_name: Mutex::new(None),
             }));
-            table.first.table.set(Some(table));
             registry.all.push(table);
             table
         });
@@ -152,101 +141,103 @@ impl Table {
         table.thread_id.store(registry.threads, Ordering::Release);
         *table.thread_name.lock() = thread::name();
         drop(registry);
-        CHUNK.with(|chunk| chunk.set(Some(&table.first)));
+        TABLE.with(|own| own.set(Some(table)));
+        match table.pooled.take() {
+            Some(free) => FREE.with(|first| first.set(free)),
+            None => table.list_free(),
+        }
         table
     }
 
     fn chunks(&'static self) -> impl Iterator<Item = &'static Chunk> {
         std::iter::successors(Some(&self.first), |chunk| {
-            // SAFETY: `next` is null or a chunk leaked by `roomy_chunk`, which is never freed.
+            // SAFETY: `next` is null or a chunk leaked by `grow`, which is never freed.
             unsafe { chunk.next.load(Ordering::Acquire).as_ref() }
         })
     }
 
-    /// A chunk with a free slot at its `low`, when the one that was tried first has none.
-    ///
-    /// Each step takes a full chunk off the list, or makes a new one: what a claim costs does not
-    /// depend on how many there are.
-    #[cold]
-    fn roomy_chunk() -> &'static Chunk {
-        let table = Self::current();
-        let current = CHUNK.with(Cell::get).unwrap_or(&table.first);
-        let mut candidate = Some(current);
-        while let Some(chunk) = candidate {
-            if chunk.vacancy_above().is_some() {
-                return table.use_next(chunk);
-            }
-            candidate = table.roomy.take();
-            if let Some(next) = candidate {
-                next.is_listed.set(false);
-                table.roomy.set(next.next_roomy.take());
-            }
-        }
-        let new: &Chunk = Box::leak(Box::new(Chunk::new()));
-        new.table.set(Some(table));
-        let last = table.last.replace(Some(new)).unwrap_or(&table.first);
+    /// A new chunk's first slot, for an empty list of free ones.
+    fn grow(&'static self) -> &'static Slot {
+        let last = self.last.get().unwrap_or(&self.first);
+        let new: &Chunk = Box::leak(Box::new(Chunk::new(last.end())));
+        let first = link(new.slots.iter());
         last.next
             .store(ptr::from_ref(new).cast_mut(), Ordering::Release);
-        table.use_next(new)
+        self.last.set(Some(new));
+        first
     }
 
-    fn use_next(&'static self, chunk: &'static Chunk) -> &'static Chunk {
-        CHUNK.with(|first| first.set(Some(chunk)));
-        if !ptr::eq(chunk, &self.first) {
-            self.spread.set(true);
-        }
-        chunk
-    }
-
-    /// Whether a claim that `picks` stands. If none stands outside the first chunk, it looks there
-    /// only from now on.
+    /// Makes the list of free slots again, the lowest first. For the table of the calling thread.
     #[cold]
-    fn any_spread(&'static self, picks: impl Fn(&Slot) -> bool) -> bool {
-        let mut is_spread = false;
-        for chunk in self.chunks().skip(1) {
-            for slot in chunk.occupied().iter().filter(|slot| slot.is_live()) {
-                is_spread = true;
-                if picks(slot) {
-                    return true;
-                }
+    fn list_free(&'static self) {
+        let mut above_live = 0;
+        let free = self.chunks().flat_map(|chunk| &chunk.slots).filter(|slot| {
+            if slot.is_live() {
+                slot.is_listed.set(false);
+                above_live = slot.order() + 1;
             }
+            !slot.is_live()
+        });
+        let first = link(free);
+        FREE.with(|free| free.set(first));
+        self.high.set(FEW.max(above_live).max(first.order() + 1));
+    }
+
+    /// Whether a claim that `picks` stands. For the table of the calling thread.
+    #[inline]
+    fn any(&'static self, picks: impl Fn(&Slot) -> bool) -> bool {
+        let mut high = self.high.get();
+        if high > SLOTS {
+            return self.any_of_many(picks);
         }
-        if !is_spread {
-            self.leave(CHUNK.with(|chunk| chunk.replace(Some(&self.first))));
+        let least = FEW.max(FREE.with(Cell::get).order() + 1);
+        while high > least && !self.first.slots[high - 1].is_live() {
+            high -= 1;
+            self.high.set(high);
+        }
+        let mut slots = self.first.slots[..high].iter();
+        slots.any(|slot| slot.is_live() && picks(slot))
+    }
+
+    #[cold]
+    fn any_of_many(&'static self, picks: impl Fn(&Slot) -> bool) -> bool {
+        let mut count = 0;
+        let counted = self.live().inspect(|_| count += 1);
+        if counted.map(|(slot, _)| slot).any(picks) {
+            return true;
+        }
+        // The claims that there are would have room in front: let the next ones go there.
+        if FREE.with(Cell::get).order() >= SLOTS && count < SLOTS {
+            self.list_free();
         }
         false
     }
 
-    /// No claim stands outside the first chunk, and the next one goes there instead of to
-    /// `current`.
-    fn leave(&self, current: Option<&'static Chunk>) {
-        self.spread.set(false);
-        if let Some(current) = current {
-            current.has_room_again();
-        }
-    }
-
     /// The live slots and their serials.
-    fn live(&'static self) -> impl Iterator<Item = (&'static Chunk, &'static Slot, u64)> {
-        self.chunks().flat_map(|chunk| {
-            chunk.occupied().iter().filter_map(move |slot| {
-                let serial = slot.serial.load(Ordering::Relaxed);
-                (serial & LIVE != 0).then_some((chunk, slot, serial))
-            })
+    fn live(&'static self) -> impl Iterator<Item = (&'static Slot, u64)> {
+        let slots = self.chunks().flat_map(|chunk| &chunk.slots);
+        slots.take(self.high.get()).filter_map(|slot| {
+            let serial = slot.serial.load(Ordering::Relaxed);
+            (serial & LIVE != 0).then_some((slot, serial))
         })
     }
 
-    /// Gives back every claim but those that `spares` picks.
-    fn reclaim(&'static self, spares: impl Fn(&Chunk, u64) -> bool) {
-        for (chunk, slot, serial) in self.live() {
-            let (Some(core), Some(kind)) = (slot.core(), slot.kind.get()) else {
+    /// Gives back every claim but those that `spares` picks. Returns whether there were any, whose
+    /// slots are not on the list of free ones then.
+    fn reclaim(&'static self, spares: impl Fn(&Slot, u64) -> bool) -> bool {
+        let mut is_any = false;
+        for (slot, serial) in self.live() {
+            let Some(core) = slot.core() else {
                 continue;
             };
-            if spares(chunk, serial) {
+            if spares(slot, serial) {
                 continue;
             }
+            is_any = true;
+            // SAFETY: the claim stands, and keeps the core.
+            let kind = unsafe { anchor::kind(core) };
             let leak = Leak {
-                tag: tag(NonNull::from(chunk), serial),
+                tag: tag(NonNull::from(slot), serial),
                 held: slot.held(),
                 // SAFETY: a live slot's location was stored from a `&'static Location`.
                 acquired_at: unsafe { &*slot.acquired_at.load(Ordering::Relaxed) },
@@ -255,12 +246,13 @@ impl Table {
             // SAFETY: the slot is live, so the claim is not released.
             unsafe { (kind.announce)(core) };
             if !mutant::enabled("claim-stays-after-reclaim") {
-                chunk.vacate(slot, serial);
+                slot.move_on(serial);
             }
             // SAFETY: the slot was live, so the claim is not released, and vacating it makes this
             // the only time.
             unsafe { (kind.reclaim)(core, leak) };
         }
+        is_any
     }
 
     /// Hands an empty table to the next thread.
@@ -271,12 +263,30 @@ impl Table {
     }
 }
 
+/// Makes a list of `free`.
+fn link(free: impl Iterator<Item = &'static Slot>) -> &'static Slot {
+    let (mut first, mut last) = (&NOWHERE, None::<&Slot>);
+    for slot in free {
+        slot.is_listed.set(true);
+        match last {
+            Some(last) => last.next_free.set(slot),
+            None => first = slot,
+        }
+        last = Some(slot);
+    }
+    if let Some(last) = last {
+        last.next_free.set(&NOWHERE);
+    }
+    first
+}
+
 /// Runs when a thread that made claims ends, after its Rust thread-locals.
 fn reclaim_thread() {
-    let current = CHUNK.with(Cell::take);
-    if let Some(table) = current.and_then(|chunk| chunk.table.get()) {
-        table.reclaim(|_, _| false);
-        table.leave(current);
+    // A claim that is made from here on is on another table.
+    let free = FREE.with(|free| free.replace(&NOWHERE));
+    if let Some(table) = TABLE.with(Cell::take) {
+        let is_whole = !table.reclaim(|_, _| false);
+        table.pooled.set(is_whole.then_some(free));
         table.retire();
     }
 }
@@ -285,15 +295,13 @@ fn reclaim_thread() {
 /// it, or the thread's end does.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    chunk: NonNull<Chunk>,
+    slot: NonNull<Slot>,
     serial: u64,
 }
 
-/// Where the calling thread's next claim goes.
+/// Where the calling thread's next claim goes: a free slot.
 #[derive(Clone, Copy)]
 pub(crate) struct Seat {
-    chunk: &'static Chunk,
-    /// The free slot, not found by its serial again, which would be one step after another.
     slot: &'static Slot,
     serial: u64,
 }
@@ -301,28 +309,42 @@ pub(crate) struct Seat {
 impl Seat {
     #[inline(always)]
     pub(crate) fn find() -> Self {
-        if let Some(chunk) = CHUNK.with(Cell::get)
-            && let Some((slot, serial)) = chunk.vacancy()
-        {
-            return Self {
-                chunk,
-                slot,
-                serial,
-            };
+        let slot = FREE.with(Cell::get);
+        let serial = slot.serial.load(Ordering::Relaxed);
+        match serial & LIVE {
+            0 => Self { slot, serial },
+            _ => Self::find_another(),
         }
-        let chunk = Table::roomy_chunk();
-        let (slot, serial) = chunk.vacancy().expect("made roomy just now");
-        Self {
-            chunk,
-            slot,
-            serial,
+    }
+
+    /// Takes live slots off the list, or finds new ones: what a claim costs does not depend on how
+    /// many there are.
+    #[cold]
+    #[inline(never)]
+    fn find_another() -> Self {
+        let table = Table::current();
+        loop {
+            let slot = FREE.with(Cell::get);
+            let serial = slot.serial.load(Ordering::Relaxed);
+            if serial & LIVE == 0 {
+                table.high.set(table.high.get().max(slot.order() + 1));
+                return Self { slot, serial };
+            }
+            let next = match ptr::eq(slot, &NOWHERE) {
+                true => table.grow(),
+                false => {
+                    slot.is_listed.set(false);
+                    slot.next_free.get()
+                }
+            };
+            FREE.with(|free| free.set(next));
         }
     }
 
     /// A claim that holds nothing, stands on no list, and is as good as reclaimed.
-    pub(crate) fn nothing(self) -> Claim {
+    pub(crate) fn nothing() -> Claim {
         Claim {
-            chunk: NonNull::from(self.chunk),
+            slot: NonNull::from(&NOWHERE),
             serial: NEVER,
         }
     }
@@ -334,7 +356,6 @@ impl Seat {
     #[inline(always)]
     pub(crate) fn write(
         self,
-        kind: &'static Kind,
         core: NonNull<()>,
         held: Held,
         acquired_at: &'static Location<'static>,
@@ -352,79 +373,108 @@ impl Seat {
         if since != 0 {
             slot.since.store(since, Ordering::Relaxed);
         }
-        let acquired_at = ptr::from_ref(acquired_at).cast_mut();
-        if slot.acquired_at.load(Ordering::Relaxed) != acquired_at {
-            slot.acquired_at.store(acquired_at, Ordering::Relaxed);
-        }
         if slot.core.load(Ordering::Relaxed) != core.as_ptr() {
             slot.core.store(core.as_ptr(), Ordering::Relaxed);
         }
-        // A core's address may come again as another kind's.
-        if !slot.kind.get().is_some_and(|seen| ptr::eq(seen, kind)) {
-            slot.kind.set(Some(kind));
-        }
+        self.write_place(acquired_at);
         self
+    }
+
+    /// What the last claim here held in its first word, if it was on `core` as well. With
+    /// [`write_place`](Self::write_place) all but the second word is written down again.
+    #[inline(always)]
+    pub(crate) fn last_on(&self, core: NonNull<()>) -> Option<u64> {
+        let is_same = self.slot.core.load(Ordering::Relaxed) == core.as_ptr();
+        (is_same && hint::remembers()).then(|| self.slot.first.load(Ordering::Relaxed))
+    }
+
+    /// Writes down where the guard is acquired.
+    #[inline(always)]
+    pub(crate) fn write_place(&self, acquired_at: &'static Location<'static>) {
+        let acquired_at = ptr::from_ref(acquired_at).cast_mut();
+        if self.slot.acquired_at.load(Ordering::Relaxed) != acquired_at {
+            // As in `write`.
+            fence(Ordering::Release);
+            self.slot.acquired_at.store(acquired_at, Ordering::Relaxed);
+        }
     }
 
     /// What tells the claim that is about to be made here from others, see [`Claim::tag`].
     #[inline(always)]
     pub(crate) fn tag(&self) -> u64 {
-        tag(NonNull::from(self.chunk), self.serial + LIVE)
+        tag(NonNull::from(self.slot), self.serial + LIVE)
     }
 
     /// Puts what was written on the calling thread's list.
     ///
     /// # Safety
     ///
-    /// The seat was found and written with `kind` and `core` since this thread last made a claim,
-    /// and `kind.reclaim` may be called with `core` until [`Claim::release`] has returned what was
-    /// held.
+    /// The seat was found and written with `core` since this thread last made a claim, and the
+    /// reclaim of [`anchor::kind`] may be called with `core` until [`Claim::release`] has returned
+    /// what was held.
     #[inline(always)]
     pub(crate) unsafe fn claim(self) -> Claim {
         let serial = self.serial + LIVE;
         debug_assert_eq!(self.slot.serial.load(Ordering::Relaxed), self.serial);
         self.slot.serial.store(serial, Ordering::Release);
         Claim {
-            chunk: NonNull::from(self.chunk),
+            slot: NonNull::from(self.slot),
             serial,
         }
     }
 }
 
 #[inline(always)]
-fn tag(chunk: NonNull<Chunk>, serial: u64) -> u64 {
-    // Slots of a chunk have serials of their own, and chunks have addresses.
-    serial.wrapping_add(chunk.addr().get() as u64)
+fn tag(slot: NonNull<Slot>, serial: u64) -> u64 {
+    // Slots of a chunk have serials of their own, and all slots have addresses.
+    serial.wrapping_add(slot.addr().get() as u64)
 }
 
 impl Claim {
     #[inline]
-    fn slot(&self) -> Option<(&'static Chunk, &'static Slot)> {
-        // SAFETY: chunks are never freed. A claim is not `Send`, so unless its serial is gone this
+    fn slot(&self) -> Option<&'static Slot> {
+        // SAFETY: slots are never freed. A claim is not `Send`, so unless its serial is gone this
         // is the thread that made it.
-        let chunk: &'static Chunk = unsafe { self.chunk.as_ref() };
-        let slot = chunk.slot_of(self.serial);
+        let slot: &'static Slot = unsafe { self.slot.as_ref() };
         let is_mine = slot.serial.load(Ordering::Relaxed) == self.serial
             || mutant::enabled("claim-ignores-its-serial")
             // The comparison there is the second line of defence: this is the first.
             || mutant::enabled("latch-release-without-compare");
-        is_mine.then_some((chunk, slot))
+        is_mine.then_some(slot)
     }
 
     /// Takes the claim off the list, and says what it held. `None`: it has been reclaimed, and
     /// there is nothing for the caller to give back.
     #[inline]
     pub(crate) fn release(&self) -> Option<Held> {
-        let (chunk, slot) = self.slot()?;
-        chunk.vacate(slot, self.serial);
-        Some(slot.held())
+        let slot = self.slot()?;
+        let held = slot.held();
+        vacate(slot, self.serial);
+        Some(held)
+    }
+
+    /// [`release`](Self::release) for who knows what it held. `false`: it has been reclaimed.
+    #[inline]
+    pub(crate) fn withdraw(&self) -> bool {
+        let slot = self.slot();
+        if let Some(slot) = slot {
+            vacate(slot, self.serial);
+        }
+        slot.is_some()
+    }
+
+    /// What it held, if it was withdrawn and nothing has been claimed since.
+    #[inline]
+    pub(crate) fn withdrawn(&self) -> Held {
+        // SAFETY: slots are never freed.
+        unsafe { self.slot.as_ref() }.held()
     }
 
     /// A number that no other claim of the process has that stands, nor this slot's next ones; in
     /// its lower bits too, for all but one in as many as they are.
     #[inline(always)]
     pub(crate) fn tag(&self) -> u64 {
-        tag(self.chunk, self.serial)
+        tag(self.slot, self.serial)
     }
 
     /// Counts the claims that its slot has held.
@@ -442,25 +492,25 @@ impl Claim {
     /// What the claim holds, unless it has been reclaimed.
     #[inline]
     pub(crate) fn held(&self) -> Option<Held> {
-        self.slot().map(|(_, slot)| slot.held())
+        self.slot().map(Slot::held)
     }
 
     /// Changes how much the claim holds, unless it has been reclaimed.
     pub(crate) fn set_first(&self, first: u64) -> bool {
         self.slot()
-            .map(|(_, slot)| slot.first.store(first, Ordering::Relaxed))
+            .map(|slot| slot.first.store(first, Ordering::Relaxed))
             .is_some()
     }
 
     /// Since when the claim stands, unless it has been reclaimed; 0 where that is not tracked.
     pub(crate) fn since(&self) -> u64 {
         self.slot()
-            .map_or(0, |(_, slot)| slot.since.load(Ordering::Relaxed))
+            .map_or(0, |slot| slot.since.load(Ordering::Relaxed))
     }
 
     /// Where the guard was acquired, unless the claim has been reclaimed.
     pub(crate) fn acquired_at(&self) -> Option<&'static Location<'static>> {
-        self.slot().map(|(_, slot)| {
+        self.slot().map(|slot| {
             // SAFETY: a live slot's location was stored from a `&'static Location`.
             unsafe { &*slot.acquired_at.load(Ordering::Relaxed) }
         })
@@ -480,6 +530,16 @@ fn set(word: &AtomicU64, value: u64) {
     }
 }
 
+/// Frees a live slot of the calling thread's.
+#[inline]
+fn vacate(slot: &'static Slot, serial: u64) {
+    slot.move_on(serial);
+    if !slot.is_listed.get() {
+        slot.is_listed.set(true);
+        slot.next_free.set(FREE.with(|free| free.replace(slot)));
+    }
+}
+
 /// Registers the calling thread, if that has not been done: what may panic in its first claim. For
 /// who makes the claim where a panic does harm.
 ///
@@ -493,13 +553,9 @@ pub(crate) fn register() {
 /// Whether the calling thread has a claim on `core`.
 #[inline]
 pub(crate) fn holds(core: NonNull<()>) -> bool {
-    let Some(table) = Table::registered() else {
-        return false;
-    };
-    let is_of_core = |slot: &Slot| slot.core() == Some(core);
-    let mut first = table.first.occupied().iter();
-    first.any(|slot| slot.is_live() && is_of_core(slot))
-        || (table.spread.get() && table.any_spread(is_of_core))
+    TABLE
+        .with(Cell::get)
+        .is_some_and(|table| table.any(|slot| slot.core() == Some(core)))
 }
 
 /// A thread, as the owner of something: it can be asked whether it has ended.
@@ -529,7 +585,7 @@ impl std::fmt::Debug for Thread {
 pub(crate) struct Mark {
     table: &'static Table,
     /// Usually empty, and then not allocated.
-    there: Vec<(*const Chunk, u64)>,
+    there: Vec<(*const Slot, u64)>,
 }
 
 impl Mark {
@@ -539,14 +595,16 @@ impl Mark {
             table,
             there: table
                 .live()
-                .map(|(chunk, _, serial)| (ptr::from_ref(chunk), serial))
+                .map(|(slot, serial)| (ptr::from_ref(slot), serial))
                 .collect(),
         }
     }
 
     /// Gives back every claim that was made since, and still stands.
     pub(crate) fn reclaim(&self) {
-        self.table
-            .reclaim(|chunk, serial| self.there.contains(&(ptr::from_ref(chunk), serial)));
+        let was_there = |slot: &Slot, serial| self.there.contains(&(ptr::from_ref(slot), serial));
+        if self.table.reclaim(was_there) {
+            self.table.list_free();
+        }
     }
 }

@@ -20,7 +20,7 @@
 use std::ptr::NonNull;
 use std::time::Duration;
 
-use crate::holder::bound::Claimed;
+use crate::holder::bound::{self, Claimed};
 use crate::holder::claim::{self, Held};
 use crate::holder::{OnLeak, anchor};
 use crate::sync::lock::Mutex;
@@ -102,6 +102,8 @@ pub(super) struct Core {
 }
 
 impl anchor::Core for Core {
+    const KIND: &'static anchor::Kind = bound::kind::<Self>();
+
     fn is_idle(&self, _at: NonNull<()>) -> bool {
         self.shards.iter().all(|shard| {
             !shard.words.iter().any(Word::is_held) && shard.contents.lock().entries.is_empty()

@@ -22,7 +22,7 @@
 
 mod capacity;
 
-use crate::holder::bound::Claimed;
+use crate::holder::bound::{self, Claimed};
 use crate::holder::claim::Held;
 use crate::holder::{OnLeak, anchor};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -96,6 +96,8 @@ pub(super) struct Core {
 }
 
 impl anchor::Core for Core {
+    const KIND: &'static anchor::Kind = bound::kind::<Self>();
+
     fn is_idle(&self, _at: NonNull<()>) -> bool {
         let available = self.state.read(Ordering::Relaxed).available();
         available == self.max.load(Ordering::Relaxed) as i64

@@ -481,7 +481,7 @@ impl SharedSemaphore {
 
     #[track_caller]
     fn permit(&self, claim: Claim) -> SharedPermit<'_> {
-        SharedPermit::taken(self.core.borrow(), claim, Location::caller())
+        SharedPermit::taken(&self.core, claim, Location::caller())
     }
 
     #[track_caller]

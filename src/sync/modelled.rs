@@ -85,6 +85,11 @@ pub(crate) mod hint {
         false
     }
 
+    /// As [`samples`].
+    pub(crate) fn remembers() -> bool {
+        false
+    }
+
     /// A model does not spin: another look at a word is another schedule, not less waiting.
     pub(crate) fn spins(_long: bool) -> impl Iterator<Item = ()> {
         std::iter::empty()

@@ -55,6 +55,12 @@ pub(crate) mod hint {
         turn.is_multiple_of(every)
     }
 
+    /// Whether what was done before may be a short cut for what is done now.
+    #[inline(always)]
+    pub(crate) fn remembers() -> bool {
+        true
+    }
+
     /// How often a waiter looks at its word before it sleeps. About a microsecond, less than the price
     /// of the sleep that it may save; or about 20, for the one waiter that is called again and again
     /// while somebody else runs hot, where each call would cost that one a system call.

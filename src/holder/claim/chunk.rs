@@ -6,7 +6,7 @@ use std::ptr::{self, NonNull};
 
 use crate::sync::unmodelled::{AtomicPtr, AtomicU64, Ordering};
 
-use super::{FEW, Held, Kind, LIVE, SLOTS, Table};
+use super::{Held, LIVE, NOWHERE, SLOTS};
 
 #[repr(align(64))]
 pub(super) struct Slot {
@@ -17,25 +17,47 @@ pub(super) struct Slot {
     pub(super) acquired_at: AtomicPtr<Location<'static>>,
     /// Coarse nanoseconds since boot; 0 where nobody asked for it.
     pub(super) since: AtomicU64,
-    pub(super) kind: Cell<Option<&'static Kind>>,
+    /// While it is listed. The owner's, as the one below.
+    pub(super) next_free: Cell<&'static Self>,
+    /// Whether it is on its thread's list of free slots: if it is live, as the first, or since it was
+    /// that.
+    pub(super) is_listed: Cell<bool>,
+    /// How many slots of its table are in front of it.
+    order: u32,
 }
 
+// SAFETY: the `Cell`s are touched by the thread that has the slot's table only, and those of `NOWHERE`
+// by nobody; the rest is atomic, or never changed.
+unsafe impl Sync for Slot {}
+
 impl Slot {
-    pub(super) const fn new(index: usize) -> Self {
+    const fn new(order: usize, serial: u64) -> Self {
         Self {
-            serial: AtomicU64::new(index as u64),
+            serial: AtomicU64::new(serial),
             core: AtomicPtr::new(ptr::null_mut()),
             first: AtomicU64::new(0),
             second: AtomicU64::new(0),
             acquired_at: AtomicPtr::new(ptr::null_mut()),
             since: AtomicU64::new(0),
-            kind: Cell::new(None),
+            next_free: Cell::new(&NOWHERE),
+            is_listed: Cell::new(false),
+            order: order as u32,
         }
+    }
+
+    /// A slot that is never free, and has no claim.
+    pub(super) const fn nowhere() -> Self {
+        Self::new(0, LIVE)
     }
 
     #[inline]
     pub(super) fn is_live(&self) -> bool {
         self.serial.load(Ordering::Relaxed) & LIVE != 0
+    }
+
+    #[inline]
+    pub(super) fn order(&self) -> usize {
+        self.order as usize
     }
 
     #[inline]
@@ -50,100 +72,32 @@ impl Slot {
             second: self.second.load(Ordering::Relaxed),
         }
     }
+
+    /// Ends the claim of this serial.
+    #[inline]
+    pub(super) fn move_on(&self, serial: u64) {
+        // Adding the bit to itself clears it and counts the claim.
+        self.serial
+            .store(serial.wrapping_add(LIVE), Ordering::Relaxed);
+    }
 }
 
-/// In this order: `low` must not lie a page behind the first slot, where the processor takes a load
-/// of one for a load of what was just stored to the other.
-#[repr(C)]
 pub(super) struct Chunk {
-    /// Every slot below is live; all of them where it is `SLOTS`, and then freeing one puts the chunk
-    /// on its table's list of roomy ones. The owner's.
-    pub(super) low: Cell<usize>,
-    /// No slot from here on is live; above `low`, and at least `FEW`. The owner's.
-    pub(super) high: Cell<usize>,
-    pub(super) next: AtomicPtr<Chunk>,
-    /// Whether it is on the table's list of roomy chunks, and the next one there. The owner's.
-    pub(super) is_listed: Cell<bool>,
-    pub(super) next_roomy: Cell<Option<&'static Chunk>>,
-    /// The table that the chunk is of, set once.
-    pub(super) table: Cell<Option<&'static Table>>,
     pub(super) slots: [Slot; SLOTS],
+    pub(super) next: AtomicPtr<Self>,
 }
 
 impl Chunk {
-    pub(super) fn new() -> Self {
+    /// The slots from `order` on.
+    pub(super) fn new(order: usize) -> Self {
         Self {
-            slots: std::array::from_fn(Slot::new),
-            low: Cell::new(0),
-            high: Cell::new(FEW),
+            slots: std::array::from_fn(|index| Slot::new(order + index, index as u64)),
             next: AtomicPtr::new(ptr::null_mut()),
-            is_listed: Cell::new(false),
-            next_roomy: Cell::new(None),
-            table: Cell::new(None),
         }
     }
 
-    #[inline(always)]
-    pub(super) fn slot_of(&self, serial: u64) -> &Slot {
-        &self.slots[serial as usize % SLOTS]
-    }
-
-    /// The lowest slot that may be free, and its serial, if it is.
-    #[inline(always)]
-    pub(super) fn vacancy(&self) -> Option<(&Slot, u64)> {
-        let slot = &self.slots[self.low.get() % SLOTS];
-        let serial = slot.serial.load(Ordering::Relaxed);
-        (serial & LIVE == 0).then_some((slot, serial))
-    }
-
-    /// Raises `low` to a free slot, and returns that. It is only raised here, and lowered to slots
-    /// that were given out before, so this is where `high` is kept above it.
-    pub(super) fn vacancy_above(&self) -> Option<(&Slot, u64)> {
-        let low = self.low.get();
-        let Some(free) = self.slots[low..].iter().position(|slot| !slot.is_live()) else {
-            self.low.set(SLOTS);
-            return None;
-        };
-        self.low.set(low + free);
-        self.high.set(self.high.get().max(low + free + 1));
-        self.vacancy()
-    }
-
-    /// Frees a live slot.
-    #[inline]
-    pub(super) fn vacate(&'static self, slot: &Slot, serial: u64) {
-        // Adding the bit to itself clears it and counts the claim.
-        slot.serial
-            .store(serial.wrapping_add(LIVE), Ordering::Relaxed);
-        let index = serial as usize % SLOTS;
-        let low = self.low.get();
-        if index < low {
-            self.low.set(index);
-            if low == SLOTS {
-                self.has_room_again();
-            }
-        }
-    }
-
-    /// Puts the chunk on its table's list of roomy ones.
-    #[cold]
-    pub(super) fn has_room_again(&'static self) {
-        if let Some(table) = self.table.get()
-            && !self.is_listed.replace(true)
-        {
-            self.next_roomy.set(table.roomy.replace(Some(self)));
-        }
-    }
-
-    /// The slots that may be live.
-    #[inline]
-    pub(super) fn occupied(&self) -> &[Slot] {
-        let mut high = self.high.get();
-        let least = FEW.max(self.low.get() + 1).min(SLOTS);
-        while high > least && !self.slots[high - 1].is_live() {
-            high -= 1;
-            self.high.set(high);
-        }
-        &self.slots[..high]
+    /// How many slots there are up to this chunk's end.
+    pub(super) fn end(&self) -> usize {
+        self.slots[SLOTS - 1].order() + 1
     }
 }

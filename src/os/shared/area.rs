@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::process::ProcessSlot;
+use super::word::Owner;
 
 /// How many processes can be attached at once.
 pub(crate) const SLOTS: usize = 960;
@@ -14,6 +15,13 @@ pub(crate) const MOST_CELLS: u32 = 1 << 20;
 pub(crate) struct Area<'a, T, C> {
     pub(crate) control: &'a T,
     pub(crate) slots: &'a [ProcessSlot],
+    pub(crate) cells: &'a [C],
+}
+
+/// What a step that is not to cost much takes from an attachment: in a fork's child nothing, an owner
+/// that names nobody and no cells.
+pub(crate) struct Own<'a, C> {
+    pub(crate) owner: Owner,
     pub(crate) cells: &'a [C],
 }
 

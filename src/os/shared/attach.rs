@@ -21,7 +21,7 @@ use std::os::fd::BorrowedFd;
 use crate::sync::atomic::Ordering;
 use crate::sync::unmodelled::Arc;
 
-use super::area::{Area, Plain, SLOTS, Shape};
+use super::area::{Area, Own, Plain, SLOTS, Shape};
 use super::error::{Cause, OpenError};
 use super::file::{self, ATTACH, Open, Opened};
 use super::fork::{OwnFd, Process};
@@ -108,6 +108,7 @@ impl<T: Plain, C: Plain> Attachment<T, C> {
             owner: Owner::new(slot, generation),
             thread_id,
         };
+        this.mapped.set_owner(this.owner);
         ofd::unlock(this.lock_fd(), ATTACH)?;
         Ok(this)
     }
@@ -115,6 +116,11 @@ impl<T: Plain, C: Plain> Attachment<T, C> {
     #[inline(always)]
     pub(crate) fn area(&self) -> Area<'_, T, C> {
         self.mapped.area()
+    }
+
+    #[inline(always)]
+    pub(crate) fn own(&self) -> Own<'_, C> {
+        self.mapped.own()
     }
 
     fn slots(&self) -> &[ProcessSlot] {
@@ -130,7 +136,6 @@ impl<T: Plain, C: Plain> Attachment<T, C> {
     }
 
     /// Whether this is a fork's child, which inherited the attachment and may not use it.
-    #[inline(always)]
     pub(crate) fn is_inherited(&self) -> bool {
         !self.process.is_current()
     }

@@ -1,8 +1,8 @@
-//! A mapped file, with room in front of it for the nodes of a robust list.
+//! A mapped file, with room in front of it for what is this process's.
 //!
 //! ```text
-//! base                    base + NODES
-//! | nodes, this process's | the file, everybody's ...
+//! base                base + PRIVATE          base + FRONT
+//! | private, wiped    | nodes, this process's | the file, everybody's ...
 //! ```
 //!
 //! The kernel finds a robust futex by adding one offset, the same for a whole list, to the address
@@ -11,23 +11,43 @@
 //! file, and one list serves any number of mappings.
 //!
 //! The nodes are in shared anonymous memory, which outlives the tear-down of a killed process's
-//! private pages, and are not inherited by a fork's child.
+//! private pages, and are not inherited by a fork's child. The private page says who this process is;
+//! in a fork's child it is zero. So who works with what it says need not ask whether it is in one.
 
 #![allow(unsafe_code)]
 
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
 use std::ptr::{self, NonNull};
 
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use rustix::mm::{
+    Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munmap,
+};
 
-use super::area::{Area, Plain, SLOTS};
+use crate::sync::unmodelled::{AtomicU64, Ordering};
+
+use super::area::{Area, Own, Plain, SLOTS};
 use super::layout::{CELLS_AT, CONTROL, SLOTS_AT};
 use super::lifeline::Node;
 use super::process::ProcessSlot;
+use super::word::Owner;
 
 /// Bytes of the room in front, and how far a node is from its word.
 pub(crate) const NODES: usize = 64 << 10;
+
+/// Bytes of the private room: a page, of whatever size the kernel has them.
+const PRIVATE: usize = 64 << 10;
+
+/// How far the file is from the base.
+const FRONT: usize = PRIVATE + NODES;
+
+/// What stands at the base, all zero in a fork's child.
+#[repr(C)]
+struct Private {
+    owner: AtomicU64,
+    cells: AtomicU64,
+}
 
 #[derive(Debug)]
 pub(crate) struct Mapping {
@@ -46,7 +66,7 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps the first `size` bytes of a file, a whole number of pages.
     pub(crate) fn new(file: BorrowedFd<'_>, size: usize) -> io::Result<Self> {
-        let whole = NODES.checked_add(size).ok_or(io::ErrorKind::InvalidInput)?;
+        let whole = FRONT.checked_add(size).ok_or(io::ErrorKind::InvalidInput)?;
         let private = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: no address is asked for, so nothing that exists is mapped over.
         let base = unsafe { mmap_anonymous(ptr::null_mut(), whole, ProtFlags::empty(), private)? };
@@ -58,10 +78,15 @@ impl Mapping {
         let access = ProtFlags::READ | ProtFlags::WRITE;
         let shared = MapFlags::SHARED | MapFlags::FIXED;
         // SAFETY: the room was reserved above, and nobody has a pointer into it.
-        unsafe { mmap_anonymous(base, NODES, access, shared)? };
+        unsafe { mprotect(base, PRIVATE, MprotectFlags::READ | MprotectFlags::WRITE)? };
+        // SAFETY: whole pages of private memory; nothing changes in this process.
+        unsafe { madvise(base, PRIVATE, Advice::LinuxWipeOnFork)? };
+        let nodes = base.wrapping_byte_add(PRIVATE);
+        // SAFETY: as for the private room.
+        unsafe { mmap_anonymous(nodes, NODES, access, shared)? };
         // SAFETY: the range is this mapping's, and a child does not use it.
-        unsafe { madvise(base, NODES, Advice::LinuxDontFork)? };
-        let contents = base.wrapping_byte_add(NODES);
+        unsafe { madvise(nodes, NODES, Advice::LinuxDontFork)? };
+        let contents = base.wrapping_byte_add(FRONT);
         // SAFETY: as for the nodes.
         unsafe { mmap(contents, size, access, shared, file, 0)? };
         Ok(this)
@@ -86,7 +111,7 @@ impl Mapping {
             "the layout of the file has been checked"
         );
         // SAFETY: within the mapping.
-        let first = unsafe { self.base.add(NODES + offset) };
+        let first = unsafe { self.base.add(FRONT + offset) };
         // SAFETY: the range is mapped for as long as `self`, aligned (a mapping starts at a page),
         // and `T` is atomics that are good with any bits, so others may write meanwhile. Where the
         // file was cut short, an access raises SIGBUS and does not return.
@@ -104,57 +129,101 @@ impl Mapping {
             offset + size_of::<Node>() <= NODES,
             "a life word is near the file's start"
         );
-        // SAFETY: within the room in front.
-        unsafe { self.base.add(offset) }.cast()
+        // SAFETY: within the room for nodes.
+        unsafe { self.base.add(PRIVATE + offset) }.cast()
+    }
+
+    #[inline(always)]
+    fn private(&self) -> &Private {
+        // SAFETY: mapped for as long as `self`, at the start of a page, and atomics of which all bits
+        // are good.
+        unsafe { self.base.cast().as_ref() }
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        let front = if self.has_nodes { 0 } else { NODES };
-        // SAFETY: within what was mapped.
-        let start = unsafe { self.base.add(front) };
-        // SAFETY: the range is this mapping's; references into it do not outlive `self`, and its
-        // nodes have been unlinked.
-        let _ = unsafe { munmap(start.as_ptr().cast(), NODES - front + self.size) };
+        let unmap = |from: usize, to: usize| {
+            // SAFETY: within what was mapped.
+            let start = unsafe { self.base.add(from) };
+            // SAFETY: the range is this mapping's; references into it do not outlive `self`, and its
+            // nodes have been unlinked.
+            let _ = unsafe { munmap(start.as_ptr().cast(), to - from) };
+        };
+        let end = FRONT + self.size;
+        if self.has_nodes {
+            unmap(0, end);
+        } else {
+            unmap(0, PRIVATE);
+            unmap(FRONT, end);
+        }
     }
 }
 
-/// A mapping whose parts have been found.
+/// A mapping of which it is known what is where.
 pub(crate) struct Mapped<T, C> {
     mapping: Mapping,
-    control: NonNull<T>,
-    slots: NonNull<[ProcessSlot]>,
-    cells: NonNull<[C]>,
+    cells: usize,
+    contents: PhantomData<(T, C)>,
 }
 
-// SAFETY: as for `Mapping`.
-unsafe impl<T: Plain, C: Plain> Send for Mapped<T, C> {}
-// SAFETY: as above.
-unsafe impl<T: Plain, C: Plain> Sync for Mapped<T, C> {}
-
 impl<T: Plain, C: Plain> Mapped<T, C> {
+    /// # Panics
+    ///
+    /// As [`Mapping::at`].
     pub(crate) fn new(mapping: Mapping, cells: usize) -> Self {
+        // What they find need not be found again.
+        mapping.at::<T>(CONTROL);
+        mapping.slice::<ProcessSlot>(SLOTS_AT, SLOTS);
+        mapping.slice::<C>(CELLS_AT, cells);
         Self {
-            control: NonNull::from(mapping.at::<T>(CONTROL)),
-            slots: NonNull::from(mapping.slice::<ProcessSlot>(SLOTS_AT, SLOTS)),
-            cells: NonNull::from(mapping.slice::<C>(CELLS_AT, cells)),
             mapping,
+            cells,
+            contents: PhantomData,
         }
+    }
+
+    /// # Safety
+    ///
+    /// `new` has found so many there.
+    #[inline(always)]
+    unsafe fn found<P: Plain>(&self, offset: usize, count: usize) -> &[P] {
+        // SAFETY: within the mapping, since `new` has looked.
+        let first = unsafe { self.mapping.base.add(FRONT + offset) };
+        // SAFETY: as in `Mapping::slice`.
+        unsafe { std::slice::from_raw_parts(first.as_ptr().cast(), count) }
     }
 
     #[inline(always)]
     pub(crate) fn area(&self) -> Area<'_, T, C> {
-        // SAFETY: the three were references into the mapping, which stays for as long as `self`.
-        let control = unsafe { self.control.as_ref() };
+        // SAFETY: `new` has found it.
+        let control = unsafe { self.found(CONTROL, 1) };
         // SAFETY: as above.
-        let slots = unsafe { self.slots.as_ref() };
+        let slots = unsafe { self.found(SLOTS_AT, SLOTS) };
         // SAFETY: as above.
-        let cells = unsafe { self.cells.as_ref() };
+        let cells = unsafe { self.found(CELLS_AT, self.cells) };
         Area {
-            control,
+            control: &control[0],
             slots,
             cells,
+        }
+    }
+
+    /// Says who this process is.
+    pub(crate) fn set_owner(&self, owner: Owner) {
+        let private = self.mapping.private();
+        private.owner.store(owner.bits(), Ordering::Relaxed);
+        private.cells.store(self.cells as u64, Ordering::Relaxed);
+    }
+
+    #[inline(always)]
+    pub(crate) fn own(&self) -> Own<'_, C> {
+        let private = self.mapping.private();
+        let cells = private.cells.load(Ordering::Relaxed) as usize;
+        Own {
+            owner: Owner::from_bits(private.owner.load(Ordering::Relaxed)),
+            // SAFETY: `new` has found so many, or it is none.
+            cells: unsafe { self.found(CELLS_AT, cells) },
         }
     }
 }

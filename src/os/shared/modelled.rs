@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::sync::futex::SharedFutex;
 use crate::sync::unmodelled::{Arc, AtomicBool, Mutex, Ordering};
 
-use super::area::{Area, Shape};
+use super::area::{Area, Own, Shape};
 use super::error::OpenError;
 use super::process::{OWNER_DIED, ProcessSlot, WAITERS};
 use super::watcher::Watcher;
@@ -132,6 +132,13 @@ impl<T, C> Attachment<T, C> {
         Area {
             control: &self.memory.control,
             slots: &self.memory.slots,
+            cells: &self.memory.cells,
+        }
+    }
+
+    pub(crate) fn own(&self) -> Own<'_, C> {
+        Own {
+            owner: self.owner,
             cells: &self.memory.cells,
         }
     }

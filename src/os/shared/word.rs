@@ -42,6 +42,15 @@ impl Owner {
         Self(u64::from(number) << OWNER_SHIFT)
     }
 
+    /// What [`bits`](Self::bits) gave; 0 names nobody.
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    pub(crate) fn bits(self) -> u64 {
+        self.0
+    }
+
     /// `None`: it names no slot. Whether there is one with that number, the caller checks.
     pub(crate) fn slot(self) -> Option<usize> {
         (self.number() >> GENERATION_BITS)

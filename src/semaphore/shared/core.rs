@@ -7,7 +7,7 @@
 use std::cell::Cell as Local;
 use std::ptr::NonNull;
 
-use crate::holder::bound::Claimed;
+use crate::holder::bound::{self, Claimed};
 use crate::holder::claim::{self, Held};
 use crate::holder::{OnLeak, anchor};
 use crate::os::clock;
@@ -47,6 +47,10 @@ pub(super) struct Claim {
 /// In a claim on a list: its value is in the second word. Without, its sequence number is made of the
 /// claim's own tag, and nothing has to be stored but the cell.
 const EXPLICIT: u64 = 1 << 63;
+
+/// In a claim on a list: it is noted since when it stands, and so must the next one be. Like the bit
+/// above it makes the number one that no cell has.
+const TIMED: u64 = 1 << 62;
 
 /// A claim with a value of its own.
 impl From<Claim> for Held {
@@ -123,6 +127,8 @@ fn next_block() -> u32 {
 }
 
 impl anchor::Core for Core {
+    const KIND: &'static anchor::Kind = bound::kind::<Self>();
+
     /// By this process's own lists: what the file says is others' to write too.
     fn is_idle(&self, at: NonNull<()>) -> bool {
         claim::holders(at).is_empty()
@@ -185,6 +191,11 @@ impl Core {
         self.area().control
     }
 
+    /// Where a claim of this process's stands.
+    pub(super) fn cell(&self, claim: Claim) -> &Cell {
+        &self.area().cells[claim.cell]
+    }
+
     /// A claim of this process's that nobody has had.
     #[inline]
     pub(super) fn new_claim(&self) -> Value {
@@ -192,24 +203,21 @@ impl Core {
     }
 
     /// What a claim with this tag on a list of this process's holds.
-    #[inline(always)]
     pub(super) fn claim_of(&self, held: Held, tag: u64) -> Claim {
-        if held.first & EXPLICIT != 0 {
-            return Claim {
-                cell: (held.first & !EXPLICIT) as usize,
-                value: Value::from_bits(held.second),
-            };
-        }
+        let value = match held.first & EXPLICIT {
+            0 => self.tagged(tag),
+            _ => Value::from_bits(held.second),
+        };
         Claim {
-            cell: held.first as usize,
-            value: self.tagged(tag),
+            cell: (held.first & !(EXPLICIT | TIMED)) as usize,
+            value,
         }
     }
 
     /// The value of a claim whose sequence number is made of a tag.
     #[inline(always)]
     pub(super) fn tagged(&self, tag: u64) -> Value {
-        Value::new(self.attached.owner(), tag as u32)
+        Value::new(self.attached.own().owner, tag as u32)
     }
 
     /// How many permits there are to be. The file may say anything.
@@ -231,14 +239,14 @@ impl Core {
         !self.attached.is_inherited() && control.change.load() & (CLOSED | GATED) == 0
     }
 
-    /// The cell that this thread had last, if newcomers may take it; it is not looked at, since taking
-    /// it is one. `None`: [`find`](Self::find) another.
+    /// The cell of a claim that the thread has had, if it was not [timed](TIMED), and newcomers may
+    /// take it; it is not looked at, since taking it is one. `None`: [`find`](Self::find) another.
     #[inline(always)]
-    pub(super) fn last(&self) -> Option<(usize, &Cell)> {
-        let cells = self.area().cells;
-        let hint = OWN.with(|own| own.hint.get()) as usize;
-        let cell = cells.get(hint)?;
-        self.is_open().then_some((hint, cell))
+    pub(super) fn cell_again(&self, first: u64) -> Option<&Cell> {
+        let own = self.attached.own();
+        let cell = own.cells.get(first as usize)?;
+        let change = self.control().change.load();
+        (change & (CLOSED | GATED) == 0).then_some(cell)
     }
 
     /// A cell that is free for everybody to see, and not taken yet. `None`: look closer.
@@ -246,10 +254,24 @@ impl Core {
         if !self.is_open() {
             return None;
         }
-        let mut cells = self.area().cells[..self.target()].iter().enumerate();
+        let cells = &self.area().cells[..self.target()];
+        let hint = OWN.with(|own| own.hint.get()) as usize;
+        if let Some(cell) = cells.get(hint).filter(|cell| cell.word.looks_free()) {
+            return Some((hint, cell));
+        }
+        let mut cells = cells.iter().enumerate();
         let (index, cell) = cells.find(|(_, cell)| cell.word.looks_free())?;
         OWN.with(|own| own.hint.set(index as u32));
         Some((index, cell))
+    }
+
+    /// What a claim on a cell has on its list, whose value is to be [tagged](Self::tagged).
+    pub(super) fn held_at(&self, cell: usize) -> Held {
+        let timed = if self.tracks_holders { TIMED } else { 0 };
+        Held {
+            first: cell as u64 | timed,
+            second: 0,
+        }
     }
 
     /// Takes a permit that is free for everybody to see. `None`: look closer.
@@ -289,32 +311,24 @@ impl Core {
             .store(since(value, clock::coarse_nanos()), Ordering::Relaxed);
     }
 
-    /// Gives back what stood on a claim list: [`give_back`](Self::give_back) where nothing is in the
-    /// way, and little enough of it to be compiled into every place where a guard is dropped.
+    /// Gives back a claim with this tag that was on a list: [`give_back`](Self::give_back) where
+    /// nothing is in the way, and little enough of it to be compiled into every place where a guard
+    /// is dropped. A claim with a value of its own is in the way.
     #[inline(always)]
-    pub(super) fn give_back_held(&self, held: Held, tag: u64, cell: Option<&Cell>) {
+    pub(super) fn give_back_tagged(&self, cell: &Cell, tag: u64, held: impl FnOnce() -> Held) {
         // Found before the step: what comes after waits for it.
         let control = self.control();
-        let is_free = match cell {
-            Some(cell) if !self.attached.is_inherited() => {
-                cell.word.change(self.tagged(tag), Value::FREE)
-            }
-            _ => false,
-        };
-        let is_silent = mutant::enabled("shared-release-wakes-nobody");
-        if !is_free || (Self::has_waiters(control) && !is_silent) {
-            self.finish_giving_back(held, tag, is_free);
+        if !cell.word.change(self.tagged(tag), Value::FREE) {
+            self.give_back_closely(held(), tag);
+        } else if Self::has_waiters(control) && !mutant::enabled("shared-release-wakes-nobody") {
+            self.call(1);
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn finish_giving_back(&self, held: Held, tag: u64, is_free: bool) {
-        if is_free {
-            self.call(1);
-        } else {
-            self.give_back(self.claim_of(held, tag));
-        }
+    fn give_back_closely(&self, held: Held, tag: u64) {
+        self.give_back(self.claim_of(held, tag));
     }
 
     /// Gives a permit back, and calls a waiter if there are any. `false`: it was not this claim's
@@ -323,11 +337,12 @@ impl Core {
         let Some(cell) = self.area().cells.get(claim.cell) else {
             return false;
         };
+        let value = claim.value;
         if self.attached.is_inherited() {
             return false;
         }
-        if !cell.word.change(claim.value, Value::FREE) {
-            return self.retire(cell, claim);
+        if !cell.word.change(value, Value::FREE) {
+            return self.retire(cell, value);
         }
         if !mutant::enabled("shared-release-wakes-nobody") {
             self.announce(1);
@@ -337,8 +352,8 @@ impl Core {
 
     /// Gives back what somebody has changed meanwhile.
     #[cold]
-    fn retire(&self, cell: &Cell, claim: Claim) -> bool {
-        let Some(vacated) = cell.word.vacate(claim.value) else {
+    fn retire(&self, cell: &Cell, value: Value) -> bool {
+        let Some(vacated) = cell.word.vacate(value) else {
             self.counters.lost.add(1);
             return false;
         };

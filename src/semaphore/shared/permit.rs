@@ -5,15 +5,14 @@ use std::panic::Location;
 
 use crate::holder::anchor::{Anchor, Borrowed};
 use crate::holder::bound::{Bound, OwnedBound};
-use crate::holder::claim::Held;
+use crate::os::shared::word::Value;
 
 use super::control::Cell;
 use super::core::{Claim, Core};
 
-#[inline(always)]
-fn give_back(bound: &Bound<'_, Core>, cell: Option<&Cell>) {
+fn give_back(bound: &Bound<'_, Core>) {
     if let Some((core, held)) = bound.release() {
-        core.give_back_held(held, bound.tag(), cell);
+        core.give_back(core.claim_of(held, bound.tag()));
     }
 }
 
@@ -48,9 +47,9 @@ fn detach(bound: &Bound<'_, Core>) -> Option<(Anchor<Core>, Claim)> {
 #[must_use = "a permit is given back when it is dropped"]
 pub struct SharedPermit<'a> {
     bound: Bound<'a, Core>,
-    /// Where it stands: with the claim's tag, all that giving it back takes. `None`: the claim has
-    /// a value of its own.
-    cell: Option<&'a Cell>,
+    /// Where it stands: with the claim's tag, all that giving it back takes, unless the claim has a
+    /// value of its own.
+    cell: &'a Cell,
 }
 
 impl<'a> SharedPermit<'a> {
@@ -60,26 +59,47 @@ impl<'a> SharedPermit<'a> {
         core: &'a Anchor<Core>,
         acquired_at: &'static Location<'static>,
     ) -> Option<Self> {
-        if let Some((index, cell)) = core.last() {
-            let held = Held {
-                first: index as u64,
-                second: 0,
+        // Written down before it is taken: what comes after that step waits for it.
+        if let Some((prepared, first)) = Bound::prepare_again(core.borrow(), acquired_at)
+            && let Some(cell) = core.cell_again(first)
+            && cell.word.change(Value::FREE, core.tagged(prepared.tag()))
+        {
+            let this = Self {
+                bound: prepared.claim(),
+                cell,
             };
-            // Written down before it is taken: what comes after that step waits for it.
+            return this.kept(core);
+        }
+        Self::take_another(core, acquired_at)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_another(
+        core: &'a Anchor<Core>,
+        acquired_at: &'static Location<'static>,
+    ) -> Option<Self> {
+        loop {
+            let (index, cell) = core.find()?;
+            let held = core.held_at(index);
             let prepared = Bound::prepare(core.borrow(), held, acquired_at, 0);
             if core.take(cell, core.tagged(prepared.tag())) {
                 let this = Self {
                     bound: prepared.claim(),
-                    cell: Some(cell),
+                    cell,
                 };
-                // As `Core::keep`: the gate may have been shut meanwhile.
-                if core.is_gated() {
-                    return this.refused();
-                }
-                return Some(this);
+                return this.kept(core);
             }
         }
-        Self::take_another(core, acquired_at)
+    }
+
+    /// As [`Core::keep`].
+    #[inline(always)]
+    fn kept(self, core: &Core) -> Option<Self> {
+        match core.is_gated() {
+            true => self.refused(),
+            false => Some(self),
+        }
     }
 
     /// Gives the permit back. Out of line, so that the guard stays in registers everywhere else.
@@ -89,24 +109,14 @@ impl<'a> SharedPermit<'a> {
         None
     }
 
-    #[cold]
-    #[inline(never)]
-    fn take_another(
-        core: &'a Anchor<Core>,
-        acquired_at: &'static Location<'static>,
-    ) -> Option<Self> {
-        let claim = core.try_take()?;
-        Some(Self::taken(core.borrow(), claim, acquired_at))
-    }
-
     pub(super) fn taken(
-        core: Borrowed<'a, Core>,
+        core: &'a Anchor<Core>,
         claim: Claim,
         acquired_at: &'static Location<'static>,
     ) -> Self {
         Self {
-            bound: Bound::new(core, claim.into(), acquired_at, 0),
-            cell: None,
+            bound: Bound::new(core.borrow(), claim.into(), acquired_at, 0),
+            cell: core.cell(claim),
         }
     }
 
@@ -137,7 +147,10 @@ impl<'a> SharedPermit<'a> {
 impl Drop for SharedPermit<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        give_back(&self.bound, self.cell);
+        if let Some(core) = self.bound.withdraw() {
+            let (cell, tag) = (self.cell, self.bound.tag());
+            core.give_back_tagged(cell, tag, || self.bound.withdrawn());
+        }
     }
 }
 
@@ -201,7 +214,7 @@ impl<'a> SharedPermits<'a> {
 impl Drop for SharedPermits<'_> {
     fn drop(&mut self) {
         for bound in &self.bounds {
-            give_back(bound, None);
+            give_back(bound);
         }
     }
 }
@@ -246,7 +259,7 @@ impl SharedOwnedPermit {
 impl Drop for SharedOwnedPermit {
     fn drop(&mut self) {
         for bound in &self.bounds {
-            give_back(bound.bound(), None);
+            give_back(bound.bound());
         }
     }
 }
