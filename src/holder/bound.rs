@@ -152,6 +152,13 @@ impl<'a, C: Claimed> Bound<'a, C> {
         self.claim.turn()
     }
 
+    /// The core and what the claim holds, unless it has been reclaimed.
+    #[inline]
+    pub(crate) fn standing(&self) -> Option<(Borrowed<'a, C>, Held)> {
+        let held = self.claim.held()?;
+        Some((self.core_of_standing(), held))
+    }
+
     /// What the claim holds, unless it has been reclaimed.
     #[inline]
     pub(crate) fn held(&self) -> Option<Held> {

@@ -48,9 +48,6 @@ static NOWHERE: Slot = Slot::nowhere();
 /// A serial that no slot gets to.
 const NEVER: u64 = u64::MAX;
 
-/// Below this many slots, looking at each costs less than keeping account of them.
-const FEW: usize = 4;
-
 /// The component's own words about a claim: how many permits, which latch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
@@ -71,8 +68,7 @@ struct Table {
     first: Chunk,
     /// The newest chunk; `None` for the first. The owner's, as the two below.
     last: Cell<Option<&'static Chunk>>,
-    /// Of the slots in their order, none from here on is live; above the first free one, and at least
-    /// `FEW`.
+    /// Of the slots in their order, none from here on is live; above the first free one.
     high: Cell<usize>,
     /// The list of free slots, while the table is pooled. `None`: it is to be made again.
     pooled: Cell<Option<&'static Slot>>,
@@ -128,7 +124,7 @@ impl Table {
             let table: &'static Self = Box::leak(Box::new(Self {
                 first: Chunk::new(0),
                 last: Cell::new(None),
-                high: Cell::new(FEW),
+                high: Cell::new(1),
                 pooled: Cell::new(None),
                 thread_id: AtomicU64::new(0),
                 thread_name: Mutex::new(None),
@@ -180,7 +176,7 @@ impl Table {
         });
         let first = link(free);
         FREE.with(|free| free.set(first));
-        self.high.set(FEW.max(above_live).max(first.order() + 1));
+        self.high.set(above_live.max(first.order() + 1));
     }
 
     /// Whether a claim that `picks` stands. For the table of the calling thread.
@@ -190,7 +186,7 @@ impl Table {
         if high > SLOTS {
             return self.any_of_many(picks);
         }
-        let least = FEW.max(FREE.with(Cell::get).order() + 1);
+        let least = FREE.with(Cell::get).order() + 1;
         while high > least && !self.first.slots[high - 1].is_live() {
             high -= 1;
             self.high.set(high);

@@ -61,13 +61,14 @@ struct Shift<'a> {
 impl Core {
     /// Gives a latch back after an operation of its holder, and does what others wait to do first.
     /// Whom to wake, if anybody waited, is left to the caller.
-    #[inline]
     pub(super) fn finish(&self, hold: Hold) -> Option<Wakes<Outcome>> {
         (!self.release_by_word(hold)).then(|| self.combine(hold))
     }
 
+    /// Does what others wait to do, where a latch could not be given back [by its
+    /// word](Self::release_by_word), and gives it back.
     #[cold]
-    fn combine(&self, hold: Hold) -> Wakes<Outcome> {
+    pub(super) fn combine(&self, hold: Hold) -> Wakes<Outcome> {
         let mut shift = Shift::new(&self.counters);
         if !self.serve_stack(hold, &mut shift) {
             self.serve_line(hold, &mut shift);

@@ -59,28 +59,54 @@ impl<'a> Latch<'a> {
     /// Releases the latch after an operation under it, and does what others wait to do first. Whom to
     /// wake, if anybody, is left to the caller: callbacks are called when this thread holds the latch
     /// no more.
-    #[inline]
+    #[inline(always)]
     #[must_use]
-    pub(super) fn finish(self) -> Option<Wakes<Outcome>> {
-        let mut wakes = None;
-        if mutant::enabled("combine-without-claim") {
-            if let Some((core, held)) = self.bound.release() {
-                wakes = core.finish(held.into());
-            }
-        } else if let (Some(core), Some(held)) = (self.bound.core(), self.bound.held()) {
-            // The claim stands while the operations of others run: they may not wait for this table.
-            wakes = core.finish(held.into());
-            // What it held has been given back.
-            let _ = self.bound.release();
+    pub(super) fn finish(&self) -> Option<Wakes<Outcome>> {
+        match self.finish_by_word() {
+            true => None,
+            false => self.combine(),
         }
-        std::mem::forget(self);
-        wakes
     }
 
     /// The same, for who neither stands in line nor holds another latch.
-    #[inline]
-    pub(crate) fn finish_and_wake(self) {
-        if let Some(wakes) = self.finish() {
+    ///
+    /// By reference: to move the guard is to wait for the stores that made it, and its drop finds in
+    /// one look that the latch is released.
+    #[inline(always)]
+    pub(crate) fn finish_and_wake(&self) {
+        if !self.finish_by_word() {
+            self.combine_and_wake();
+        }
+    }
+
+    /// Releases the latch if nobody else wants it.
+    #[inline(always)]
+    fn finish_by_word(&self) -> bool {
+        let standing = self.bound.standing();
+        let is_released = standing.is_some_and(|(core, held)| core.release_by_word(held.into()));
+        // What it held has been given back.
+        is_released && self.bound.withdraw().is_some()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn combine(&self) -> Option<Wakes<Outcome>> {
+        if mutant::enabled("combine-without-claim") {
+            let (core, held) = self.bound.release()?;
+            return Some(core.combine(held.into()));
+        }
+        // The claim stands while the operations of others run: they may not wait for this table.
+        let (core, held) = self.bound.standing()?;
+        let wakes = core.combine(held.into());
+        // What it held has been given back.
+        let _ = self.bound.withdraw();
+        Some(wakes)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn combine_and_wake(&self) {
+        if let Some(wakes) = self.combine() {
             wakes.deliver();
         }
     }
@@ -158,7 +184,8 @@ impl OwnedLatch {
     #[must_use]
     pub(super) fn finish(self) -> Option<Wakes<Outcome>> {
         let bound = self.bound.as_ref()?.bound();
-        let wakes = bound.core()?.finish(bound.held()?.into());
+        let (core, held) = bound.standing()?;
+        let wakes = core.finish(held.into());
         // What it held has been given back; dropping it finds nothing.
         let _ = bound.release();
         wakes

@@ -271,12 +271,16 @@ impl Blocked {
     /// Whether somebody waits for the key, whose latch the caller holds.
     #[inline]
     pub(super) fn waits_for(&self, key: Key<'_>) -> bool {
-        self.count() != 0 && self.looks_for(key)
+        self.count() != 0 && self.looks_for(key.bytes, key.hash)
     }
 
+    /// The parts of a key, which stay in registers: a whole one is passed in memory, and put there
+    /// before it is known that it is needed.
     #[cold]
-    fn looks_for(&self, key: Key<'_>) -> bool {
-        self.hint(key.hash).load(Ordering::Relaxed) != 0 && self.lines.lock().find(key).is_some()
+    #[inline(never)]
+    fn looks_for(&self, bytes: &[u8], hash: u64) -> bool {
+        let key = Key { bytes, hash };
+        self.hint(hash).load(Ordering::Relaxed) != 0 && self.lines.lock().find(key).is_some()
     }
 
     /// Puts a waiter in line, under the latches of its keys and of its destination.

@@ -15,6 +15,7 @@
 mod table;
 
 use std::fmt;
+use std::mem;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use self::table::{Cursor, Left, Number, Table};
@@ -24,7 +25,7 @@ use super::store::{Effect, Key, KeyHasher, Record, Seen, Store};
 use super::value::Bytes;
 use crate::sync::lock::RwLock;
 use crate::sync::mutant;
-use crate::sync::unmodelled::{AtomicU64, Ordering};
+use crate::sync::unmodelled::{Arc, AtomicU64, Ordering};
 
 /// Shards by default; a power of two, as is every count.
 ///
@@ -68,9 +69,9 @@ struct Shard {
 }
 
 impl Shard {
-    fn new() -> Self {
+    fn new(hasher: Arc<KeyHasher>) -> Self {
         Self {
-            table: RwLock::new(Table::new()),
+            table: RwLock::new(Table::new(hasher)),
             len: AtomicU64::new(0),
             expiring: AtomicU64::new(0),
             memory: AtomicU64::new(0),
@@ -89,16 +90,16 @@ impl Shard {
 
     /// Does after the lock what `apply` left.
     #[inline(always)]
-    fn finish(&self, key: Key<'_>, left: Left<'_>, epoch: u64) {
+    fn finish(&self, key: Key<'_>, left: Left<'_>, seen: Seen) {
         if !matches!(left, Left::Nothing | Left::Drop(_)) {
-            self.copy(key, left, epoch);
+            self.copy(key, left, seen);
         }
     }
 
     /// Makes a long change on a copy. Readers see the old value until it is made; the key's latch
     /// keeps writers away.
     #[cold]
-    fn copy(&self, key: Key<'_>, left: Left<'_>, epoch: u64) {
+    fn copy(&self, key: Key<'_>, left: Left<'_>, seen: Seen) {
         let new = match left {
             Left::Nothing | Left::Drop(_) => return,
             Left::Copy {
@@ -117,32 +118,31 @@ impl Shard {
                 Record::new(list, deadline)
             }
         };
-        let place = usize::MAX;
-        self.publish(key, Effect::put(new), Seen { epoch, place });
+        self.publish(key, Effect::put(new), seen);
     }
 
     /// Publishes a number where a number is. `false`: it is something else, and nothing was done.
     #[inline(always)]
     fn publish_number(&self, key: Key<'_>, number: Number, seen: Seen) -> bool {
         let mut table = self.table.write();
-        if !table.has_epoch(seen.epoch) {
+        if !table.has_epoch_of(seen) {
             return true;
         }
-        let place = table.place_again(key, seen.place);
+        let place = table.place_again(key, seen);
         table.put_number(place, number)
     }
 
     #[inline(never)]
     fn publish(&self, key: Key<'_>, mut effect: Effect<'_>, seen: Seen) {
         let mut table = self.table.write();
-        if !table.has_epoch(seen.epoch) {
+        if !table.has_epoch_of(seen) {
             return;
         }
-        let place = table.place_again(key, seen.place);
+        let place = table.place_again(key, seen);
         let left = table.apply(key, place, &mut effect);
         self.count(&table);
         drop(table);
-        self.finish(key, left, seen.epoch);
+        self.finish(key, left, seen);
     }
 }
 
@@ -169,8 +169,10 @@ impl MemStore {
     /// ```
     pub fn with_shards(shards: usize) -> Self {
         let shards = shards.clamp(1, MAX_SHARDS).next_power_of_two();
+        let hasher = Arc::new(KeyHasher::unknown());
+        let shard = |_| Shard::new(Arc::clone(&hasher));
         Self {
-            shards: (0..shards).map(|_| Shard::new()).collect(),
+            shards: (0..shards).map(shard).collect(),
         }
     }
 
@@ -215,8 +217,9 @@ fn position(shards: &[usize], shard: usize) -> usize {
 
 impl Store for MemStore {
     fn hash_with(&mut self, hasher: KeyHasher) {
+        let hasher = Arc::new(hasher);
         for shard in &self.shards {
-            shard.table.write().hash_with(hasher.clone());
+            shard.table.write().hash_with(Arc::clone(&hasher));
         }
     }
 
@@ -260,10 +263,10 @@ impl Store for MemStore {
         // From here on the effect has an address; a number's has been in registers.
         let mut effect = effect;
         let left = table.apply(key, place, &mut effect);
-        let epoch = table.epoch.into();
+        let seen = table.seen(None);
         shard.count(&table);
         drop(table);
-        shard.finish(key, left, epoch);
+        shard.finish(key, left, seen);
         Ok(result)
     }
 
@@ -317,10 +320,7 @@ impl Store for MemStore {
     fn load<R>(&self, key: Key<'_>, look: impl FnOnce(Option<&Record>, Seen) -> R) -> R {
         let table = self.shard(key.hash).table.read();
         let place = table.place(key);
-        let seen = Seen {
-            epoch: table.epoch.into(),
-            place: place.unwrap_or(usize::MAX),
-        };
+        let seen = table.seen(place);
         look(place.map(|place| table.at(place)), seen)
     }
 
@@ -330,6 +330,8 @@ impl Store for MemStore {
         if let Some(number) = Number::put_by(&effect)
             && shard.publish_number(key, number, seen)
         {
+            // A number has nothing to drop.
+            mem::forget(effect);
             return Ok(());
         }
         shard.publish(key, effect, seen);

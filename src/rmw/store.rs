@@ -304,8 +304,8 @@ impl Effect<'_> {
 
 /// Where a [`load`](Store::load) found its record; [`publish`](Store::publish) takes it back.
 ///
-/// The two numbers are the store's own: `epoch` changes when the store is cleared, so that an
-/// update which began before is dropped and not published after; `place` may spare a second
+/// The two numbers are the store's own: `epoch` tells whether the store was cleared since, so that
+/// an update which began before is dropped and not published after; `place` may spare a second
 /// search.
 ///
 /// ```
@@ -316,7 +316,7 @@ impl Effect<'_> {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// How often the store had been cleared.
+    /// When it was, as the store counts.
     pub epoch: u64,
     /// A hint.
     pub place: usize,

@@ -9,7 +9,7 @@ use std::mem;
 use hashbrown::HashTable;
 
 use crate::rmw::list::{List, ListEdit};
-use crate::rmw::store::{Effect, Key, KeyHasher, Record};
+use crate::rmw::store::{Effect, Key, KeyHasher, Record, Seen};
 use crate::rmw::value::{Bytes, Value};
 use crate::sync::mutant;
 use crate::sync::unmodelled::Arc;
@@ -29,12 +29,16 @@ pub(super) struct Table {
     pub(super) epoch: u32,
     /// How often slots have moved: a position says nothing about another generation's.
     generation: u32,
+    /// How often slots have moved or were vacated: what was found at some place is there as long as this
+    /// stays.
+    upheavals: u32,
     /// Bytes behind the keys and values.
     heap: u64,
     /// The version that was given out last. It outlives keys and clears, so that no version comes
     /// twice.
     version: u64,
-    hasher: KeyHasher,
+    /// One for all shards: the hasher itself takes two words.
+    hasher: Arc<KeyHasher>,
 }
 
 /// A position in a scan: shard, generation of its table, place in that. Together they stay below
@@ -162,19 +166,20 @@ pub(super) enum Left<'e> {
 }
 
 impl Table {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(hasher: Arc<KeyHasher>) -> Self {
         Self {
             slots: HashTable::new(),
             deadlines: BTreeSet::new(),
             epoch: 0,
             generation: 0,
+            upheavals: 0,
             heap: 0,
             version: 0,
-            hasher: KeyHasher::unknown(),
+            hasher,
         }
     }
 
-    pub(super) fn hash_with(&mut self, hasher: KeyHasher) {
+    pub(super) fn hash_with(&mut self, hasher: Arc<KeyHasher>) {
         self.hasher = hasher;
     }
 
@@ -189,19 +194,34 @@ impl Table {
             .find_bucket_index(hash, move |slot| slot.is(bytes))
     }
 
-    /// The key's place, which was `hint` a moment ago.
+    /// What to know of the table to publish later at `place`.
     #[inline(always)]
-    pub(super) fn place_again(&self, key: Key<'_>, hint: usize) -> Option<usize> {
-        match self.slots.get_bucket(hint) {
-            Some(slot) if slot.is(key.bytes) => Some(hint),
-            _ => self.place(key),
+    pub(super) fn seen(&self, place: Option<usize>) -> Seen {
+        Seen {
+            epoch: u64::from(self.epoch) << 32 | u64::from(self.upheavals),
+            place: place.unwrap_or(usize::MAX),
         }
     }
 
-    /// Whether the shard has been cleared so many times.
+    /// The key's place, of which it is known what was seen.
     #[inline(always)]
-    pub(super) fn has_epoch(&self, epoch: u64) -> bool {
-        u64::from(self.epoch) == epoch || mutant::enabled("memstore-ignores-epoch")
+    pub(super) fn place_again(&self, key: Key<'_>, seen: Seen) -> Option<usize> {
+        match seen.epoch as u32 == self.upheavals && seen.place != usize::MAX {
+            true => Some(seen.place),
+            false => self.place(key),
+        }
+    }
+
+    /// Whether the shard has not been cleared since.
+    #[inline(always)]
+    pub(super) fn has_epoch_of(&self, seen: Seen) -> bool {
+        self.epoch == (seen.epoch >> 32) as u32 || mutant::enabled("memstore-ignores-epoch")
+    }
+
+    /// Before slots move.
+    fn moves_slots(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+        self.upheavals = self.upheavals.wrapping_add(1);
     }
 
     #[inline(always)]
@@ -291,13 +311,13 @@ impl Table {
             record,
         };
         self.heap += slot.key.heap() + slot.record.value.heap();
-        let hasher = &self.hasher;
-        let hash_of = |slot: &Slot| hasher.hash(&slot.key);
         if self.slots.len() == self.slots.capacity() {
             // Slots move here and nowhere else, so the generation counts real moves only.
-            self.generation = self.generation.wrapping_add(1);
-            self.slots.reserve(1, hash_of);
+            self.moves_slots();
         }
+        let hasher = &self.hasher;
+        let hash_of = |slot: &Slot| hasher.hash(&slot.key);
+        self.slots.reserve(1, hash_of);
         self.slots.insert_unique(key.hash, slot, hash_of);
         Left::Nothing
     }
@@ -401,6 +421,7 @@ impl Table {
 
     #[inline(never)]
     pub(super) fn remove(&mut self, place: usize, hash: u64) -> Record {
+        self.upheavals = self.upheavals.wrapping_add(1);
         let entry = self.slots.get_bucket_entry(place);
         let (slot, _) = entry
             .unwrap_or_else(|_| unreachable!("a place found under this lock is taken"))
@@ -418,7 +439,7 @@ impl Table {
     fn shrink(&mut self) {
         let (len, capacity) = (self.slots.len(), self.slots.capacity());
         if capacity > 8 && len < capacity / 8 {
-            self.generation = self.generation.wrapping_add(1);
+            self.moves_slots();
             let hasher = &self.hasher;
             self.slots.shrink_to(len * 2, |slot| hasher.hash(&slot.key));
         }
@@ -451,7 +472,7 @@ impl Table {
     /// Takes everything out; versions go on.
     pub(super) fn clear(&mut self) -> (HashTable<Slot>, BTreeSet<(u64, u64)>) {
         self.epoch = self.epoch.wrapping_add(1);
-        self.generation = self.generation.wrapping_add(1);
+        self.moves_slots();
         self.heap = 0;
         (mem::take(&mut self.slots), mem::take(&mut self.deadlines))
     }
