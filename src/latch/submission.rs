@@ -50,14 +50,19 @@ const LOOKS: usize = 80;
 const PAUSES: usize = 64;
 
 /// An operation that its thread has handed over.
+///
+/// In this order: what the holder needs is on one cache line, which it has for itself from when it
+/// takes the operation on until it tells.
+#[repr(C, align(64))]
 pub(super) struct Submission {
     status: AtomicU32,
     id: Id,
+    inner: UnsafeCell<Inner>,
     since: Instant,
     parker: OwnParker,
-    inner: UnsafeCell<Inner>,
 }
 
+#[repr(C)]
 struct Inner {
     next: *const Submission,
     operation: Option<Operation>,

@@ -186,9 +186,11 @@ impl<S: Store> Rmw<S> {
     ) -> Result<R, RmwError> {
         let core = &*self.core;
         let mut arm = None;
-        let done = self.under_latch(key, || match core.is_awaited(key) {
+        let arm_at = &mut arm;
+        // `move`: who runs it for this thread finds the key in it, and not one cache line further.
+        let done = self.under_latch(key, move || match core.is_awaited(key) {
             true => Ok(Err(decide)),
-            false => core.change(key, decide, &mut arm).map(Ok),
+            false => core.change(key, decide, arm_at).map(Ok),
         });
         if let Some(at) = arm {
             self.arm(at);
@@ -277,9 +279,11 @@ impl<S: Store> Rmw<S> {
         let done = if nested.is_some() {
             core.change_copy(key, operation, &mut arm).map(Ok)
         } else {
-            self.under_latch(key, || match core.is_awaited(key) {
+            let arm_at = &mut arm;
+            // `move`, as above.
+            self.under_latch(key, move || match core.is_awaited(key) {
                 true => Ok(Err(operation)),
-                false => core.change_copy(key, operation, &mut arm).map(Ok),
+                false => core.change_copy(key, operation, arm_at).map(Ok),
             })
         };
         if let Some(at) = arm {
