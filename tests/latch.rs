@@ -7,7 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use latchwork::holder;
-use latchwork::latch::{LatchError, LatchTable, LatchTimeoutError, TryLatchError};
+use latchwork::latch::{Latch, LatchError, LatchTable, LatchTimeoutError, TryLatchError};
+
+#[path = "support/seed.rs"]
+mod seed;
 
 /// Waits until `n` requests stand in line: the only way to see from outside that a thread waits.
 fn until_waiting(table: &LatchTable<str>, n: usize) {
@@ -394,4 +397,71 @@ fn thousands_of_latches_of_one_thread_come_and_go_in_any_order_and_come_back() {
     .join()
     .unwrap();
     assert_eq!((table.held(), table.stats().leaked), (0, 2000));
+}
+
+/// What a random thread does: it takes latches of two tables, gives them back in any order or leaks
+/// them, some inside a scope, and always knows whether a wait on either table would be for itself.
+fn take_and_release(tables: &[LatchTable<u64>; 2], rng: &mut fastrand::Rng) -> u64 {
+    fn check(tables: &[LatchTable<u64>; 2], held: &[Vec<Latch<'_>>; 2], leaked: [u64; 2]) {
+        for ((table, held), leaked) in tables.iter().zip(held).zip(leaked) {
+            let waits = table.latch(&u64::MAX).map(drop);
+            let expected = match held.len() as u64 + leaked {
+                0 => Ok(()),
+                _ => Err(LatchError::Reentrant),
+            };
+            assert_eq!(waits, expected);
+        }
+    }
+
+    let mut held: [Vec<Latch<'_>>; 2] = [Vec::new(), Vec::new()];
+    let (mut leaked, mut reclaimed, mut key) = ([0; 2], 0, 0);
+    // Few at once, mostly; sometimes more than two blocks of the claim list have.
+    let most = if rng.u8(..4) == 0 { 150 } else { 4 };
+    for _ in 0..1_000 {
+        let which = rng.usize(..2);
+        match rng.u8(..16) {
+            0..7 if held[which].len() < most => {
+                key += 1;
+                held[which].push(tables[which].try_latch(&key).unwrap());
+            }
+            7..14 if !held[which].is_empty() => {
+                let at = rng.usize(..held[which].len());
+                drop(held[which].swap_remove(at));
+            }
+            14 if rng.u8(..8) == 0 => {
+                key += 1;
+                std::mem::forget(tables[which].try_latch(&key).unwrap());
+                leaked[which] += 1;
+            }
+            15 if rng.u8(..4) == 0 => {
+                let count = rng.u64(..80);
+                let keys = key + 1..=key + count;
+                key += count;
+                reclaimed += count;
+                let table = tables[which].clone();
+                holder::scope(move || {
+                    let held: Vec<_> = keys.map(|key| table.try_latch(&key).unwrap()).collect();
+                    std::mem::forget(held);
+                });
+            }
+            _ => {}
+        }
+        check(tables, &held, leaked);
+    }
+    reclaimed + leaked[0] + leaked[1]
+}
+
+#[test]
+fn a_thread_knows_what_it_holds_whatever_it_took_and_released_before() {
+    let mut rng = fastrand::Rng::with_seed(seed::announced());
+    for _ in 0..20 {
+        let tables = [LatchTable::new(), LatchTable::new()];
+        // One thread after the other: each gets the claim list of the one before.
+        let mut rng = rng.fork();
+        let lent = tables.clone();
+        let leaked = thread::spawn(move || take_and_release(&lent, &mut rng)).join();
+        let counted: u64 = tables.iter().map(|table| table.stats().leaked).sum();
+        assert_eq!(counted, leaked.unwrap());
+        assert_eq!((tables[0].held(), tables[1].held()), (0, 0));
+    }
 }
