@@ -604,3 +604,23 @@ impl Mark {
         }
     }
 }
+
+#[cfg(all(test, feature = "latch"))]
+mod tests {
+    use super::Table;
+    use crate::LatchTable;
+
+    #[test]
+    fn places_are_used_again_in_whatever_order_they_become_free() {
+        let chunks = std::thread::spawn(|| {
+            let table = LatchTable::<u64>::new();
+            for _ in 0..1_000 {
+                let [one, two, three] = [0, 1, 2].map(|key| table.try_latch(&key).unwrap());
+                drop(two);
+                drop((one, three));
+            }
+            Table::current().chunks().count()
+        });
+        assert_eq!(chunks.join().unwrap(), 1);
+    }
+}
