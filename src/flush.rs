@@ -299,10 +299,10 @@ impl<F: Finalize> FlushPipeline<F> {
         self.core().is_closed()
     }
 
-    /// Closes the pipeline, waits as `how` says, and ends it: no stream begins any more, on whichever
-    /// thread. What was not finalized comes back: once this has returned, every job, every stream and the
-    /// finalizer have been dropped, but for those that a thread named in the leftovers is running, which
-    /// it drops when they return.
+    /// Closes the pipeline, waits as `how` says, and ends it: no stream begins any more, on
+    /// whichever thread. What was not finalized comes back: once this has returned, every job,
+    /// every stream and the finalizer have been dropped, but for those that a thread named in the
+    /// leftovers is running, which it drops when they return.
     ///
     /// A second call finds nothing left, nor does a fork's child. From one of the pipeline's own
     /// threads it waits for nobody.

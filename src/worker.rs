@@ -10,10 +10,10 @@
 //! | is cancelled before | taken out of the line | nothing, the ticket is gone |
 //! | stands in line at a shutdown | returned by it | it is lost |
 //!
-//! Why no message is forgotten: the thread reads the bell's number, and then looks at the line under
-//! the lock and notes there that it sleeps. Who adds a message while it does, or shuts down, rings
-//! the bell under that lock, see `Bell`. Under the same lock a message is added only while the mailbox
-//! is open, and the thread ends only when it is closed and the line is empty.
+//! Why no message is forgotten: the thread reads the bell's number, and then looks at the line
+//! under the lock and notes there that it sleeps. Who adds a message while it does, or shuts down,
+//! rings the bell under that lock, see `Bell`. Under the same lock a message is added only while
+//! the mailbox is open, and the thread ends only when it is closed and the line is empty.
 
 mod builder;
 mod error;

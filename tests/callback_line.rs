@@ -1,7 +1,7 @@
 //! A long line of callbacks, each of which gives back what it was given, and so serves the next.
 //!
-//! That is what an event loop with many clients registers. Serving them must not nest: the stack of whoever releases
-//! is not as deep as the line is long.
+//! That is what an event loop with many clients registers. Serving them must not nest: the stack of
+//! whoever releases is not as deep as the line is long.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -162,8 +162,8 @@ fn use_everything() -> impl Sized {
     )
 }
 
-/// A pipeline that has finalized some flushes and halted at one, with a ticket that nobody waits for
-/// and a drain that somebody does, and one that is full.
+/// A pipeline that has finalized some flushes and halted at one, with a ticket that nobody waits
+/// for and a drain that somebody does, and one that is full.
 fn use_flush() -> impl Sized {
     let pipeline = |refuses: bool| {
         let finalizer = each(move |_, item: &mut u64| match refuses {

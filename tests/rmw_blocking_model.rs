@@ -141,8 +141,8 @@ impl Model {
         }
     }
 
-    /// After a write of these keys: the first one's waiters, oldest first, then the next one's, then
-    /// those of what was moved.
+    /// After a write of these keys: the first one's waiters, oldest first, then the next one's,
+    /// then those of what was moved.
     fn serve(&mut self, written: &[Name]) {
         let mut ready: VecDeque<Name> = written.iter().copied().collect();
         while let Some(key) = ready.pop_front() {

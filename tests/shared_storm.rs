@@ -1,8 +1,8 @@
 //! A shared semaphore under many threads: what is exclusive stays so, and nothing is lost.
 //!
 //! The permits protect a plain cell like a readers-writer lock: all of them are needed to write
-//! it, any to read. The threads use one attachment: two would reach the same words at two addresses,
-//! and ThreadSanitizer would not see what orders them.
+//! it, any to read. The threads use one attachment: two would reach the same words at two
+//! addresses, and ThreadSanitizer would not see what orders them.
 
 mod support;
 

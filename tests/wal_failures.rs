@@ -180,7 +180,8 @@ fn enqueued_records_stay_in_line_while_there_is_no_space() {
     assert_eq!(bodies, [b"one".to_vec(), b"three".to_vec()]);
 }
 
-/// A whole segment is not the least that a record needs, and what frees the disk may wait for the log.
+/// A whole segment is not the least that a record needs, and what frees the disk may wait for the
+/// log.
 #[test]
 fn where_the_disk_has_no_room_for_a_whole_segment_a_smaller_one_does() {
     let memory = MemoryFs::new();

@@ -1,13 +1,14 @@
 //! Pipeline rows: what a flush costs beside other ways to work in parallel and finalize in order,
 //! and what a batch saves.
 //!
-//! *Overhead*: numbers pass through two workers, which do nothing to them but keep the compiler from
-//! knowing it, and are finalized in order: each is compared with the one that is due. One thread
-//! feeds; `sides` and `peers` say what each side does. All have the same bound, [`IN_FLIGHT`], in
-//! what they bound with: permits, the buffer of pariter, the capacity of each channel, the chunk of
-//! rayon. The figure is the elapsed time an item, until the last outcome is known, over that of the
-//! peer whose median is the least. Other bounds are shown, unjudged. Against tokio every ticket is
-//! awaited on both sides; otherwise only the last one is, since those peers have none.
+//! *Overhead*: numbers pass through two workers, which do nothing to them but keep the compiler
+//! from knowing it, and are finalized in order: each is compared with the one that is due. One
+//! thread feeds; `sides` and `peers` say what each side does. All have the same bound,
+//! [`IN_FLIGHT`], in what they bound with: permits, the buffer of pariter, the capacity of each
+//! channel, the chunk of rayon. The figure is the elapsed time an item, until the last outcome is
+//! known, over that of the peer whose median is the least. Other bounds are shown, unjudged.
+//! Against tokio every ticket is awaited on both sides; otherwise only the last one is, since those
+//! peers have none.
 //!
 //! *Work*: the same with arithmetic in the workers, over two bare threads that share out the items
 //! by a counter and finalize nothing. They run in the same rounds, since the speed of two busy
@@ -31,8 +32,8 @@ use crate::work::Work;
 
 use self::sides::{Load, Side};
 
-/// Items that are reserved and not finalized, at most. As many as the batch's row has: each flush in
-/// flight is a table in memory, or a caller who waits.
+/// Items that are reserved and not finalized, at most. As many as the batch's row has: each flush
+/// in flight is a table in memory, or a caller who waits.
 const IN_FLIGHT: usize = 64;
 
 pub(crate) fn run(bench: &mut Bench) -> Result<(), Box<dyn Error>> {

@@ -1,6 +1,6 @@
 //! Store rows: what an update of a key costs beside a bare concurrent map, and what a read
-//! costs while somebody writes. The peers are as their `new` makes them, with std's hasher, which is
-//! what the figures that the bounds come from were measured with. The same with the hasher that
+//! costs while somebody writes. The peers are as their `new` makes them, with std's hasher, which
+//! is what the figures that the bounds come from were measured with. The same with the hasher that
 //! latchwork uses, which compares maps and not hashers, is shown beside.
 //!
 //! *One key*: one thread increments the number at one key of sixteen bytes, ours with a closure

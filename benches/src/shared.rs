@@ -1,24 +1,24 @@
 //! Rows of the shared semaphore: what it costs when nobody else wants a permit, and how soon one
 //! comes back from a process that was killed.
 //!
-//! *Uncontended*: one thread acquires one of one permit and releases it, over and over, on a file in
-//! /dev/shm.
+//! *Uncontended*: one thread acquires one of one permit and releases it, over and over, on a file
+//! in /dev/shm.
 //!
 //! *Recovery*: a process holds the only permit, with so much memory resident; another one sleeps
-//! waiting for it, for a while drawn at random; the first is killed. The figure is the time from just
-//! before `kill` until the waiter's first look at the clock with the permit. Small holders are killed
-//! in pairs, one of each side, in an order that a coin decides, and the end of the one is awaited
-//! before the other's. To make a large one takes a second, so it holds a permit of each kind, and
-//! its death serves all of them: our waiter is called long before the others.
+//! waiting for it, for a while drawn at random; the first is killed. The figure is the time from
+//! just before `kill` until the waiter's first look at the clock with the permit. Small holders are
+//! killed in pairs, one of each side, in an order that a coin decides, and the end of the one is
+//! awaited before the other's. To make a large one takes a second, so it holds a permit of each
+//! kind, and its death serves all of them: our waiter is called long before the others.
 //!
-//! *After a kill*: the uncontended cost on a file before a hundred processes slept waiting on it and
-//! were killed all at once, and after. Both times it is measured beside another file that nothing
-//! happens to, and what has become of the cost there is taken out.
+//! *After a kill*: the uncontended cost on a file before a hundred processes slept waiting on it
+//! and were killed all at once, and after. Both times it is measured beside another file that
+//! nothing happens to, and what has become of the cost there is taken out.
 //!
 //! *Side by side*: one table, which is not judged, with more peers. The processes of its contended
 //! column take a permit, do half a microsecond of arithmetic, give it back, and at once ask again;
-//! the figure is the time that passes an operation, whoever does it. A recovery is the median of some
-//! kills; that there is none is checked by the kill of a holder of 1 MB.
+//! the figure is the time that passes an operation, whoever does it. A recovery is the median of
+//! some kills; that there is none is checked by the kill of a holder of 1 MB.
 
 mod child;
 mod janitor;

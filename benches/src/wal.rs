@@ -1,14 +1,15 @@
-//! Log rows: what a record costs beside the bare calls that make it durable, and what a group saves.
+//! Log rows: what a record costs beside the bare calls that make it durable, and what a group
+//! saves.
 //!
-//! A record's body has 128 bytes. Files lie beside the program, since the temporary directory may be
-//! in memory.
+//! A record's body has 128 bytes. Files lie beside the program, since the temporary directory may
+//! be in memory.
 //!
 //! *Single*: one thread appends with `Durability::Sync`. The peer writes as many bytes as a record
-//! takes in the log, one `pwrite` and one `fdatasync` a record, to a file that was allocated before as
-//! the log's segments are. Both sides' times are of many records in a row.
+//! takes in the log, one `pwrite` and one `fdatasync` a record, to a file that was allocated before
+//! as the log's segments are. Both sides' times are of many records in a row.
 //!
-//! *Group*: 64 threads append, each again as soon as its record is durable, over one thread that does:
-//! records a second.
+//! *Group*: 64 threads append, each again as soon as its record is durable, over one thread that
+//! does: records a second.
 
 use std::error::Error;
 use std::fs::{self, File};

@@ -3,8 +3,8 @@
 //! The subject marks where the operation begins and where it is over. Between the two its tracer
 //! goes instruction by instruction, or system call by system call, as many as it likes, and then
 //! kills the process. Where the processor has breakpoints that we know how to set, a place that an
-//! earlier subject has passed is reached at once: forks have their code at the same addresses. Only one thread is traced: the subject's own, or the first one that it
-//! starts; all others run freely.
+//! earlier subject has passed is reached at once: forks have their code at the same addresses. Only
+//! one thread is traced: the subject's own, or the first one that it starts; all others run freely.
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread;

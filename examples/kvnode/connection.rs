@@ -48,8 +48,8 @@ pub(crate) const READ_SIZE: usize = 64 * 1024;
 const FLUSH_AT: usize = 256 * 1024;
 /// Replies up to this size wait until the others in the same round of events have been read from.
 const DEFER_MAX: usize = 16 * 1024;
-/// What the epoll set watches for at first, and most of the time. That the peer has finished sending
-/// shows in a read as well, but a blocked connection does not read.
+/// What the epoll set watches for at first, and most of the time. That the peer has finished
+/// sending shows in a read as well, but a blocked connection does not read.
 pub(crate) const WATCHED: EventFlags = EventFlags::IN.union(EventFlags::RDHUP);
 /// A request half received must grow by this much within the stall-timeout, or be completed.
 const PROGRESS: usize = 64 * 1024;

@@ -224,8 +224,8 @@ impl Storage {
         self.core.wal.on_written(move |_| f());
     }
 
-    /// Has `f` called when the log has become unable to write, by the thread that found out; that may
-    /// be in the middle of a command, so `f` must not use the store.
+    /// Has `f` called when the log has become unable to write, by the thread that found out; that
+    /// may be in the middle of a command, so `f` must not use the store.
     pub(crate) fn on_halt(&self, f: impl Fn() + Send + Sync + 'static) {
         self.core.on_halt(f);
     }
@@ -279,8 +279,8 @@ impl Storage {
         StorageStats::read(&self.core, &self.flush)
     }
 
-    /// Writes and syncs what was logged, and ends all work on the files. Writes are refused from now
-    /// on. What was not flushed is in the log.
+    /// Writes and syncs what was logged, and ends all work on the files. Writes are refused from
+    /// now on. What was not flushed is in the log.
     ///
     /// # Errors
     /// When the log cannot be written.

@@ -1,7 +1,7 @@
 //! The command: starting it, handing signals to it, and ending as it did.
 //!
-//! It stays in the process group of `slots`, so it has the terminal. What the terminal sends goes to
-//! both; only what other processes send to `slots` is handed on, so that no Ctrl-C comes twice.
+//! It stays in the process group of `slots`, so it has the terminal. What the terminal sends goes
+//! to both; only what other processes send to `slots` is handed on, so that no Ctrl-C comes twice.
 //! The command is waited for by the loop that hands signals on: until then its number is its own.
 
 use std::ffi::OsString;

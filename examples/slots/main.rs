@@ -6,8 +6,8 @@
 //! ```
 //!
 //! As `flock`, for K at a time: any number of `slots` with one name run at most K commands at once.
-//! A slot is a permit of a strict [`latchwork::SharedSemaphore`]. It comes back when the command ends,
-//! and when both have been killed: the command inherits a duplicate of
+//! A slot is a permit of a strict [`latchwork::SharedSemaphore`]. It comes back when the command
+//! ends, and when both have been killed: the command inherits a duplicate of
 //! [`lifeline_fd`](latchwork::SharedSemaphore::lifeline_fd), so as long as it lives, the slot of a
 //! `slots` that was killed stays taken.
 //!

@@ -55,8 +55,8 @@ fn finalizer(flush: &FlushPipeline<Order>) -> thread::JoinHandle<()> {
     })
 }
 
-/// Catches a completion that finds the finalizer about to sleep and wakes nobody, and a finalizer that
-/// goes to sleep over what is complete.
+/// Catches a completion that finds the finalizer about to sleep and wakes nobody, and a finalizer
+/// that goes to sleep over what is complete.
 #[test]
 fn a_completion_wakes_the_finalizer() {
     model(|| {
@@ -108,8 +108,8 @@ fn a_dropped_flush_does_not_keep_a_drain_waiting() {
     });
 }
 
-/// Catches an abandoned flush at the head that is passed without its turn, or keeps the next from its
-/// own.
+/// Catches an abandoned flush at the head that is passed without its turn, or keeps the next from
+/// its own.
 #[test]
 fn an_abandoned_flush_at_the_head_is_skipped_in_its_turn() {
     model(|| {
@@ -127,8 +127,8 @@ fn an_abandoned_flush_at_the_head_is_skipped_in_its_turn() {
     });
 }
 
-/// Catches a halt that leaves a reservation waiting for the flush that it has halted at, and one that
-/// turns reservations away for good.
+/// Catches a halt that leaves a reservation waiting for the flush that it has halted at, and one
+/// that turns reservations away for good.
 #[test]
 fn a_halt_tells_who_reserves() {
     model(|| {
@@ -169,7 +169,8 @@ fn a_halt_tells_who_waits_for_a_ticket() {
     });
 }
 
-/// Catches a drain that is put on the list after the finalizer has looked there, and waits for ever.
+/// Catches a drain that is put on the list after the finalizer has looked there, and waits for
+/// ever.
 #[test]
 fn a_drain_is_told_when_the_watermark_moves() {
     model(|| {
@@ -209,8 +210,8 @@ fn a_submission_wakes_a_streamer() {
     });
 }
 
-/// Catches a streamer that takes one of two tasks, of which the first called only it, and calls nobody
-/// for the other.
+/// Catches a streamer that takes one of two tasks, of which the first called only it, and calls
+/// nobody for the other.
 #[test]
 fn who_takes_one_of_two_tasks_calls_another_streamer() {
     model(|| {
@@ -287,7 +288,8 @@ fn a_stream_that_is_submitted_beside_a_shutdown_is_refused_or_known_to_it() {
     });
 }
 
-/// Catches a stream that a thread has taken and not begun when a shutdown looks, and that begins after it.
+/// Catches a stream that a thread has taken and not begun when a shutdown looks, and that begins
+/// after it.
 #[test]
 fn a_stream_that_is_taken_beside_a_shutdown_is_left_in_line_or_known_to_it() {
     model(|| {

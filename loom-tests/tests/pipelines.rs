@@ -80,7 +80,8 @@ impl Finalize for Order {
 
 type Ticket = FlushTicket<Order>;
 
-/// A pipeline that skips failures, and what its finalizer tells: how many were finalized, and skipped.
+/// A pipeline that skips failures, and what its finalizer tells: how many were finalized, and
+/// skipped.
 fn pipeline(in_flight: usize, streamers: usize) -> (FlushPipeline<Order>, Arc<Mutex<(u64, u64)>>) {
     let told = Arc::default();
     let flush = FlushPipeline::builder("model")
@@ -128,9 +129,9 @@ fn flush_one(flush: &FlushPipeline<Order>, plan: Plan) -> Option<Ticket> {
     }
 }
 
-/// Catches a flush that is finalized out of order, twice or never; a wake-up lost between any two of
-/// submitters, streamers, finalizer, drains and a shutdown; a ticket without an end; a barrier that
-/// lets something pass.
+/// Catches a flush that is finalized out of order, twice or never; a wake-up lost between any two
+/// of submitters, streamers, finalizer, drains and a shutdown; a ticket without an end; a barrier
+/// that lets something pass.
 #[test]
 fn what_is_submitted_is_finalized_skipped_or_returned() {
     model(|| {
@@ -293,8 +294,8 @@ fn open(fs: &MemoryFs, mut seen: impl FnMut(Lsn, &[u8])) -> Wal {
     opened.unwrap().0
 }
 
-/// A store as one is built of the two: writers log and change the memtable, which rotates through the
-/// pipeline; what has been finalized is released from the log.
+/// A store as one is built of the two: writers log and change the memtable, which rotates through
+/// the pipeline; what has been finalized is released from the log.
 ///
 /// Catches a record that is in neither the segments nor the log.
 #[test]

@@ -506,7 +506,8 @@ fn forgotten_permits_set_a_request_aside_until_a_raise() {
     });
 }
 
-/// Catches a count of the running permits that is made of the capacity before a resize and of the permits after it.
+/// Catches a count of the running permits that is made of the capacity before a resize and of the
+/// permits after it.
 #[test]
 fn running_permits_are_counted_as_of_one_moment() {
     model(|| {
@@ -543,8 +544,8 @@ fn a_parked_request_that_comes_back_gets_what_a_younger_one_was_handed() {
     });
 }
 
-/// Would catch: a callback that was granted, and waits for the one before it to return, runs although
-/// its registration has been dropped meanwhile; or its permit is lost.
+/// Would catch: a callback that was granted, and waits for the one before it to return, runs
+/// although its registration has been dropped meanwhile; or its permit is lost.
 #[test]
 fn a_callback_that_was_granted_and_not_begun_is_cancelled() {
     model(|| {

@@ -242,7 +242,8 @@ fn after_a_cut_nobody_takes_until_enough_have_come_back() {
     });
 }
 
-/// Catches one who had found the gate open and takes a permit after it was shut and all were counted.
+/// Catches one who had found the gate open and takes a permit after it was shut and all were
+/// counted.
 #[test]
 fn who_takes_beside_a_cut_is_counted_or_gives_back() {
     model(|| {

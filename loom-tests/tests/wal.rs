@@ -365,7 +365,8 @@ fn what_is_deferred_beside_a_leader_is_written_after_its_batch() {
     });
 }
 
-/// Catches a linger that begins while the log's thread sleeps, and that the thread does not know of.
+/// Catches a linger that begins while the log's thread sleeps, and that the thread does not know
+/// of.
 #[test]
 fn a_linger_that_a_nudge_begins_ends_with_its_time() {
     model(|| {
@@ -416,8 +417,8 @@ fn a_linger_ends_with_one_who_waits_and_another_begins() {
     });
 }
 
-/// Catches a close that loses what nobody nudged the log for, or waits for a thread that sleeps until a
-/// linger is over.
+/// Catches a close that loses what nobody nudged the log for, or waits for a thread that sleeps
+/// until a linger is over.
 #[test]
 fn a_linger_ends_with_a_close() {
     model(|| {

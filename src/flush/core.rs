@@ -11,8 +11,8 @@
 //! while a flush has a number and is not finalized, and it cannot fall below zero. Watermark and
 //! permits move before tickets resolve.
 //!
-//! A number is given out by `rotate` only, with a guard that completes it: as done, as failed, or, by
-//! its drop, as abandoned. So the finalizer's next is always on its way.
+//! A number is given out by `rotate` only, with a guard that completes it: as done, as failed, or,
+//! by its drop, as abandoned. So the finalizer's next is always on its way.
 //!
 //! Who waits for something that a halt keeps from happening is told of the halt: reservations by
 //! their semaphores, which are closed until it goes on; drains from their list; tickets by a nudge,
@@ -139,8 +139,8 @@ pub(super) struct Due<F: Finalize> {
     pub(super) completer: Option<Completer<Outcome<F>>>,
 }
 
-/// The right, and the duty, to complete a flush: a thread of the pipeline's. Dropping it abandons the
-/// flush.
+/// The right, and the duty, to complete a flush: a thread of the pipeline's. Dropping it abandons
+/// the flush.
 pub(super) struct Completion<'c, F: Finalize> {
     pub(super) core: &'c Core<F>,
     /// `None`: it is complete.
@@ -234,8 +234,8 @@ pub(super) struct Core<F: Finalize> {
 }
 
 impl<F: Finalize> Core<F> {
-    /// Does what a thread of the pipeline's does, with the mark that it is one: of the user's code, not
-    /// only finalizer and streams run there, but callbacks, and the drops of what they own.
+    /// Does what a thread of the pipeline's does, with the mark that it is one: of the user's code,
+    /// not only finalizer and streams run there, but callbacks, and the drops of what they own.
     pub(super) fn serving<R>(&self, f: impl FnOnce() -> R) -> R {
         serving(self, f)
     }
@@ -407,8 +407,8 @@ impl<F: Finalize> Core<F> {
             .map_or(0, |bound| bytes.min(bound.max()))
     }
 
-    /// Turns away who reserves, until it goes on. Under the control's lock; those that wait are told,
-    /// and called, by a call of the result, outside it.
+    /// Turns away who reserves, until it goes on. Under the control's lock; those that wait are
+    /// told, and called, by a call of the result, outside it.
     #[must_use = "who waits is told by a call of it"]
     pub(super) fn turn_away(&self) -> impl FnOnce() + use<F> {
         let turns = !mutant::enabled("flush-turns-nobody-away");

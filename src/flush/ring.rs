@@ -9,9 +9,9 @@
 //! | `Open`, `Awaited` | `Closed` | [`close`](Ring::close) |
 //! | `Complete` | `Open`, for the number one lap later | [`take`](Ring::take) |
 //!
-//! The finalizer awaits one place only, the next in order, and finds out under its lock that it is not
-//! complete: whoever completes it later sees that it is awaited. So a completion wakes somebody if it
-//! was the one that was missing, and no other does.
+//! The finalizer awaits one place only, the next in order, and finds out under its lock that it is
+//! not complete: whoever completes it later sees that it is awaited. So a completion wakes somebody
+//! if it was the one that was missing, and no other does.
 //!
 //! There is a place for each flush that may be in flight: the number that comes to a place next is
 //! given out only when its last one has been finalized.
@@ -66,8 +66,8 @@ pub(super) enum Closed<T> {
 #[derive(Debug)]
 pub(super) struct Ring<T> {
     places: Box<[Place<T>]>,
-    /// For each place, the thread that has rotated and not submitted, 0 for none. Not in the places:
-    /// those who rotate would take their lines from those who complete.
+    /// For each place, the thread that has rotated and not submitted, 0 for none. Not in the
+    /// places: those who rotate would take their lines from those who complete.
     holders: Box<[AtomicU64]>,
 }
 

@@ -312,8 +312,8 @@ impl<F: Finalize> Core<F> {
         self.ring.await_turn(self.watermark()) || mutant::enabled("flush-sleeps-over-its-turn")
     }
 
-    /// The watermark moves past flushes, the next in order; then, and not before, who waits for them
-    /// learns.
+    /// The watermark moves past flushes, the next in order; then, and not before, who waits for
+    /// them learns.
     fn pass(&self, entries: &[Entry<F>], is_durable: bool) {
         let before = self.watermark();
         let mark = before + entries.len() as u64;

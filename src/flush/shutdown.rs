@@ -171,8 +171,9 @@ impl<F: Finalize> Core<F> {
         };
         let running = self.queue.running();
         let is_running = !running.is_empty() || finalizes.is_some();
-        // A stream that took too long is complete, and the watermark may have passed it; it is named all
-        // the same. Another that is complete has been completed by the thread that ran it.
+        // A stream that took too long is complete, and the watermark may have passed it; it is
+        // named all the same. Another that is complete has been completed by the thread that ran
+        // it.
         let (late, running): (Vec<_>, Vec<_>) = running.into_iter().partition(|run| run.is_late);
         let mut left: Vec<Leftover<F>> = Vec::new();
         left.extend(late.into_iter().map(Run::into_leftover));

@@ -53,10 +53,10 @@ impl<F: Finalize> Task<F> {
 
 /// Streams that wait for a streamer, first come first served, and those that are run.
 ///
-/// A streamer that finds nothing searches a moment longer before it sleeps; what is put in line while
-/// one searches, or has been called and is on its way, calls nobody. Who takes a
-/// task and leaves others calls the next streamer. So while there are tasks and streamers asleep,
-/// one is coming; and short streams keep as few streamers awake as it takes.
+/// A streamer that finds nothing searches a moment longer before it sleeps; what is put in line
+/// while one searches, or has been called and is on its way, calls nobody. Who takes a task and
+/// leaves others calls the next streamer. So while there are tasks and streamers asleep, one is
+/// coming; and short streams keep as few streamers awake as it takes.
 pub(super) struct Queue<F: Finalize> {
     state: Mutex<State<F>>,
     /// How many tasks there are: a hint for those that look without the lock.
@@ -237,8 +237,8 @@ impl<F: Finalize> Queue<F> {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Takes the oldest task for the calling thread, which is no streamer, to run. In one step, so that a
-    /// shutdown finds it either in line or being run.
+    /// Takes the oldest task for the calling thread, which is no streamer, to run. In one step, so
+    /// that a shutdown finds it either in line or being run.
     pub(super) fn begin_first(&self, options: &Options) -> Option<Begun<F>> {
         let name = thread::name().unwrap_or_default();
         let mut state = self.state.lock();
@@ -250,8 +250,8 @@ impl<F: Finalize> Queue<F> {
         Some(state.begin_here(task, name, options))
     }
 
-    /// Has the calling thread, which is no streamer, run `task`. It comes back when the queue has been
-    /// closed.
+    /// Has the calling thread, which is no streamer, run `task`. It comes back when the queue has
+    /// been closed.
     fn begin_here(&self, task: Task<F>, options: &Options) -> Result<Begun<F>, Task<F>> {
         let name = thread::name().unwrap_or_default();
         let mut state = self.state.lock();
@@ -386,8 +386,8 @@ pub(super) fn run_one<F: Finalize>(core: &Arc<Core<F>>) -> bool {
     begun.map(|begun| run_begun(core, begun)).is_some()
 }
 
-/// Runs a stream on the calling thread, which is not a streamer. The task comes back when the pipeline has
-/// been stopped.
+/// Runs a stream on the calling thread, which is not a streamer. The task comes back when the
+/// pipeline has been stopped.
 pub(super) fn run_here<F: Finalize>(core: &Core<F>, task: Task<F>) -> Result<(), Task<F>> {
     let begun = core.queue.begin_here(task, &core.options)?;
     run_begun(core, begun);

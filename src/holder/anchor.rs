@@ -70,8 +70,8 @@ struct Inner<C> {
 }
 
 impl<C: Core> Inner<C> {
-    /// Whether no claim stands on the core. Lists first: a claim that was seen to be off its list has
-    /// been counted before.
+    /// Whether no claim stands on the core. Lists first: a claim that was seen to be off its list
+    /// has been counted before.
     fn is_idle(&self) -> bool {
         let is_idle = self.core.is_idle(NonNull::from(self).cast());
         // Acquire, pairs with the fence in `announce_reclaim`.
@@ -156,8 +156,8 @@ impl<C: Core> Deref for Borrowed<'_, C> {
     }
 }
 
-// A core is as whole after a panic as after a release: its steps are atomic, or under a lock that no
-// code of the user's runs in.
+// A core is as whole after a panic as after a release: its steps are atomic, or under a lock that
+// no code of the user's runs in.
 impl<C: Core> UnwindSafe for Anchor<C> {}
 impl<C: Core> RefUnwindSafe for Anchor<C> {}
 impl<C: Core> UnwindSafe for Borrowed<'_, C> {}

@@ -51,8 +51,8 @@ pub(crate) const fn kind<C: Claimed>() -> &'static Kind {
 /// returns, or the thread's end does.
 pub(crate) struct Bound<'a, C: Claimed> {
     claim: Claim,
-    /// Here as well as on the list, so that a release need not wait to read it there. While the claim
-    /// stands, it is that of the borrowed handle.
+    /// Here as well as on the list, so that a release need not wait to read it there. While the
+    /// claim stands, it is that of the borrowed handle.
     core: NonNull<()>,
     handle: PhantomData<Borrowed<'a, C>>,
 }
@@ -73,8 +73,8 @@ impl<'a, C: Claimed> Bound<'a, C> {
         }
     }
 
-    /// [`prepare`](Self::prepare) for a claim with the same words as the last one that had its place
-    /// on the list, and no time. `None`: that was on another core.
+    /// [`prepare`](Self::prepare) for a claim with the same words as the last one that had its
+    /// place on the list, and no time. `None`: that was on another core.
     #[inline(always)]
     pub(crate) fn prepare_again(
         core: Borrowed<'a, C>,

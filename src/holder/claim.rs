@@ -1,10 +1,10 @@
 //! The claim list of a thread.
 //!
 //! A [`Table`] belongs to one thread at a time and is a chain of [`Chunk`]s of 64 [`Slot`]s, whose
-//! free ones are on a list. A claim takes the first and writes what it is, as far as the slot does not
-//! say so already; a release compares a serial number and moves it on. In the steady state that is one
-//! store each way: stores are what an atomic step next to them waits for. So a slot stays on the list
-//! while it is the first, and leaves when another one is wanted before it is free again.
+//! free ones are on a list. A claim takes the first and writes what it is, as far as the slot does
+//! not say so already; a release compares a serial number and moves it on. In the steady state that
+//! is one store each way: stores are what an atomic step next to them waits for. So a slot stays on
+//! the list while it is the first, and leaves when another one is wanted before it is free again.
 //!
 //! | bits of a serial | hold |
 //! |---|---|
@@ -98,8 +98,8 @@ fn registry() -> &'static Mutex<Registry> {
 }
 
 crate::sync::local! {
-    /// The first of the calling thread's free slots; live, if it was claimed since it became the first.
-    /// It has no destructor, so claims can be made and released in the destructors of other
+    /// The first of the calling thread's free slots; live, if it was claimed since it became the
+    /// first. It has no destructor, so claims can be made and released in the destructors of other
     /// thread-locals.
     static FREE: Cell<&'static Slot> = Cell::new(&NOWHERE)
 }

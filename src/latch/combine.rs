@@ -2,9 +2,9 @@
 //!
 //! When an operation is done and others stand in line, handing the latch to one of them would cost
 //! a context switch for each. Instead the holder takes them out of line, oldest first, runs them
-//! here and tells their threads: flat combining (Hendler, Incze, Shavit, Tzafrir, 2010), bounded. It
-//! stops after [`BATCH`] operations, or [`BUDGET`] after the first, or at a request for the latch
-//! itself, and the rest of the line goes with the latch to the next.
+//! here and tells their threads: flat combining (Hendler, Incze, Shavit, Tzafrir, 2010), bounded.
+//! It stops after [`BATCH`] operations, or [`BUDGET`] after the first, or at a request for the
+//! latch itself, and the rest of the line goes with the latch to the next.
 //!
 //! While it runs them nobody else gets anything done, so it does little beside: who waited counts
 //! that wait, and a clock, which takes as long to read as a short operation to run, is looked at

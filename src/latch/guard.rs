@@ -56,9 +56,9 @@ impl<'a> Latch<'a> {
         }
     }
 
-    /// Releases the latch after an operation under it, and does what others wait to do first. Whom to
-    /// wake, if anybody, is left to the caller: callbacks are called when this thread holds the latch
-    /// no more.
+    /// Releases the latch after an operation under it, and does what others wait to do first. Whom
+    /// to wake, if anybody, is left to the caller: callbacks are called when this thread holds the
+    /// latch no more.
     #[inline(always)]
     #[must_use]
     pub(super) fn finish(&self) -> Option<Wakes<Outcome>> {
@@ -70,8 +70,8 @@ impl<'a> Latch<'a> {
 
     /// The same, for who neither stands in line nor holds another latch.
     ///
-    /// By reference: to move the guard is to wait for the stores that made it, and its drop finds in
-    /// one look that the latch is released.
+    /// By reference: to move the guard is to wait for the stores that made it, and its drop finds
+    /// in one look that the latch is released.
     #[inline(always)]
     pub(crate) fn finish_and_wake(&self) {
         if !self.finish_by_word() {

@@ -73,7 +73,8 @@ pub(super) enum Finished<F, R> {
 
 impl Core {
     /// Waits until `operation` has been run under the latch by somebody else, or the latch is there
-    /// for running it here. `work` is what to do with a latch that is there for everybody's. When it refuses, it has not been run and will not be.
+    /// for running it here. `work` is what to do with a latch that is there for everybody's. When
+    /// it refuses, it has not been run and will not be.
     pub(super) fn wait_with<F: FnOnce() -> R + Send, R: Send>(
         &self,
         place: Place<'_>,

@@ -19,17 +19,17 @@ use super::word::Id;
 impl<K: ?Sized> LatchTable<K> {
     /// Runs `operation` under the latch of `key`, and returns what it returns.
     ///
-    /// For short operations on hot keys. Where the latch is free, this is [`latch`](Self::latch), the
-    /// call, and the release. Where it is held by another thread's update, that thread runs this
-    /// operation too when it is done with its own, and this one sleeps: a line of waiters then costs
-    /// no context switch for each (flat combining; Hendler, Incze, Shavit and Tzafrir, 2010). It
-    /// runs operations of others, oldest first, until 64 are done or 100 µs have passed since the
-    /// first was, and then passes the role on.
+    /// For short operations on hot keys. Where the latch is free, this is [`latch`](Self::latch),
+    /// the call, and the release. Where it is held by another thread's update, that thread runs
+    /// this operation too when it is done with its own, and this one sleeps: a line of waiters then
+    /// costs no context switch for each (flat combining; Hendler, Incze, Shavit and Tzafrir, 2010).
+    /// It runs operations of others, oldest first, until 64 are done or 100 µs have passed since
+    /// the first was, and then passes the role on.
     ///
     /// So `operation` may run on another thread: it must not depend on whose it is (thread-locals,
-    /// guards that are not `Send`), must not wait, and should be short. Inside it every waiting call
-    /// on this table is [`Reentrant`](LatchError::Reentrant), and so may be one on another table that
-    /// the thread which runs it holds. For anything else, take the latch.
+    /// guards that are not `Send`), must not wait, and should be short. Inside it every waiting
+    /// call on this table is [`Reentrant`](LatchError::Reentrant), and so may be one on another
+    /// table that the thread which runs it holds. For anything else, take the latch.
     ///
     /// ```
     /// use latchwork::LatchTable;
@@ -87,8 +87,8 @@ impl<K: ?Sized> LatchTable<K> {
 
     /// Runs `operation` as [`update`](Self::update) does, if it can begin within `timeout`.
     ///
-    /// The time is the start's: once the operation runs, this waits for its result. A thread in this
-    /// call runs nobody else's operations.
+    /// The time is the start's: once the operation runs, this waits for its result. A thread in
+    /// this call runs nobody else's operations.
     ///
     /// ```
     /// use latchwork::{LatchTable, latch::LatchTimeoutError};
@@ -178,8 +178,8 @@ impl<K: ?Sized> LatchTable<K> {
         Ok(result)
     }
 
-    /// Takes the latch of a key by its hash, if that is fair without waiting and this thread has none
-    /// of the table; the first half of what [`update_hashed`](Self::update_hashed) does, and
+    /// Takes the latch of a key by its hash, if that is fair without waiting and this thread has
+    /// none of the table; the first half of what [`update_hashed`](Self::update_hashed) does, and
     /// [`Latch::finish_and_wake`] the second.
     #[cfg(feature = "rmw")]
     #[inline(always)]

@@ -1,9 +1,9 @@
 //! The periodic sweep on behalf of registered waiters.
 //!
-//! The end of a thread gives its latches back by itself. This is the second line: who has waited for
-//! a whole period looks whether the one it waits for is gone. A blocked thread does so itself; for
-//! callbacks the sweeper does, from the first of them until nobody waits. A table without them never
-//! wakes it.
+//! The end of a thread gives its latches back by itself. This is the second line: who has waited
+//! for a whole period looks whether the one it waits for is gone. A blocked thread does so itself;
+//! for callbacks the sweeper does, from the first of them until nobody waits. A table without them
+//! never wakes it.
 
 use std::time::Duration;
 

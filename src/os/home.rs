@@ -4,8 +4,9 @@
 //! whoever has a thread of its own asks before it waits for it, takes a lock that it may have left
 //! taken, or touches its handle.
 //!
-//! What asks is on the way of every record of a log, so it costs a load: a page that the kernel wipes
-//! in a fork's child holds the process's number. Where the kernel does not, it is asked for the number.
+//! What asks is on the way of every record of a log, so it costs a load: a page that the kernel
+//! wipes in a fork's child holds the process's number. Where the kernel does not, it is asked for
+//! the number.
 
 #![allow(unsafe_code)]
 

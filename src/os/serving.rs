@@ -1,8 +1,8 @@
 //! What the calling thread serves: a worker, a sweeper, a pipeline, a log.
 //!
 //! Who would wait for a thread of its own asks first whether it is that thread. A thread may serve
-//! several at once: one's code runs another's inline. So its marks are linked, the innermost first; each
-//! is in the frame of the call that it stands for, and costs no memory.
+//! several at once: one's code runs another's inline. So its marks are linked, the innermost first;
+//! each is in the frame of the call that it stands for, and costs no memory.
 
 #![allow(unsafe_code)]
 
@@ -42,9 +42,9 @@ pub(crate) fn serving<T, R>(served: &T, f: impl FnOnce() -> R) -> R {
 pub(crate) fn is_serving<T>(served: &T) -> bool {
     let served = ptr::from_ref(served).addr();
     let mut at = INNERMOST.with(Cell::get);
-    // SAFETY: a mark is in the list exactly while the call of `serving` that made it runs, which does not
-    // move it: the last that came is the first to go, and its drop unlinks it. The list is this thread's
-    // alone, and every mark in it is of a call that this one was made from.
+    // SAFETY: a mark is in the list exactly while the call of `serving` that made it runs, which
+    // does not move it: the last that came is the first to go, and its drop unlinks it. The list is
+    // this thread's alone, and every mark in it is of a call that this one was made from.
     while let Some(mark) = unsafe { at.as_ref() } {
         if mark.served == served {
             return true;

@@ -15,10 +15,10 @@
 //! | `area`, `attach` | what a process sees, and how it takes and leaves its slot |
 //! | `modelled` | the same face for the model checker |
 //!
-//! A dead process is known by its life word, which the kernel marks when the process's keeper thread
-//! ends, at once and before its memory is torn down; and, where that word was written over, by the
-//! lock on its byte of the file, which goes with its last descriptor. Words that it owned say so
-//! themselves, so anybody takes them back.
+//! A dead process is known by its life word, which the kernel marks when the process's keeper
+//! thread ends, at once and before its memory is torn down; and, where that word was written over,
+//! by the lock on its byte of the file, which goes with its last descriptor. Words that it owned
+//! say so themselves, so anybody takes them back.
 
 pub(crate) mod area;
 #[cfg(not(latchwork_loom))]

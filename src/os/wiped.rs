@@ -23,8 +23,8 @@ impl<T> Wiped<T> {
     /// Has the kernel wipe it in every child from now on.
     pub(crate) fn wipe_on_fork(&'static self) -> io::Result<()> {
         let page = ptr::from_ref(self).cast_mut().cast();
-        // SAFETY: whole pages of this program's own memory, which is private and anonymous; the advice
-        // changes nothing in this process.
+        // SAFETY: whole pages of this program's own memory, which is private and anonymous; the
+        // advice changes nothing in this process.
         match unsafe { libc::madvise(page, size_of::<Self>(), libc::MADV_WIPEONFORK) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),

@@ -230,8 +230,9 @@ impl<S: Store> Rmw<S> {
     /// As [`blpop`](Self::blpop), for event loops: `callback` is called with the element, at once
     /// on this thread or later on the one that makes it, outside all latches.
     ///
-    /// It must not wait. [`Pending::cancel`] and dropping the [`Pending`] end the wait: then nothing
-    /// is taken and `callback` is never called. Where the call had begun, `cancel` returns `false`.
+    /// It must not wait. [`Pending::cancel`] and dropping the [`Pending`] end the wait: then
+    /// nothing is taken and `callback` is never called. Where the call had begun, `cancel` returns
+    /// `false`.
     ///
     /// ```
     /// # use latchwork::rmw::Rmw;
@@ -353,8 +354,9 @@ impl<S: Store> Rmw<S> {
     /// As [`brpop`](Self::brpop), for event loops: `callback` is called with the element, at once
     /// on this thread or later on the one that makes it, outside all latches.
     ///
-    /// It must not wait. [`Pending::cancel`] and dropping the [`Pending`] end the wait: then nothing
-    /// is taken and `callback` is never called. Where the call had begun, `cancel` returns `false`.
+    /// It must not wait. [`Pending::cancel`] and dropping the [`Pending`] end the wait: then
+    /// nothing is taken and `callback` is never called. Where the call had begun, `cancel` returns
+    /// `false`.
     ///
     /// ```
     /// # use latchwork::rmw::Rmw;

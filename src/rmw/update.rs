@@ -201,9 +201,9 @@ impl<S: Store> Rmw<S> {
     /// Runs `operation` on the key's entry under its latch, and stores what became of it.
     ///
     /// The closure works on a copy that shares the value; readers see the old value until it
-    /// returns. It may read this `Rmw` but not write to it (see Errors). Where another thread is in an
-    /// update of the key, that one may run this closure too (see [`LatchTable::update`]): it must not
-    /// wait, nor depend on whose thread it is on, and should be short.
+    /// returns. It may read this `Rmw` but not write to it (see Errors). Where another thread is in
+    /// an update of the key, that one may run this closure too (see [`LatchTable::update`]): it
+    /// must not wait, nor depend on whose thread it is on, and should be short.
     ///
     /// ```
     /// use latchwork::rmw::{Rmw, RmwError};

@@ -104,8 +104,9 @@ impl anchor::Core for Core {
     }
 }
 
-// SAFETY: a claim holds permits, one at least and no more than there were, that are taken: so `available` is below `max` until they are given back or
-// forgotten, which lowers `max`; the claim has been released before either.
+// SAFETY: a claim holds permits, one at least and no more than there were, that are taken: so
+// `available` is below `max` until they are given back or forgotten, which lowers `max`; the claim
+// has been released before either.
 #[allow(unsafe_code)]
 unsafe impl Claimed for Core {
     type Told = Outcome;

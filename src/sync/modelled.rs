@@ -14,8 +14,8 @@ pub(crate) mod atomic {
         AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
     };
 
-    /// Between a `SeqCst` step that writes one word and a `SeqCst` load of another: loom takes these
-    /// for `AcqRel`, and needs the fence to see the order that they promise.
+    /// Between a `SeqCst` step that writes one word and a `SeqCst` load of another: loom takes
+    /// these for `AcqRel`, and needs the fence to see the order that they promise.
     #[cfg(feature = "shared")]
     pub(crate) fn model_fence() {
         fence(Ordering::SeqCst);
@@ -320,7 +320,8 @@ pub(crate) mod futex {
     pub(crate) use super::shared_futex::{SharedFutex, wait_any};
 
     /// For the words that processes share: who sleeps on several words is found by each of them,
-    /// under one lock for all, as a look at the words and going to sleep are one step of the kernel's.
+    /// under one lock for all, as a look at the words and going to sleep are one step of the
+    /// kernel's.
     #[cfg(feature = "shared")]
     pub(super) mod shared_sleep {
         use super::{Arc, Gate, Instant, Mutex, PoisonError, SLEEPERS, Wait, loom, now};

@@ -61,15 +61,15 @@ pub(crate) mod hint {
         true
     }
 
-    /// How often a waiter looks at its word before it sleeps. About a microsecond, less than the price
-    /// of the sleep that it may save; or about 20, for the one waiter that is called again and again
-    /// while somebody else runs hot, where each call would cost that one a system call.
+    /// How often a waiter looks at its word before it sleeps. About a microsecond, less than the
+    /// price of the sleep that it may save; or about 20, for the one waiter that is called again
+    /// and again while somebody else runs hot, where each call would cost that one a system call.
     pub(crate) fn spins(long: bool) -> impl Iterator<Item = ()> {
         std::iter::repeat_n((), if long { 800 } else { 40 })
     }
 
-    /// The spins of a thread that others feed, and then a few times the processor for those: if they
-    /// run on this one, there is more to do when it comes back, and no one has had to call it.
+    /// The spins of a thread that others feed, and then a few times the processor for those: if
+    /// they run on this one, there is more to do when it comes back, and no one has had to call it.
     pub(crate) fn lulls() -> impl Iterator<Item = ()> {
         (0..48).map(|turn| {
             if turn < 40 {

@@ -23,8 +23,8 @@ crate::sync::lazy_local! {
     static DUE: RefCell<VecDeque<Box<dyn FnOnce()>>> = RefCell::new(VecDeque::new())
 }
 
-/// Runs the user's code. A panic ends here, that of its payload's drop too; the hook has printed its
-/// message.
+/// Runs the user's code. A panic ends here, that of its payload's drop too; the hook has printed
+/// its message.
 pub(crate) fn contain(f: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(f))
         && let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic)))

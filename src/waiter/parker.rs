@@ -64,8 +64,8 @@ crate::sync::local! {
 
 /// The calling thread's parker, for one wait.
 ///
-/// A thread may run code of others while its own request stands in line: their operations. A wait in
-/// there gets another parker, so neither takes the other's news for its own, or wipes it out.
+/// A thread may run code of others while its own request stands in line: their operations. A wait
+/// in there gets another parker, so neither takes the other's news for its own, or wipes it out.
 #[derive(Debug)]
 pub(crate) struct OwnParker {
     parker: Arc<Parker>,
@@ -120,8 +120,8 @@ impl Parker {
         self.word.store(AWAKE, Ordering::Relaxed);
     }
 
-    /// Back to sleep after a retry that came too late: the thread's work has been taken out of line,
-    /// and is done without the lock. `SERVED` may be there already, and stays.
+    /// Back to sleep after a retry that came too late: the thread's work has been taken out of
+    /// line, and is done without the lock. `SERVED` may be there already, and stays.
     pub(crate) fn await_service(&self) {
         if mutant::enabled("parker-forgets-service") {
             return self.prepare();
@@ -162,8 +162,8 @@ impl Parker {
     /// Sleeps until there is news. `None`: the deadline came first, and news may still come until
     /// the thread has left the line.
     ///
-    /// Looks for news a while before it sleeps: a moment, or, where it `expects` some soon, as long as
-    /// that may take. Whoever brings it then need not wake it.
+    /// Looks for news a while before it sleeps: a moment, or, where it `expects` some soon, as long
+    /// as that may take. Whoever brings it then need not wake it.
     pub(crate) fn park(&self, deadline: Option<Instant>, expects: bool) -> Option<Signal> {
         for () in hint::spins(expects) {
             if let Some(signal) = self.news() {

@@ -293,8 +293,8 @@ impl<T> Ticket<T> {
         Some(self.slot.take())
     }
 
-    /// As [`wait_deadline`](Self::wait_deadline), but sleeps at once, and gives up when `is_over`, which is
-    /// asked again after each [`nudge`](Nudger::nudge).
+    /// As [`wait_deadline`](Self::wait_deadline), but sleeps at once, and gives up when `is_over`,
+    /// which is asked again after each [`nudge`](Nudger::nudge).
     #[cfg(feature = "flush")]
     pub(crate) fn sleep_unless(
         self,

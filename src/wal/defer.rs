@@ -32,7 +32,8 @@ impl Wal {
     }
 
     /// Has the log's thread see to what was [deferred](Self::defer). Where records may
-    /// [linger](super::Builder::linger), that begins with this, and ends as ever: a nudge does not end it.
+    /// [linger](super::Builder::linger), that begins with this, and ends as ever: a nudge does not
+    /// end it.
     pub fn nudge(&self) {
         self.core.nudge();
     }

@@ -15,8 +15,8 @@ use super::Lsn;
 /// ```
 /// use latchwork::Wal;
 ///
-/// let error = Wal::builder("/proc/no-such-place").open(|_, _| Ok::<(), std::io::Error>(())).unwrap_err();
-/// assert!(error.path().starts_with("/proc"));
+/// let error = Wal::builder("/proc/no-such-place").open(|_, _| Ok::<(),
+/// std::io::Error>(())).unwrap_err(); assert!(error.path().starts_with("/proc"));
 /// assert!(!error.is_corrupt() && error.io_error().is_some());
 /// ```
 #[derive(Clone)]
@@ -104,7 +104,8 @@ impl WalError {
         }
     }
 
-    /// The system's kind, where the system's error is the cause, and else the one that comes closest.
+    /// The system's kind, where the system's error is the cause, and else the one that comes
+    /// closest.
     fn io_kind(&self) -> io::ErrorKind {
         match &self.0.why {
             Why::Corrupt { .. } => io::ErrorKind::InvalidData,

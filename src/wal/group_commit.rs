@@ -2,8 +2,8 @@
 //!
 //! Appends put their records into the pending batch, under one short lock that decides the order.
 //! One thread at a time leads: it owns the [`Writer`], seals the pending batch, writes and syncs it
-//! outside the lock while others fill the next one, and then tells the batch's waiters and hands the
-//! writer to one waiter of the next batch.
+//! outside the lock while others fill the next one, and then tells the batch's waiters and hands
+//! the writer to one waiter of the next batch.
 //!
 //! | role | means | next |
 //! |---|---|---|

@@ -18,8 +18,8 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(u64);
 
-/// No log comes so far, at a record a nanosecond in 292 years: a file that says so is damaged or made
-/// up. What is below can be counted on from without an overflow.
+/// No log comes so far, at a record a nanosecond in 292 years: a file that says so is damaged or
+/// made up. What is below can be counted on from without an overflow.
 pub(super) const UNREACHABLE: u64 = 1 << 63;
 
 impl Lsn {

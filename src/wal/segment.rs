@@ -147,8 +147,8 @@ pub(super) fn create(
     }
 }
 
-/// Has the file's blocks be there before they are written: so many, or half of that, and so on. Says how
-/// many.
+/// Has the file's blocks be there before they are written: so many, or half of that, and so on.
+/// Says how many.
 fn allocate(file: &dyn File, room: u64, least: u64) -> io::Result<u64> {
     let mut room = room.max(least);
     loop {

@@ -308,8 +308,8 @@ pub(super) fn sweep(fs: &dyn Fs, dir: &Path) {
     }
 }
 
-/// Removes all but the newest snapshot and the one before that is not damaged, and returns the LSN of
-/// the latter.
+/// Removes all but the newest snapshot and the one before that is not damaged, and returns the LSN
+/// of the latter.
 pub(super) fn remove_old(
     fs: &dyn Fs,
     dir: &Path,

@@ -1,7 +1,7 @@
 //! The leader's hands on the files: who owns the writer leads.
 //!
-//! One write and one sync a group. Writes say where, so what a failed one left behind is overwritten
-//! by the next, or cut off.
+//! One write and one sync a group. Writes say where, so what a failed one left behind is
+//! overwritten by the next, or cut off.
 //!
 //! | what fails | the group | the log |
 //! |---|---|---|

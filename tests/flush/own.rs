@@ -12,8 +12,8 @@ use latchwork::flush::{
 
 use crate::support::{Gate, HOUR, Journal, Pipe, copy, pipeline, rotate, scripted, submit};
 
-/// What the blocking calls say to a thread that would wait for itself. Flushes are pending, and there
-/// is no room.
+/// What the blocking calls say to a thread that would wait for itself. Flushes are pending, and
+/// there is no room.
 fn verdicts(flush: &Pipe, ticket: FlushTicket<Journal>) -> FlushTicket<Journal> {
     let reserved = flush.reserve(0).map(drop);
     assert_eq!(reserved, Err(ReserveError::WouldDeadlock));

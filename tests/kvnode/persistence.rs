@@ -1,6 +1,6 @@
 //! `--data`: what comes back after the server's end, whichever way that came; what it says about
-//! its directory; in `disk`, what clients see of a disk that is slow, full or broken; in `meanwhile`,
-//! what else may happen while it is slow.
+//! its directory; in `disk`, what clients see of a disk that is slow, full or broken; in
+//! `meanwhile`, what else may happen while it is slow.
 
 mod disk;
 mod meanwhile;

@@ -1,5 +1,5 @@
-//! The Python client, redis-py, against kvnode: `tests/clients/redis_py.py`. It comes from PyPI into
-//! a virtual environment below the target directory, once; skipped where that cannot be made.
+//! The Python client, redis-py, against kvnode: `tests/clients/redis_py.py`. It comes from PyPI
+//! into a virtual environment below the target directory, once; skipped where that cannot be made.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};

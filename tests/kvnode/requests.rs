@@ -13,8 +13,8 @@ pub(crate) fn request(line: &str) -> Request {
 
 pub(crate) const KEYS: [&[u8]; 6] = [b"a", b"b", b"c", b"key", b"", b"\x00\xff\r\n"];
 
-/// What a state is made of: every key's type, deadline and value, and which keys there are. Each key
-/// is written to first, without effect: both servers count expired keys until they come across
+/// What a state is made of: every key's type, deadline and value, and which keys there are. Each
+/// key is written to first, without effect: both servers count expired keys until they come across
 /// them, Redis with any command, kvnode with a write.
 pub(crate) fn state() -> Vec<Request> {
     let mut requests = Vec::new();

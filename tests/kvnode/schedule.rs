@@ -2,10 +2,10 @@
 //! real redis-server: what each client receives, and in which order, is compared. Skipped without
 //! redis-server.
 //!
-//! A step is over when nothing of it is under way any more: the client that made it has its reply or
-//! is counted among the blocked, and whoever it served has been told. With Redis, whose one thread
-//! writes all replies of a step before it reads on, a witness's next reply says so; kvnode has to
-//! deliver just the same replies, and to count as many blocked clients.
+//! A step is over when nothing of it is under way any more: the client that made it has its reply
+//! or is counted among the blocked, and whoever it served has been told. With Redis, whose one
+//! thread writes all replies of a step before it reads on, a witness's next reply says so; kvnode
+//! has to deliver just the same replies, and to count as many blocked clients.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};

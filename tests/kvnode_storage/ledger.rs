@@ -1,5 +1,5 @@
-//! Changes of several keys at once, and relative ones: whatever is lost, there by half, or there twice
-//! shows.
+//! Changes of several keys at once, and relative ones: whatever is lost, there by half, or there
+//! twice shows.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;

@@ -107,8 +107,8 @@ fn a_flush_under_writers_loses_nothing_and_doubles_nothing() {
     }
 }
 
-/// A long value is changed outside the store's locks, after the change has been logged: a flush that
-/// finds the old value must not say that it holds the new record.
+/// A long value is changed outside the store's locks, after the change has been logged: a flush
+/// that finds the old value must not say that it holds the new record.
 #[test]
 fn a_flush_waits_for_a_change_that_is_logged_and_not_applied() {
     let fs = MemoryFs::new();

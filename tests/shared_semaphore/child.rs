@@ -115,8 +115,8 @@ impl State {
                 self.semaphore = None;
                 answer("dropped");
             }
-            // A command that has the semaphore's descriptor and ends with its input: this one's, from
-            // which nothing may be ordered then, or one that ends with this process.
+            // A command that has the semaphore's descriptor and ends with its input: this one's,
+            // from which nothing may be ordered then, or one that ends with this process.
             "hand" => {
                 let fd = self
                     .semaphore()

@@ -58,7 +58,8 @@ fn is_told(error: &OpenError) -> bool {
     error.is_invalid() || error.is_mismatch()
 }
 
-/// Calls `look` with a semaphore of which a bit, or all bits, of one byte of the header are flipped.
+/// Calls `look` with a semaphore of which a bit, or all bits, of one byte of the header are
+/// flipped.
 fn with_each_byte_flipped(look: impl Fn(&Place, usize, u8)) {
     let place = Place::new();
     drop(place.open(PERMITS));

@@ -208,8 +208,8 @@ fn the_lease_of_a_stopped_process_ends() {
     assert_eq!(child.ask("current"), "1");
 }
 
-/// The lease of an earlier holder of the place said of another process's permit that it was over, if
-/// the two had the same number: both processes count from the same one.
+/// The lease of an earlier holder of the place said of another process's permit that it was over,
+/// if the two had the same number: both processes count from the same one.
 #[test]
 fn an_old_lease_says_nothing_of_another_process_s_permit() {
     let mut wrong = Vec::new();

@@ -2,8 +2,8 @@
 //!
 //! The commands themselves check how many of them run. Each leaves a file with its number in a
 //! directory, under a lock, and counts the others there that run still. The file of a command that
-//! was killed stays; the command runs no more once the kernel has begun its exit, which comes before
-//! its descriptors are closed, and so before its slot can be another's.
+//! was killed stays; the command runs no more once the kernel has begun its exit, which comes
+//! before its descriptors are closed, and so before its slot can be another's.
 
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;

@@ -1,4 +1,5 @@
-//! Running programs: echoed, with an error that is a line to paste, and bounded where they may hang.
+//! Running programs: echoed, with an error that is a line to paste, and bounded where they may
+//! hang.
 
 use std::fmt;
 use std::io::Read;

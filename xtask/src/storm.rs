@@ -15,7 +15,8 @@ use crate::workspace::{LIBRARY, TestBinary, Workspace};
 const SHORT_LIMIT: Duration = Duration::from_secs(300);
 const FULL_LIMIT: Duration = Duration::from_secs(2 * 3600);
 
-/// Random comparisons and loads that are long with `--full`: the program, and its modules if not all.
+/// Random comparisons and loads that are long with `--full`: the program, and its modules if not
+/// all.
 const COMPARISONS: [(&str, &[&str]); 5] = [
     ("kvnode", &["differential::", "schedule::"]),
     ("rmw_blocking_model", &[]),

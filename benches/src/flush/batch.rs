@@ -1,10 +1,10 @@
 //! A write and a sync a batch, over a write and a sync a flush.
 //!
 //! 64 threads submit and wait for their tickets, over and over, with as many flushes in flight. A
-//! stream makes a record of 64 bytes; the finalizer appends it to a file beside the program, and has
-//! the file's data synced. Both sides are ours: one finalizer takes the flushes that are ready as a
-//! batch, the other one by one, as `each` does. The figure is the elapsed time a flush of the latter
-//! over the former's.
+//! stream makes a record of 64 bytes; the finalizer appends it to a file beside the program, and
+//! has the file's data synced. Both sides are ours: one finalizer takes the flushes that are ready
+//! as a batch, the other one by one, as `each` does. The figure is the elapsed time a flush of the
+//! latter over the former's.
 
 use std::error::Error;
 use std::fs::{self, File};

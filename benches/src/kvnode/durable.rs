@@ -1,16 +1,17 @@
 //! What durability costs: requests a second while everything is logged, and the time until a server
 //! that was stopped serves again.
 //!
-//! Either server's files lie beside the program, on one disk, since the temporary directory may be in
-//! memory. redis-server keeps an append-only file that is never rewritten: no more is asked of it than
-//! to log, and to load what it has logged.
+//! Either server's files lie beside the program, on one disk, since the temporary directory may be
+//! in memory. redis-server keeps an append-only file that is never rewritten: no more is asked of
+//! it than to log, and to load what it has logged.
 //!
 //! *Always*, *everysec*: SET of 100,000 keys by 50 clients, one request at a time each; a pair is a
 //! round of the harness, as in the rows without a disk. The unjudged line is of 16 at a time.
 //!
-//! *Restart*: five million keys of 16 bytes with values of 64, in this order and once each. Stopped in
-//! good order, a server is started and asked as soon as it says that it is ready; the figure is the
-//! time from the start to the answer. Then the number of its keys is compared, and it is stopped again.
+//! *Restart*: five million keys of 16 bytes with values of 64, in this order and once each. Stopped
+//! in good order, a server is started and asked as soon as it says that it is ready; the figure is
+//! the time from the start to the answer. Then the number of its keys is compared, and it is
+//! stopped again.
 
 use std::error::Error;
 use std::fs;

@@ -72,7 +72,8 @@ impl Limit for Jobserver {
 
 /// Loops over a limit, each compiled for its kind.
 pub(super) trait Loops {
-    /// Takes a permit and gives it back, `ops` times. The limit is opaque to the compiler each time.
+    /// Takes a permit and gives it back, `ops` times. The limit is opaque to the compiler each
+    /// time.
     fn cycle(&self, ops: u64);
     /// Does `work` with a permit for as long as `running`, and says how often.
     fn contend(&self, running: &AtomicBool, work: Work) -> u64;

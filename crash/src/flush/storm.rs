@@ -1,8 +1,8 @@
 //! Threads that submit, complete and drop flushes whose streams and finalizer take their time, fail
 //! and panic by chance, while others drain and shut the pipeline down.
 //!
-//! Each flush must be finalized or skipped strictly in its turn and once; after a shutdown, what was
-//! rotated is what was finalized, skipped and returned.
+//! Each flush must be finalized or skipped strictly in its turn and once; after a shutdown, what
+//! was rotated is what was finalized, skipped and returned.
 
 use std::panic::resume_unwind;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};

@@ -1,5 +1,5 @@
-//! Leases while their holders are stopped and killed: none is granted beside as many others as there
-//! are permits, while those last, and each has a larger token than all before.
+//! Leases while their holders are stopped and killed: none is granted beside as many others as
+//! there are permits, while those last, and each has a larger token than all before.
 //!
 //! A worker publishes until when its lease lasts, and takes that back before it gives the lease up.
 //! Whoever has been granted one reads what all have published, twice. When nothing has changed,

@@ -144,7 +144,8 @@ fn exit(_: &mut Scene, theatre: &Theatre) -> Result<String> {
     Ok(String::new())
 }
 
-/// Who waits without a thread is called when a holder dies; one who dies waiting is in nobody's way.
+/// Who waits without a thread is called when a holder dies; one who dies waiting is in nobody's
+/// way.
 fn callback(scene: &mut Scene, theatre: &Theatre) -> Result<String> {
     let rounds = scene.choose(10, 100);
     let mut observer = theatre.puppet()?;
@@ -189,7 +190,8 @@ fn crowd(scene: &mut Scene, theatre: &Theatre) -> Result<String> {
     Ok(format!("rounds={rounds} attachments={attached}"))
 }
 
-/// What a lease leaves behind says nothing of the next holder, whose process counts like the first's.
+/// What a lease leaves behind says nothing of the next holder, whose process counts like the
+/// first's.
 fn past_leases(scene: &mut Scene, theatre: &Theatre) -> Result<String> {
     let rounds = scene.choose(4, 40);
     let mut observer = theatre.puppet()?;

@@ -72,8 +72,8 @@ fn open(builder: Builder) -> Result<(Wal, Held)> {
     Ok((wal, held))
 }
 
-/// What a note says, besides its number: up to where the records are acknowledged, or may be gone, or
-/// are in a snapshot that was committed.
+/// What a note says, besides its number: up to where the records are acknowledged, or may be gone,
+/// or are in a snapshot that was committed.
 const RELEASED: u64 = 1 << 63;
 const COMMITTED: u64 = 1 << 62;
 

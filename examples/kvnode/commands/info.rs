@@ -122,8 +122,8 @@ fn info_memory(server: &Server, text: &mut String) {
     line(text, format_args!("maxmemory_policy:noeviction"));
 }
 
-/// Redis's fields where they have a meaning here: a save is a flush of all that has changed, and the
-/// append-only file is the log. Then what the storage has to tell besides.
+/// Redis's fields where they have a meaning here: a save is a flush of all that has changed, and
+/// the append-only file is the log. Then what the storage has to tell besides.
 fn info_persistence(server: &Server, text: &mut String) {
     let ok = |is_ok| if is_ok { "ok" } else { "err" };
     let saves = &server.saves;

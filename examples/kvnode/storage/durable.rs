@@ -7,9 +7,9 @@
 //! | a change of several keys | look at all and decide, log one record, note, apply at one moment |
 //! | a clear | with the gate closed: log, apply, forget what was noted |
 //!
-//! Why the log has the order in which effects are applied: the key's latch makes it so for each key,
-//! and the [gate](super::gate) for clears, which take no latch. Why nobody sees an effect that the
-//! log does not have: it is logged before it is applied. Why a refused one is not half applied:
+//! Why the log has the order in which effects are applied: the key's latch makes it so for each
+//! key, and the [gate](super::gate) for clears, which take no latch. Why nobody sees an effect that
+//! the log does not have: it is logged before it is applied. Why a refused one is not half applied:
 //! nothing is applied before the record has its place.
 //!
 //! A record that has its place may still be lost, in a crash or with the disk; then all later ones

@@ -1,8 +1,8 @@
 //! From a memtable to the manifest: what the pipeline streams and finalizes.
 //!
 //! A rotation takes the memtable whole, and cuts it into parts that are streamed at the same time.
-//! A part's stream reads each of its keys in the store: the value may be newer than the rotation, so
-//! it goes with the last record that it holds.
+//! A part's stream reads each of its keys in the store: the value may be newer than the rotation,
+//! so it goes with the last record that it holds.
 //!
 //! | order | why |
 //! |---|---|

@@ -341,7 +341,8 @@ impl Reader {
         blocks.map(|block| (&block.first.0, block.len))
     }
 
-    /// The keys from `from` on that are below `to`, in order. Adds the bytes that are read to `read`.
+    /// The keys from `from` on that are below `to`, in order. Adds the bytes that are read to
+    /// `read`.
     pub(super) fn range<'a>(
         &'a self,
         from: Option<&'a [u8]>,

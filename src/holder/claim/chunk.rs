@@ -19,15 +19,15 @@ pub(super) struct Slot {
     pub(super) since: AtomicU64,
     /// While it is listed. The owner's, as the one below.
     pub(super) next_free: Cell<&'static Self>,
-    /// Whether it is on its thread's list of free slots: if it is live, as the first, or since it was
-    /// that.
+    /// Whether it is on its thread's list of free slots: if it is live, as the first, or since it
+    /// was that.
     pub(super) is_listed: Cell<bool>,
     /// How many slots of its table are in front of it.
     order: u32,
 }
 
-// SAFETY: the `Cell`s are touched by the thread that has the slot's table only, and those of `NOWHERE`
-// by nobody; the rest is atomic, or never changed.
+// SAFETY: the `Cell`s are touched by the thread that has the slot's table only, and those of
+// `NOWHERE` by nobody; the rest is atomic, or never changed.
 unsafe impl Sync for Slot {}
 
 impl Slot {

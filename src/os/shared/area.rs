@@ -18,8 +18,8 @@ pub(crate) struct Area<'a, T, C> {
     pub(crate) cells: &'a [C],
 }
 
-/// What a step that is not to cost much takes from an attachment: in a fork's child nothing, an owner
-/// that names nobody and no cells.
+/// What a step that is not to cost much takes from an attachment: in a fork's child nothing, an
+/// owner that names nobody and no cells.
 pub(crate) struct Own<'a, C> {
     pub(crate) owner: Owner,
     pub(crate) cells: &'a [C],

@@ -10,11 +10,12 @@
 //! | life = the keeper's thread id | a dead process, marked |
 //!
 //! A robust node points at a life word only while the word is this process's, or is 0 and the lock
-//! is held: a process that dies with the same thread id in another pid namespace would otherwise mark
-//! the life of the winner.
+//! is held: a process that dies with the same thread id in another pid namespace would otherwise
+//! mark the life of the winner.
 //!
-//! Detaching takes the node off the list, then clears the life, then gives the byte back. It needs no lock, and a kill in between leaves a life that no mark will come
-//! to: the second evidence, the byte that nobody has locked, frees it.
+//! Detaching takes the node off the list, then clears the life, then gives the byte back. It needs
+//! no lock, and a kill in between leaves a life that no mark will come to: the second evidence, the
+//! byte that nobody has locked, frees it.
 
 use std::os::fd::BorrowedFd;
 

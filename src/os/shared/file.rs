@@ -24,7 +24,8 @@ pub(super) const ATTACH: u64 = 0;
 const OPEN: &str = "open";
 const MAKE: &str = "make";
 
-/// File systems on which processes of several machines may meet, or whose mappings may not be shared.
+/// File systems on which processes of several machines may meet, or whose mappings may not be
+/// shared.
 const REMOTE: [(u32, &str); 10] = [
     (0x6969, "NFS"),
     (0x517b, "SMB"),

@@ -1,8 +1,8 @@
 //! What a fork's child must know: that it is one.
 //!
 //! A page that the kernel wipes in the child holds a pointer to what belongs to this process. An
-//! attachment remembers whose it is; where the page says otherwise, it was inherited, and its guards
-//! do nothing. The child makes a pointer of its own when it attaches.
+//! attachment remembers whose it is; where the page says otherwise, it was inherited, and its
+//! guards do nothing. The child makes a pointer of its own when it attaches.
 //!
 //! The descriptors that hold the locks of attachments are closed in the child: they would keep the
 //! parent's locks after its death. What a child is to keep it is handed on purpose, as a duplicate.
@@ -46,8 +46,8 @@ impl Process {
             Err(winner) => {
                 // SAFETY: nobody else has seen it.
                 drop(unsafe { Box::from_raw(new) });
-                // SAFETY: as above; not null, because nothing makes it null but a fork, and a fork's
-                // child has one thread.
+                // SAFETY: as above; not null, because nothing makes it null but a fork, and a
+                // fork's child has one thread.
                 Ok(unsafe { &*winner })
             }
         }

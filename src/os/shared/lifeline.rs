@@ -1,13 +1,14 @@
 //! How the death of a process becomes known at once: a robust list, kept by a thread of its own.
 //!
 //! When a thread ends, however it ends, the kernel walks the list that the thread registered, and
-//! marks each futex on it that holds the thread's id with `FUTEX_OWNER_DIED`, and wakes one who sleeps
-//! there. The thread `lw-lifeline` does nothing but have such a list: it ends with the process. There
-//! is one a process for all areas, and it ends with the last one.
+//! marks each futex on it that holds the thread's id with `FUTEX_OWNER_DIED`, and wakes one who
+//! sleeps there. The thread `lw-lifeline` does nothing but have such a list: it ends with the
+//! process. There is one a process for all areas, and it ends with the last one.
 //!
-//! The list is changed by other threads, under a lock, by one store each: whenever the kernel comes,
-//! it is whole. Head and nodes are in shared anonymous memory, see [`mapping`](super::mapping). The thread
-//! blocks all signals and takes no robust mutex, whose list it would have replaced.
+//! The list is changed by other threads, under a lock, by one store each: whenever the kernel
+//! comes, it is whole. Head and nodes are in shared anonymous memory, see
+//! [`mapping`](super::mapping). The thread blocks all signals and takes no robust mutex, whose list
+//! it would have replaced.
 //!
 //! It also looks after those who wait without a thread, see [`Watcher`].
 
@@ -91,11 +92,12 @@ impl Drop for Page {
     }
 }
 
-/// Lets threads that the calling thread wakes go before it: it asks the scheduler for a slice that is
-/// a little longer than theirs. Where a kernel does not know that, nothing changes.
+/// Lets threads that the calling thread wakes go before it: it asks the scheduler for a slice that
+/// is a little longer than theirs. Where a kernel does not know that, nothing changes.
 ///
-/// The keeper is often the last thread of a process to end. Then it takes the address space apart, for
-/// longer than all the rest takes, with the waiter that it has just woken behind it on its processor.
+/// The keeper is often the last thread of a process to end. Then it takes the address space apart,
+/// for longer than all the rest takes, with the waiter that it has just woken behind it on its
+/// processor.
 fn yield_to_woken() {
     let mut attributes = libc::sched_attr {
         size: 0,
@@ -114,8 +116,8 @@ fn yield_to_woken() {
     if status != 0 || !is_fair || attributes.sched_runtime == 0 {
         return;
     }
-    // Longer is all that matters, and no more than that: among threads that compute, who has a longer
-    // slice is served later.
+    // Longer is all that matters, and no more than that: among threads that compute, who has a
+    // longer slice is served later.
     attributes.sched_runtime += attributes.sched_runtime / 8;
     // SAFETY: the kernel reads `attributes.size` bytes, which it wrote itself.
     let _ = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };

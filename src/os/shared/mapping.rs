@@ -11,8 +11,9 @@
 //! file, and one list serves any number of mappings.
 //!
 //! The nodes are in shared anonymous memory, which outlives the tear-down of a killed process's
-//! private pages, and are not inherited by a fork's child. The private page says who this process is;
-//! in a fork's child it is zero. So who works with what it says need not ask whether it is in one.
+//! private pages, and are not inherited by a fork's child. The private page says who this process
+//! is; in a fork's child it is zero. So who works with what it says need not ask whether it is in
+//! one.
 
 #![allow(unsafe_code)]
 
@@ -135,8 +136,8 @@ impl Mapping {
 
     #[inline(always)]
     fn private(&self) -> &Private {
-        // SAFETY: mapped for as long as `self`, at the start of a page, and atomics of which all bits
-        // are good.
+        // SAFETY: mapped for as long as `self`, at the start of a page, and atomics of which all
+        // bits are good.
         unsafe { self.base.cast().as_ref() }
     }
 }
@@ -146,8 +147,8 @@ impl Drop for Mapping {
         let unmap = |from: usize, to: usize| {
             // SAFETY: within what was mapped.
             let start = unsafe { self.base.add(from) };
-            // SAFETY: the range is this mapping's; references into it do not outlive `self`, and its
-            // nodes have been unlinked.
+            // SAFETY: the range is this mapping's; references into it do not outlive `self`, and
+            // its nodes have been unlinked.
             let _ = unsafe { munmap(start.as_ptr().cast(), to - from) };
         };
         let end = FRONT + self.size;

@@ -102,8 +102,8 @@ impl ProcessSlot {
     /// The life word and what it holds, marked so that the kernel wakes who sleeps on it when its
     /// process dies. `None`: it is dead already.
     ///
-    /// The mark goes onto a life that was seen, by compare-and-swap: set blindly, it would turn up on
-    /// the word of nobody and keep the slot from being taken.
+    /// The mark goes onto a life that was seen, by compare-and-swap: set blindly, it would turn up
+    /// on the word of nobody and keep the slot from being taken.
     pub(crate) fn watch_life(&self) -> Option<(&SharedFutex, u32)> {
         let mut seen = self.life.load();
         loop {

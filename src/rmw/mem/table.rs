@@ -29,8 +29,8 @@ pub(super) struct Table {
     pub(super) epoch: u32,
     /// How often slots have moved: a position says nothing about another generation's.
     generation: u32,
-    /// How often slots have moved or were vacated: what was found at some place is there as long as this
-    /// stays.
+    /// How often slots have moved or were vacated: what was found at some place is there as long as
+    /// this stays.
     upheavals: u32,
     /// Bytes behind the keys and values.
     heap: u64,

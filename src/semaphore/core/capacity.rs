@@ -1,11 +1,11 @@
 //! How many permits there are, and how many of them are taken.
 //!
-//! Two words say it: `max`, and the available ones in `state`. They are moved together under the queue's
-//! lock, with `resizes` odd meanwhile; who reads both reads `resizes` before and after, and again if it
-//! has moved.
+//! Two words say it: `max`, and the available ones in `state`. They are moved together under the
+//! queue's lock, with `resizes` odd meanwhile; who reads both reads `resizes` before and after, and
+//! again if it has moved.
 //!
-//! A change decides anew who can be served at all: requests for more than `max` are set aside, the others
-//! come back to the line, in the order of their age.
+//! A change decides anew who can be served at all: requests for more than `max` are set aside, the
+//! others come back to the line, in the order of their age.
 
 use crate::sync::atomic::Ordering;
 use crate::sync::{hint, mutant};

@@ -12,7 +12,8 @@
 //! | sleep | on `change`, `turn`, and the lives of up to eight holders, for 50 ms at most |
 //!
 //! The kernel wakes one of those who sleep on a life when its process dies. Who was to be woken and
-//! who was to wake may have been killed too, hence the 50 ms; then the second evidence is looked at.
+//! who was to wake may have been killed too, hence the 50 ms; then the second evidence is looked
+//! at.
 
 use std::time::Duration;
 
@@ -123,8 +124,8 @@ impl Attempt {
         let target = core.target();
         let (free, freed) = self.scan(core, may_take, target, &dead);
         if self.taken.len() > had {
-            // As `Core::keep`: who changes the number of permits, or shut the gate meanwhile, may not
-            // have counted these.
+            // As `Core::keep`: who changes the number of permits, or shut the gate meanwhile, may
+            // not have counted these.
             model_fence();
             let is_passed = change & GATED == 0 && core.is_gated();
             if is_passed || core.target() != target {
@@ -162,8 +163,9 @@ impl Attempt {
         core.find_dead()
     }
 
-    /// Whether this request may take what is free: it can be served, nobody stands before it, and if
-    /// it wants several, it is the one that collects. What it has and may not complete, others get.
+    /// Whether this request may take what is free: it can be served, nobody stands before it, and
+    /// if it wants several, it is the one that collects. What it has and may not complete, others
+    /// get.
     fn may_take(&mut self, core: &Core, waits: bool, dead: &[Owner]) -> bool {
         let is_possible = self.wanted <= core.target();
         let is_first = is_possible && self.is_first(core, waits);
@@ -183,8 +185,8 @@ impl Attempt {
         self.holders.clear();
         self.next_expiry = None;
         let (mut free, mut freed) = (0, 0);
-        // How many it may take. After a cut, more may run than there are permits: then those who take
-        // do so one after the other, having counted.
+        // How many it may take. After a cut, more may run than there are permits: then those who
+        // take do so one after the other, having counted.
         let mut most = match may_take {
             true => self.wanted - self.taken.len(),
             false => 0,
@@ -275,8 +277,8 @@ impl Attempt {
     }
 
     /// Whether nobody stands before this request. Once it has waited for long, it stands before the
-    /// others itself; one that does not wait never does, however long its thread was not run: it would
-    /// find the gate shut, by itself.
+    /// others itself; one that does not wait never does, however long its thread was not run: it
+    /// would find the gate shut, by itself.
     fn is_first(&mut self, core: &Core, waits: bool) -> bool {
         let word = &core.control().starving;
         let mut seen = word.load(Ordering::SeqCst);
@@ -321,8 +323,8 @@ impl Attempt {
         time.saturating_duration_since(self.since) >= PATIENCE
     }
 
-    /// Calls `watch` with the words to sleep on, what they are, and whether they are lives. `false`:
-    /// one of them has changed already.
+    /// Calls `watch` with the words to sleep on, what they are, and whether they are lives.
+    /// `false`: one of them has changed already.
     pub(super) fn watch<'a>(
         &mut self,
         core: &'a Core,

@@ -20,9 +20,9 @@
 //! | `RETIRED` | no permit |
 //!
 //! `GATED` sends newcomers the slow way: somebody starves, or the number of permits is being changed.
-//! It is set before that is written, and taken away by whoever has looked at everything and found it
-//! in order, if `change` has not moved meanwhile; so who is killed in between leaves it set, and the
-//! next one finishes what was begun.
+//! It is set before that is written, and taken away by whoever has looked at everything and found
+//! it in order, if `change` has not moved meanwhile; so who is killed in between leaves it set, and
+//! the next one finishes what was begun.
 
 #![allow(unsafe_code)]
 
@@ -125,8 +125,8 @@ pub(crate) fn prepare(control: &Control, cells: &[Cell], permits: u32) {
     }
 }
 
-/// Since when a claim holds a cell: milliseconds of the coarse clock above the claim's sequence number,
-/// so that it says nothing of the next one.
+/// Since when a claim holds a cell: milliseconds of the coarse clock above the claim's sequence
+/// number, so that it says nothing of the next one.
 pub(super) fn since(claim: Value, nanos: u64) -> u64 {
     (nanos / 1_000_000) << 30 | u64::from(claim.sequence())
 }

@@ -1,8 +1,8 @@
 //! What a process has of a shared semaphore: its attachment, and the steps on the words.
 //!
 //! The uncontended way in is one look at the control words and one compare-and-swap on a free cell,
-//! the way out one compare-and-swap and one look. Everything else, dead owners above all, is the slow
-//! way's ([`Attempt`](super::attempt::Attempt)).
+//! the way out one compare-and-swap and one look. Everything else, dead owners above all, is the
+//! slow way's ([`Attempt`](super::attempt::Attempt)).
 
 use std::cell::Cell as Local;
 use std::ptr::NonNull;
@@ -44,12 +44,12 @@ pub(super) struct Claim {
     pub(super) value: Value,
 }
 
-/// In a claim on a list: its value is in the second word. Without, its sequence number is made of the
-/// claim's own tag, and nothing has to be stored but the cell.
+/// In a claim on a list: its value is in the second word. Without, its sequence number is made of
+/// the claim's own tag, and nothing has to be stored but the cell.
 const EXPLICIT: u64 = 1 << 63;
 
-/// In a claim on a list: it is noted since when it stands, and so must the next one be. Like the bit
-/// above it makes the number one that no cell has.
+/// In a claim on a list: it is noted since when it stands, and so must the next one be. Like the
+/// bit above it makes the number one that no cell has.
 const TIMED: u64 = 1 << 62;
 
 /// A claim with a value of its own.
@@ -285,8 +285,8 @@ impl Core {
         }
     }
 
-    /// Looks at the gate again after a permit has been taken: if it was shut meanwhile, who shut it may
-    /// not have counted this one. Gives it back then.
+    /// Looks at the gate again after a permit has been taken: if it was shut meanwhile, who shut it
+    /// may not have counted this one. Gives it back then.
     fn keep(&self, claim: Claim) -> Option<Claim> {
         if self.is_gated() {
             self.give_back(claim);
@@ -470,8 +470,8 @@ impl Core {
     /// The owners that live by the first evidence and not by the second: their life word has been
     /// written over, or they ended while they detached.
     ///
-    /// Who attaches locks the byte before its life begins, and who detaches unlocks it after that has
-    /// ended: a life whose byte nobody has, in one generation, is none.
+    /// Who attaches locks the byte before its life begins, and who detaches unlocks it after that
+    /// has ended: a life whose byte nobody has, in one generation, is none.
     pub(super) fn find_dead(&self) -> Vec<Owner> {
         let Area { cells, slots, .. } = self.area();
         let mut seen = Vec::new();

@@ -1,10 +1,10 @@
 //! The number of permits, and the gate that newcomers pass.
 //!
 //! `GATED` in `change` sends newcomers the slow way while somebody starves, while the number of permits
-//! is being changed, and after a cut while more run than there are. It is shut before that is written.
-//! Who has found everything in order opens it, if `change` has not moved since; and who takes a permit
-//! on the fast way looks at it once more afterwards. So a permit that was taken beside a change of the
-//! number was counted by who made the change, or is given back.
+//! is being changed, and after a cut while more run than there are. It is shut before that is
+//! written. Who has found everything in order opens it, if `change` has not moved since; and who
+//! takes a permit on the fast way looks at it once more afterwards. So a permit that was taken
+//! beside a change of the number was counted by who made the change, or is given back.
 
 use crate::os::shared::word::Owner;
 use crate::sync::atomic::{Ordering, model_fence};
@@ -32,8 +32,8 @@ impl Core {
         if !mutant::enabled("shared-cut-changes-nothing") {
             control.target.store(permits, Ordering::SeqCst);
         }
-        // Who has looked at everything before the store may have opened it; the count moves, so that
-        // nobody takes this gate for the one before.
+        // Who has looked at everything before the store may have opened it; the count moves, so
+        // that nobody takes this gate for the one before.
         let gated = self.gate(ONE);
         // Pairs with the one in `is_gated`.
         model_fence();
@@ -95,8 +95,8 @@ impl Core {
         }
     }
 
-    /// Whether newcomers are sent the slow way. After a permit was taken: that step or the gate's was
-    /// first, and who shut the gate has counted the permit or is seen here.
+    /// Whether newcomers are sent the slow way. After a permit was taken: that step or the gate's
+    /// was first, and who shut the gate has counted the permit or is seen here.
     #[inline(always)]
     pub(super) fn is_gated(&self) -> bool {
         if mutant::enabled("shared-passes-a-shut-gate") {

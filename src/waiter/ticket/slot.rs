@@ -110,8 +110,8 @@ impl<T> Slot<T> {
         }
     }
 
-    /// Waits until the result is there: looks for it a moment, and then sleeps. `false`: the deadline came
-    /// first.
+    /// Waits until the result is there: looks for it a moment, and then sleeps. `false`: the
+    /// deadline came first.
     pub(super) fn park(&self, deadline: Option<Instant>) -> bool {
         if self.is_done() {
             return true;
@@ -126,8 +126,8 @@ impl<T> Slot<T> {
         comes_soon || self.sleep_unless(deadline, || false)
     }
 
-    /// Sleeps until the result is there. `false`: the deadline came first, or it `is_over`, which is asked
-    /// again after each nudge.
+    /// Sleeps until the result is there. `false`: the deadline came first, or it `is_over`, which
+    /// is asked again after each nudge.
     pub(super) fn sleep_unless(
         &self,
         deadline: Option<Instant>,

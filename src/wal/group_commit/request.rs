@@ -6,7 +6,8 @@ use super::Core;
 use super::state::Patience;
 
 impl Core {
-    /// Waits until everything up to `lsn` is synced; asks for that, if the log would not do it soon.
+    /// Waits until everything up to `lsn` is synced; asks for that, if the log would not do it
+    /// soon.
     pub(in super::super) fn wait_durable(
         &self,
         lsn: Option<Lsn>,

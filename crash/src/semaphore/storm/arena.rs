@@ -2,11 +2,11 @@
 //!
 //! A worker takes a ticket after each permit and returns it before. So whoever holds a permit
 //! without a ticket knows that fewer than all tickets are with processes that hold one, and looks
-//! until it finds one to take: a free one, or one whose owner was killed. It reads all tickets twice.
-//! Each holds its owner and a serial number, so when nothing has changed there was a moment at
-//! which all of them were taken at once. If no owner had been told to die after that moment, all
-//! owners then held permits: the semaphore granted one too many. There is no false alarm,
-//! however the reads interleave.
+//! until it finds one to take: a free one, or one whose owner was killed. It reads all tickets
+//! twice. Each holds its owner and a serial number, so when nothing has changed there was a moment
+//! at which all of them were taken at once. If no owner had been told to die after that moment, all
+//! owners then held permits: the semaphore granted one too many. There is no false alarm, however
+//! the reads interleave.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -23,7 +23,8 @@ const INHERITED: usize = 3;
 const TICKETS: usize = 4;
 const SLOTS: usize = 2;
 
-/// A ticket: worker's slot 8 | its generation 32 | thread 1 | serial 23, never zero since generations begin at 1.
+/// A ticket: worker's slot 8 | its generation 32 | thread 1 | serial 23, never zero since
+/// generations begin at 1.
 pub(super) struct Arena {
     page: Page,
     permits: usize,
