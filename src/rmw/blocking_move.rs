@@ -105,8 +105,8 @@ impl<S: Store> Rmw<S> {
     /// # use latchwork::rmw::{ListEnd, Rmw};
     /// # use std::time::Instant;
     /// let rmw = Rmw::new();
-    /// assert_eq!(rmw.blmove_deadline("from", "to", ListEnd::Front, ListEnd::Back,
-    /// Instant::now())?, None);
+    /// let moved = rmw.blmove_deadline("from", "to", ListEnd::Front, ListEnd::Back, Instant::now())?;
+    /// assert_eq!(moved, None);
     /// # Ok::<(), latchwork::rmw::RmwError>(())
     /// ```
     ///
@@ -134,8 +134,9 @@ impl<S: Store> Rmw<S> {
     /// ```
     /// # use latchwork::rmw::{ListEnd, Rmw};
     /// let rmw = Rmw::new();
-    /// let pending = rmw.blmove_with("from", "to", ListEnd::Front, ListEnd::Back, |moved|
-    /// drop(moved)); assert!(pending.cancel()); rmw.rpush("from", ["job"])?;
+    /// let pending = rmw.blmove_with("from", "to", ListEnd::Front, ListEnd::Back, drop);
+    /// assert!(pending.cancel());
+    /// rmw.rpush("from", ["job"])?;
     /// assert_eq!(rmw.llen("from")?, 1);
     /// # Ok::<(), latchwork::rmw::RmwError>(())
     /// ```

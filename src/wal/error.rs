@@ -15,8 +15,9 @@ use super::Lsn;
 /// ```
 /// use latchwork::Wal;
 ///
-/// let error = Wal::builder("/proc/no-such-place").open(|_, _| Ok::<(),
-/// std::io::Error>(())).unwrap_err(); assert!(error.path().starts_with("/proc"));
+/// let replay = |_, _: &[u8]| Ok::<(), std::io::Error>(());
+/// let error = Wal::builder("/proc/no-such-place").open(replay).unwrap_err();
+/// assert!(error.path().starts_with("/proc"));
 /// assert!(!error.is_corrupt() && error.io_error().is_some());
 /// ```
 #[derive(Clone)]
