@@ -341,6 +341,22 @@ fn a_detached_latch_moves_to_another_thread() {
 }
 
 #[test]
+fn an_owned_latch_needs_no_handle_and_comes_back_when_it_is_leaked() {
+    let table = LatchTable::<str>::new();
+    let lent = table.clone();
+    thread::spawn(move || {
+        let latch = lent.latch("a").unwrap().into_owned();
+        assert_eq!(lent.latch("b").unwrap_err(), LatchError::Reentrant);
+        assert_eq!(lent.held(), 1);
+        drop(lent);
+        std::mem::forget(latch);
+    })
+    .join()
+    .unwrap();
+    assert_eq!((table.held(), table.stats().leaked), (0, 1));
+}
+
+#[test]
 fn newcomers_do_not_pass_a_waiter_for_ever() {
     // The original let newcomers barge past the queue for as long as they came.
     let table = LatchTable::<str>::new();

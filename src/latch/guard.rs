@@ -117,6 +117,29 @@ impl<'a> Latch<'a> {
     pub fn detach(self) -> SendLatch {
         detach(&self.bound)
     }
+
+    /// Gives the guard a handle of its own, so that it need not borrow the table. It stays bound to
+    /// this thread.
+    ///
+    /// ```
+    /// use latchwork::{LatchTable, latch::OwnedLatch};
+    ///
+    /// struct Session {
+    ///     user: OwnedLatch,
+    /// }
+    ///
+    /// let session = Session {
+    ///     user: LatchTable::<str>::new().latch("ada")?.into_owned(),
+    /// };
+    /// drop(session.user);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[track_caller]
+    pub fn into_owned(self) -> OwnedLatch {
+        let acquired_at = self.bound.acquired_at();
+        let acquired_at = acquired_at.unwrap_or(Location::caller());
+        self.detach().bind(acquired_at)
+    }
 }
 
 impl Drop for Latch<'_> {
@@ -245,8 +268,11 @@ impl SendLatch {
 
     /// Binds the latch to the calling thread.
     #[track_caller]
-    pub fn attach(mut self) -> OwnedLatch {
-        let acquired_at = Location::caller();
+    pub fn attach(self) -> OwnedLatch {
+        self.bind(Location::caller())
+    }
+
+    fn bind(mut self, acquired_at: &'static Location<'static>) -> OwnedLatch {
         let held = self.held.take();
         OwnedLatch {
             bound: held.map(|(core, hold)| OwnedBound::new(core, hold.into(), acquired_at, 0)),
