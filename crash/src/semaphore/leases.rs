@@ -114,7 +114,12 @@ fn work(path: &Path, page: &Page, slot: usize, seed: u64) -> Result<()> {
         }
         for _ in 0..random.u8(..3) {
             thread::sleep(Duration::from_micros(random.u64(..3_000)));
-            if lease.renew(Duration::from_millis(random.u64(1..8))).is_ok() {
+            let ttl = Duration::from_millis(random.u64(1..8));
+            if ttl < lease.remaining() {
+                // What is published would outlast it, if this is stopped before the next one.
+                publisher.take_back();
+            }
+            if lease.renew(ttl).is_ok() {
                 publisher.publish(&lease);
             } else {
                 page.cell(LOST).fetch_add(1, Relaxed);
