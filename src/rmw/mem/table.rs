@@ -311,13 +311,16 @@ impl Table {
             record,
         };
         self.heap += slot.key.heap() + slot.record.value.heap();
-        if self.slots.len() == self.slots.capacity() {
-            // Slots move here and nowhere else, so the generation counts real moves only.
+        let is_full = self.slots.len() == self.slots.capacity();
+        if is_full {
             self.moves_slots();
         }
         let hasher = &self.hasher;
         let hash_of = |slot: &Slot| hasher.hash(&slot.key);
-        self.slots.reserve(1, hash_of);
+        if is_full {
+            // Slots move here and nowhere else, so the generation counts real moves only.
+            self.slots.reserve(1, hash_of);
+        }
         self.slots.insert_unique(key.hash, slot, hash_of);
         Left::Nothing
     }
