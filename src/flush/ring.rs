@@ -9,9 +9,10 @@
 //! | `Open`, `Awaited` | `Closed` | [`close`](Ring::close) |
 //! | `Complete` | `Open`, for the number one lap later | [`take`](Ring::take) |
 //!
-//! The finalizer awaits one place only, the next in order, and finds out under its lock that it is
+//! The finalizer sleeps for one place, the next in order, and finds out under its lock that it is
 //! not complete: whoever completes it later sees that it is awaited. So a completion wakes somebody
-//! if it was the one that was missing, and no other does.
+//! if it was the one that was missing, and no other does. A nap, which ends by itself, may be for a
+//! later place.
 //!
 //! There is a place for each flush that may be in flight: the number that comes to a place next is
 //! given out only when its last one has been finalized.
@@ -101,20 +102,16 @@ impl<T> Ring<T> {
         if turn.sequence != sequence {
             return Completed::Refused(value);
         }
-        match turn.state {
-            State::Open => {
-                turn.state = State::Complete(value);
-                place.completed.store(sequence + 1, Ordering::Relaxed);
-                Completed::Stored
-            }
-            State::Awaited => {
-                turn.state = State::Complete(value);
-                match mutant::enabled("flush-completes-silently") {
-                    true => Completed::Stored,
-                    false => Completed::Awaited,
-                }
-            }
-            State::Complete(_) | State::Closed => Completed::Refused(value),
+        let is_awaited = match turn.state {
+            State::Open => false,
+            State::Awaited => true,
+            State::Complete(_) | State::Closed => return Completed::Refused(value),
+        };
+        turn.state = State::Complete(value);
+        place.completed.store(sequence + 1, Ordering::Relaxed);
+        match is_awaited && !mutant::enabled("flush-completes-silently") {
+            true => Completed::Awaited,
+            false => Completed::Stored,
         }
     }
 

@@ -1,6 +1,9 @@
 //! The finalizer's thread: what it does in a turn, and how it waits for the next.
 
+use std::time::Duration;
+
 use crate::sync::atomic::Ordering;
+use crate::sync::time::{Instant, now};
 use crate::sync::{Arc, hint, mutant, thread};
 use crate::waiter::{Panic, Sleeper, contain};
 
@@ -20,28 +23,68 @@ pub(super) enum Turn {
     Ended,
 }
 
+/// So long the finalizer's thread may find its next flush by looking, before it naps.
+const WATCH: Duration = Duration::from_micros(100);
+
+/// A look that took so long had the processor given to somebody who worked.
+const LEFT: Duration = Duration::from_micros(30);
+
+/// So many flushes must be pending for a nap, which ends when most of them are complete.
+const MANY: u64 = 8;
+
+/// A nap ends after this in any case.
+const NAP: Duration = Duration::from_micros(200);
+
 /// The body of the finalizer's thread.
 pub(super) fn serve<F: Finalize>(core: &Arc<Core<F>>) {
     let thread = thread_name();
+    let mut watch = Watch { since: now() };
     core.serving(|| {
         loop {
             let number = core.bell.number();
             match turn(core, &thread) {
                 Turn::Worked => {}
-                Turn::Nothing if comes_soon(core) => {}
-                Turn::Nothing if core.halted().is_some() || core.await_next() => {
-                    core.bell.sleep(number, None);
-                }
-                Turn::Nothing => {}
+                Turn::Nothing if core.halted().is_some() => core.bell.sleep(number, None),
+                Turn::Nothing => watch.wait(core, number),
                 Turn::Ended => return,
             }
         }
     });
 }
 
-/// Looks for work a moment before the sleep, which would cost who completes a system call.
-fn comes_soon<F: Finalize>(core: &Core<F>) -> bool {
-    core.halted().is_none() && hint::lulls().any(|()| core.ring.seems_complete(core.watermark()))
+/// How the finalizer's thread waits for the next flush: it looks for a moment, since a sleep costs
+/// who completes a system call.
+///
+/// A thread that looks, and yields in between, is a busy one to the kernel. While streams share a
+/// processor, and the finalizer passes another one back and forth with those who submit, the kernel
+/// sees two that are busy, and leaves it at that. So who has looked for long without anybody else
+/// at work on its processor naps: then that one is idle, and a stream is moved there.
+struct Watch {
+    /// When the thread last slept, or had its processor used.
+    since: Instant,
+}
+
+impl Watch {
+    fn wait<F: Finalize>(&mut self, core: &Core<F>, number: u32) {
+        let mark = core.watermark();
+        let begun = now();
+        let pending = core.next().saturating_sub(mark);
+        if pending >= MANY && begun.saturating_duration_since(self.since) >= WATCH {
+            if core.ring.await_turn(mark + pending * 3 / 4) {
+                core.bell.sleep(number, begun.checked_add(NAP));
+            }
+            self.since = now();
+            return;
+        }
+        let comes = hint::lulls().any(|()| core.ring.seems_complete(mark));
+        if comes && now().saturating_duration_since(begun) < LEFT {
+            return;
+        }
+        if !comes && core.await_next() {
+            core.bell.sleep(number, None);
+        }
+        self.since = now();
+    }
 }
 
 /// The calling thread's name, for a shutdown that finds it running the user's code.
