@@ -109,9 +109,10 @@ impl<T> Ring<T> {
         };
         turn.state = State::Complete(value);
         place.completed.store(sequence + 1, Ordering::Relaxed);
-        match is_awaited && !mutant::enabled("flush-completes-silently") {
-            true => Completed::Awaited,
-            false => Completed::Stored,
+        if is_awaited && !mutant::enabled("flush-completes-silently") {
+            Completed::Awaited
+        } else {
+            Completed::Stored
         }
     }
 
@@ -205,6 +206,19 @@ mod tests {
         assert_eq!(ring.complete(1, 'b'), Completed::Stored);
         assert_eq!(ring.complete(0, 'a'), Completed::Awaited);
         assert!(!ring.await_turn(0), "it is complete");
+    }
+
+    #[test]
+    fn a_later_place_can_be_awaited_over_the_next_one() {
+        let ring = Ring::new(4);
+        assert!(ring.await_turn(2));
+        assert_eq!(ring.complete(0, 'a'), Completed::Stored);
+        assert_eq!(ring.complete(2, 'c'), Completed::Awaited);
+        assert!(ring.seems_complete(2));
+        assert_eq!(ring.take(0), Some('a'));
+        assert!(ring.await_turn(1));
+        assert_eq!(ring.complete(1, 'b'), Completed::Awaited);
+        assert_eq!((ring.take(1), ring.take(2)), (Some('b'), Some('c')));
     }
 
     #[test]
