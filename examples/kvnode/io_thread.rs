@@ -3,8 +3,8 @@
 //!
 //! It sleeps without a time-out unless some connection is stalled (half a request, or replies
 //! unread), so a server whose clients are idle makes no system calls at all. While requests come one
-//! upon the other it watches for the next before it sleeps. Level-triggered: a
-//! burst longer than one read is announced again, after everybody else has had a turn.
+//! upon the other it watches for the next before it sleeps. Level-triggered: a burst longer than one
+//! read is announced again, after everybody else has had a turn.
 
 use std::collections::BTreeSet;
 use std::ops::Range;

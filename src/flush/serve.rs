@@ -26,8 +26,8 @@ pub(super) enum Turn {
 /// So long the finalizer's thread may find its next flush by looking, before it naps.
 const WATCH: Duration = Duration::from_micros(100);
 
-/// A look that took so long had the processor given to somebody who worked.
-const LEFT: Duration = Duration::from_micros(30);
+/// Who looked for so long had yielded the processor to somebody who worked.
+const AWAY: Duration = Duration::from_micros(30);
 
 /// So many flushes must be pending for a nap, which ends when most of them are complete.
 const MANY: u64 = 8;
@@ -77,7 +77,7 @@ impl Watch {
             return;
         }
         let comes = hint::lulls().any(|()| core.ring.seems_complete(mark));
-        if comes && now().saturating_duration_since(begun) < LEFT {
+        if comes && now().saturating_duration_since(begun) < AWAY {
             return;
         }
         if !comes && core.await_next() {
