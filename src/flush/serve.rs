@@ -430,3 +430,30 @@ impl<F: Finalize> Core<F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flush::{FlushPipeline, each};
+
+    #[test]
+    fn a_nap_ends_by_itself_while_nothing_is_completed() {
+        let flush = FlushPipeline::builder("test")
+            .max_in_flight(MANY as usize)
+            .finalizer(each(|_, item: &mut u64| Ok::<_, std::io::Error>(*item)))
+            .build()
+            .unwrap();
+        let slots: Vec<_> = (0..MANY)
+            .map(|_| flush.reserve(0).unwrap().rotate(&mut (), |(), _| ()))
+            .collect();
+        let core = flush.core();
+        let since = now().checked_sub(WATCH).unwrap();
+        let mut watch = Watch { since };
+        // Nobody rings meanwhile: a sleep would have no end.
+        watch.wait(core, core.bell.number());
+        assert!(watch.since > since);
+        for slot in slots {
+            drop(slot.complete(Ok(1)).unwrap());
+        }
+    }
+}
