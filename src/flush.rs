@@ -376,7 +376,7 @@ impl<F: Finalize> FlushPipeline<F> {
             pending: self.pending(),
             in_flight: core.permits.current(),
             bytes_in_flight: core.bytes.as_ref().map_or(0, Semaphore::current),
-            submitted: counters.submitted.get(),
+            submitted: core.queue.submitted() + counters.completed.get(),
             finalized: counters.finalized.get(),
             skipped: counters.skipped.get(),
             batches: counters.batches.get(),

@@ -107,7 +107,8 @@ impl<F: Finalize> Fate<F> {
 pub(super) struct Entry<F: Finalize> {
     pub(super) sequence: u64,
     pub(super) fate: Fate<F>,
-    pub(super) completer: Option<Completer<Outcome<F>>>,
+    /// Gone: nobody has a ticket.
+    pub(super) completer: Completer<Outcome<F>>,
     /// 0 where the stream, which came too late, still has them.
     pub(super) permits: u64,
     pub(super) bytes: u64,
@@ -135,8 +136,8 @@ impl<F: Finalize> Entry<F> {
 pub(super) struct Due<F: Finalize> {
     pub(super) sequence: u64,
     pub(super) bytes: u64,
-    /// `None`: nobody has a ticket, or the timer has completed it.
-    pub(super) completer: Option<Completer<Outcome<F>>>,
+    /// Gone: nobody has a ticket, or the timer has completed it.
+    pub(super) completer: Completer<Outcome<F>>,
 }
 
 /// The right, and the duty, to complete a flush: a thread of the pipeline's. Dropping it abandons
@@ -158,7 +159,9 @@ impl<F: Finalize> Completion<'_, F> {
 
 impl<F: Finalize> Drop for Completion<'_, F> {
     fn drop(&mut self) {
-        self.core.abandon(self.due.take());
+        if let Some(due) = self.due.take() {
+            self.core.abandon(due);
+        }
     }
 }
 
@@ -301,7 +304,7 @@ impl<F: Finalize> Core<F> {
     }
 
     /// Completes a flush whose stream takes too long, and still has its permit.
-    pub(super) fn complete_late(&self, sequence: u64, completer: Option<Completer<Outcome<F>>>) {
+    pub(super) fn complete_late(&self, sequence: u64, completer: Completer<Outcome<F>>) {
         self.complete(Entry {
             sequence,
             fate: Fate::failed(Failure::StreamTimedOut),
@@ -324,10 +327,8 @@ impl<F: Finalize> Core<F> {
     }
 
     /// Completes what nobody has completed, and nobody will.
-    pub(super) fn abandon(&self, due: Option<Due<F>>) {
-        if let Some(due) = due
-            && !mutant::enabled("flush-drop-leaves-a-hole")
-        {
+    pub(super) fn abandon(&self, due: Due<F>) {
+        if !mutant::enabled("flush-drop-leaves-a-hole") {
             self.complete_due(due, Fate::failed(Failure::Abandoned));
         }
     }

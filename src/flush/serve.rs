@@ -309,9 +309,7 @@ impl<F: Finalize> Entry<F> {
         } = self;
         contain(|| drop(fate));
         let mut sleeper = None;
-        if let Some(completer) = completer {
-            contain(|| sleeper = completer.complete_quietly(Ok(outcome)));
-        }
+        contain(|| sleeper = completer.complete_quietly(Ok(outcome)));
         sleeper
     }
 

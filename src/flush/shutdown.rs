@@ -262,13 +262,18 @@ impl Run {
 
 impl<F: Finalize> Task<F> {
     fn into_leftover(self, core: &Core<F>) -> Leftover<F> {
-        let Task { due, job, stream } = self;
+        let Task {
+            due,
+            content,
+            stream,
+            ..
+        } = self;
         core.give_back(1, due.bytes);
         contain(|| drop(stream));
         Leftover {
             sequence: due.sequence,
             state: LeftoverState::Queued,
-            job: Some(job.content),
+            job: Some(content),
             item: None,
             error: None,
         }

@@ -139,10 +139,9 @@ pub struct Rotated<F: Finalize> {
 
 /// The right, and the duty, to complete a flush: the user's. Dropping it abandons the flush.
 pub(super) struct InHand<F: Finalize> {
-    core: Arc<Core<F>>,
     sequence: u64,
     /// `None`: it has gone on, or the number is not the pipeline's.
-    due: Option<Due<F>>,
+    due: Option<(Arc<Core<F>>, Due<F>)>,
     /// Whether it is noted as in a thread's hand.
     is_held: bool,
 }
@@ -150,8 +149,10 @@ pub(super) struct InHand<F: Finalize> {
 impl<F: Finalize> InHand<F> {
     /// The thread that rotated has it in hand no more.
     fn let_go(&mut self) {
-        if std::mem::take(&mut self.is_held) {
-            self.core.ring.hold(self.sequence, 0);
+        if std::mem::take(&mut self.is_held)
+            && let Some((core, _)) = &self.due
+        {
+            core.ring.hold(self.sequence, 0);
         }
     }
 }
@@ -159,7 +160,9 @@ impl<F: Finalize> InHand<F> {
 impl<F: Finalize> Drop for InHand<F> {
     fn drop(&mut self) {
         self.let_go();
-        self.core.abandon(self.due.take());
+        if let Some((core, due)) = self.due.take() {
+            core.abandon(due);
+        }
     }
 }
 
@@ -176,14 +179,14 @@ impl<F: Finalize> Rotated<F> {
             core.give_back(1, bytes);
         }
         // Before the swap, which may panic.
-        let hand = InHand {
-            core: Arc::clone(core),
+        let due = Due {
             sequence,
-            due: is_due.then_some(Due {
-                sequence,
-                bytes,
-                completer: None,
-            }),
+            bytes,
+            completer: Completer::gone(),
+        };
+        let hand = InHand {
+            sequence,
+            due: is_due.then(|| (Arc::clone(core), due)),
             is_held: is_due,
         };
         Self {
@@ -210,21 +213,15 @@ impl<F: Finalize> Rotated<F> {
 
     /// What is due, with a ticket. `None`: the pipeline has been stopped.
     fn take_due(&mut self) -> Option<(Due<F>, FlushTicket<F>)> {
-        let InHand {
-            core,
-            sequence,
-            due,
-            ..
-        } = &mut self.hand;
+        let (core, _) = self.hand.due.as_ref()?;
         if core.is_stopped() {
             return None;
         }
-        let mut due = due.take()?;
-        let (completer, ticket): (Completer<Outcome<F>>, _) = waiter::ticket();
-        due.completer = Some(completer);
-        let ticket = FlushTicket::new(Arc::clone(core), *sequence, ticket);
         self.hand.let_go();
-        Some((due, ticket))
+        let (core, mut due) = self.hand.due.take()?;
+        let (completer, ticket): (Completer<Outcome<F>>, _) = waiter::ticket();
+        due.completer = completer;
+        Some((due, FlushTicket::new(core, self.sequence(), ticket)))
     }
 
     /// Hands the flush to a streamer, which runs `stream`. Without streamers it runs here, at once.
@@ -245,26 +242,20 @@ impl<F: Finalize> Rotated<F> {
         let Self { mut hand, job } = self;
         let core = ticket.core();
         let task = Task {
-            job: Job {
-                content: job,
-                sequence: due.sequence,
-                attempt: 0,
-                deadline: None,
-            },
             due,
+            content: job,
+            attempts: 0,
             stream: Box::new(stream),
         };
-        core.counters.submitted.add(1);
         let taken = match core.options.streamers {
             0 => stream::run_here(core, task),
-            _ => core.queue.push(task),
+            _ => core.queue.submit(task),
         };
         match taken {
             Ok(()) => Ok(ticket),
-            Err(Task { due, job, .. }) => {
-                core.counters.submitted.sub(1);
-                hand.due = Some(due);
-                let job = job.content;
+            Err(Task { due, content, .. }) => {
+                hand.due = Some((ticket.into_core(), due));
+                let job = content;
                 Err(SubmitError(Self { hand, job }))
             }
         }
@@ -284,7 +275,7 @@ impl<F: Finalize> Rotated<F> {
             return Err(SubmitError(self));
         };
         let core = ticket.core();
-        core.counters.submitted.add(1);
+        core.counters.completed.add(1);
         let fate = match result {
             Ok(item) => Fate::Item(item),
             Err(error) => Fate::failed(Failure::Stream(error)),

@@ -47,7 +47,8 @@ pub struct FlushStats {
 }
 
 pub(super) struct Counters {
-    pub(super) submitted: Padded<Counter>,
+    /// Without a stream of the pipeline's; the queue counts the others.
+    pub(super) completed: Padded<Counter>,
     pub(super) finalized: Counter,
     pub(super) skipped: Counter,
     pub(super) batches: Counter,
@@ -62,7 +63,7 @@ pub(super) struct Counters {
 impl Counters {
     pub(super) fn new() -> Self {
         Self {
-            submitted: Padded(Counter::new()),
+            completed: Padded(Counter::new()),
             finalized: Counter::new(),
             skipped: Counter::new(),
             batches: Counter::new(),

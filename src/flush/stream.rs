@@ -7,7 +7,7 @@ use crate::sync::lock::{Mutex, MutexGuard};
 use crate::sync::time::{Instant, now};
 use crate::sync::unmodelled::{AtomicU64, Ordering};
 use crate::sync::{Arc, hint, mutant, thread};
-use crate::waiter::{Bell, Completer, Panic, contain};
+use crate::waiter::{Bell, Completer, Gauge, Panic, contain};
 
 use super::builder::Options;
 use super::core::{Completion, Core, Due, Entry, Fate, Outcome};
@@ -26,28 +26,38 @@ pub(super) type Stream<F> = Box<
 /// A stream that is to be run.
 pub(super) struct Task<F: Finalize> {
     pub(super) due: Due<F>,
-    pub(super) job: Job<F::Job>,
+    pub(super) content: F::Job,
+    /// How many tries there have been.
+    pub(super) attempts: u32,
     pub(super) stream: Stream<F>,
 }
 
 impl<F: Finalize> Task<F> {
     /// The stream of a flush that has failed, for another try: its tries are counted anew.
-    pub(super) fn again(entry: Entry<F>, mut job: Job<F::Job>, stream: Stream<F>) -> Self {
-        job.attempt = 0;
+    pub(super) fn again(entry: Entry<F>, job: Job<F::Job>, stream: Stream<F>) -> Self {
         let due = Due {
             sequence: entry.sequence,
             bytes: entry.bytes,
             completer: entry.completer,
         };
-        Self { due, job, stream }
+        Self {
+            due,
+            content: job.content,
+            attempts: 0,
+            stream,
+        }
     }
 
     /// A shutdown keeps it from being run: its flush has failed, and is left over with its job.
     pub(super) fn give_up(self, core: &Core<F>) {
-        let Self { due, job, stream } = self;
-        let due = Some(due);
-        let fate = Fate::failed_with(Failure::Abandoned, Some((job, stream)), None);
-        Completion { core, due }.complete(fate);
+        let job = Job {
+            content: self.content,
+            sequence: self.due.sequence,
+            attempt: self.attempts,
+            deadline: None,
+        };
+        let fate = Fate::failed_with(Failure::Abandoned, Some((job, self.stream)), None);
+        core.complete_due(self.due, fate);
     }
 }
 
@@ -61,6 +71,8 @@ pub(super) struct Queue<F: Finalize> {
     state: Mutex<State<F>>,
     /// How many tasks there are: a hint for those that look without the lock.
     waiting: AtomicU64,
+    /// How many flushes have come with a stream; those that are tried again count once.
+    submitted: Gauge,
     bell: Bell,
 }
 
@@ -81,6 +93,7 @@ struct State<F: Finalize> {
 #[must_use = "a shutdown waits for its end"]
 pub(super) struct Begun<F: Finalize> {
     task: Task<F>,
+    deadline: Option<Instant>,
     hand: usize,
 }
 
@@ -95,13 +108,20 @@ enum Hand<F: Finalize> {
 /// A stream that is being run.
 struct Running<F: Finalize> {
     sequence: u64,
+    /// Where there is a deadline.
+    timed: Option<Box<Timed<F>>>,
+    /// Of a thread that is not a streamer.
+    thread: Option<Box<str>>,
+}
+
+/// A stream that is being run, and must be done in time.
+struct Timed<F: Finalize> {
+    /// `None`: it has returned, or is late.
     deadline: Option<Instant>,
     /// The timer has failed its flush.
     is_late: bool,
-    /// Where there is a deadline: the timer takes it when the time is up.
-    completer: Option<Completer<Outcome<F>>>,
-    /// Of a thread that is not a streamer.
-    thread: Option<String>,
+    /// The timer takes it when the time is up.
+    completer: Completer<Outcome<F>>,
 }
 
 /// What a shutdown says of a stream that is being run.
@@ -134,20 +154,35 @@ impl<F: Finalize> Queue<F> {
                     .collect(),
             }),
             waiting: AtomicU64::new(0),
+            submitted: Gauge::new(),
             bell: Bell::new(),
         }
     }
 
     /// Puts a task in line. It comes back when the queue has been closed.
     pub(super) fn push(&self, task: Task<F>) -> Result<(), Task<F>> {
+        self.push_counted(task, 0)
+    }
+
+    /// Puts a task in line that is new.
+    pub(super) fn submit(&self, task: Task<F>) -> Result<(), Task<F>> {
+        self.push_counted(task, 1)
+    }
+
+    fn push_counted(&self, task: Task<F>, submitted: u64) -> Result<(), Task<F>> {
         let mut state = self.state.lock();
         if state.is_closed {
             return Err(task);
         }
         state.tasks.push_back(task);
+        self.submitted.add(submitted);
         self.hint(&state);
         self.unlock_and_call(state);
         Ok(())
+    }
+
+    pub(super) fn submitted(&self) -> u64 {
+        self.submitted.get()
     }
 
     /// Under the lock: the hint is right whenever that is free.
@@ -180,7 +215,7 @@ impl<F: Finalize> Queue<F> {
     }
 
     /// Waits for the next task. `None`: there will be none.
-    fn pop(&self, timeout: Option<Duration>, streamer: usize) -> Option<Task<F>> {
+    fn pop(&self, timeout: Option<Duration>, streamer: usize) -> Option<Begun<F>> {
         let mut state = self.state.lock();
         let done = std::mem::replace(&mut state.hands[streamer], Hand::Idle);
         loop {
@@ -188,13 +223,18 @@ impl<F: Finalize> Queue<F> {
                 return None;
             }
             if let Some(mut task) = self.take_first(&mut state) {
-                state.hands[streamer] = Hand::Running(Running::begin(&mut task, timeout));
+                let (running, deadline) = Running::begin(&mut task, timeout);
+                state.hands[streamer] = Hand::Running(running);
                 match mutant::enabled("flush-taker-calls-nobody") {
                     true => drop(state),
                     false => self.unlock_and_call(state),
                 }
                 drop(done);
-                return Some(task);
+                return Some(Begun {
+                    task,
+                    deadline,
+                    hand: streamer,
+                });
             }
             state = self.search(state);
         }
@@ -247,31 +287,31 @@ impl<F: Finalize> Queue<F> {
             drop(state);
             state = self.state.lock();
         }
-        Some(state.begin_here(task, name, options))
+        Some(state.begin_here(task, name.into(), options))
     }
 
-    /// Has the calling thread, which is no streamer, run `task`. It comes back when the queue has
-    /// been closed.
+    /// Has the calling thread, which is no streamer, run `task`, which is new. It comes back when
+    /// the queue has been closed.
     fn begin_here(&self, task: Task<F>, options: &Options) -> Result<Begun<F>, Task<F>> {
         let name = thread::name().unwrap_or_default();
         let mut state = self.state.lock();
         if state.is_closed && !mutant::enabled("flush-begins-after-a-shutdown") {
             return Err(task);
         }
-        Ok(state.begin_here(task, name, options))
+        self.submitted.add(1);
+        Ok(state.begin_here(task, name.into(), options))
     }
 
     /// The stream that had a deadline has returned: its ticket. `Err`: the timer has failed it.
-    fn end_run(&self, index: usize) -> Result<Option<Completer<Outcome<F>>>, ()> {
+    fn end_run(&self, index: usize) -> Result<Completer<Outcome<F>>, ()> {
         match &mut self.state.lock().hands[index] {
-            Hand::Running(running) => {
-                running.deadline = None;
-                match running.is_late {
-                    true => Err(()),
-                    false => Ok(running.completer.take()),
-                }
+            Hand::Running(Running {
+                timed: Some(timed), ..
+            }) if !timed.is_late => {
+                timed.deadline = None;
+                Ok(timed.completer.take())
             }
-            Hand::Absent | Hand::Idle => Err(()),
+            _ => Err(()),
         }
     }
 
@@ -312,11 +352,12 @@ impl<F: Finalize> Queue<F> {
         hands
             .filter_map(|(index, hand)| match hand {
                 Hand::Running(running) => {
-                    let thread = running.thread.clone();
+                    let thread = running.thread.as_deref().map(str::to_owned);
+                    let timed = running.timed.as_ref();
                     Some(Run {
                         sequence: running.sequence,
                         thread: thread.unwrap_or_else(|| streamer_name(index)),
-                        is_late: running.is_late,
+                        is_late: timed.is_some_and(|timed| timed.is_late),
                     })
                 }
                 Hand::Absent | Hand::Idle => None,
@@ -337,8 +378,8 @@ impl<F: Finalize> Queue<F> {
 
 impl<F: Finalize> State<F> {
     /// `task` is run by a thread of this name, which is no streamer.
-    fn begin_here(&mut self, mut task: Task<F>, name: String, options: &Options) -> Begun<F> {
-        let mut running = Running::begin(&mut task, options.stream_timeout);
+    fn begin_here(&mut self, mut task: Task<F>, name: Box<str>, options: &Options) -> Begun<F> {
+        let (mut running, deadline) = Running::begin(&mut task, options.stream_timeout);
         running.thread = Some(name);
         let others = &self.hands[options.streamers..];
         let free = others.iter().position(|hand| matches!(hand, Hand::Absent));
@@ -347,22 +388,31 @@ impl<F: Finalize> State<F> {
             self.hands.push(Hand::Absent);
         }
         self.hands[hand] = Hand::Running(running);
-        Begun { task, hand }
+        Begun {
+            task,
+            deadline,
+            hand,
+        }
     }
 }
 
 impl<F: Finalize> Running<F> {
-    fn begin(task: &mut Task<F>, timeout: Option<Duration>) -> Self {
+    /// With the time by which it must be done.
+    fn begin(task: &mut Task<F>, timeout: Option<Duration>) -> (Self, Option<Instant>) {
         let deadline = timeout.and_then(|time| now().checked_add(time));
-        task.job.attempt += 1;
-        task.job.deadline = deadline;
-        Self {
+        let timed = deadline.map(|_| {
+            Box::new(Timed {
+                deadline,
+                is_late: false,
+                completer: task.due.completer.take(),
+            })
+        });
+        let running = Self {
             sequence: task.due.sequence,
-            deadline,
-            is_late: false,
-            completer: deadline.and_then(|_| task.due.completer.take()),
+            timed,
             thread: None,
-        }
+        };
+        (running, deadline)
     }
 }
 
@@ -373,8 +423,8 @@ pub(super) fn streamer_name(index: usize) -> String {
 /// The body of a streamer.
 pub(super) fn serve<F: Finalize>(core: &Arc<Core<F>>, streamer: usize) {
     core.serving(|| {
-        while let Some(task) = core.queue.pop(core.options.stream_timeout, streamer) {
-            run(core, task, streamer);
+        while let Some(begun) = core.queue.pop(core.options.stream_timeout, streamer) {
+            run(core, begun);
         }
     });
     core.queue.leave(streamer);
@@ -395,26 +445,37 @@ pub(super) fn run_here<F: Finalize>(core: &Core<F>, task: Task<F>) -> Result<(),
 }
 
 pub(super) fn run_begun<F: Finalize>(core: &Core<F>, begun: Begun<F>) {
-    let Begun { task, hand } = begun;
-    core.serving(|| run(core, task, hand));
+    let hand = begun.hand;
+    core.serving(|| run(core, begun));
     core.queue.leave(hand);
     if core.is_stopped() {
         core.gone.announce(core.control.lock());
     }
 }
 
-fn run<F: Finalize>(core: &Core<F>, task: Task<F>, index: usize) {
+fn run<F: Finalize>(core: &Core<F>, begun: Begun<F>) {
+    let Begun {
+        task,
+        deadline,
+        hand,
+    } = begun;
     let Task {
         due,
-        mut job,
+        content,
+        attempts,
         mut stream,
     } = task;
+    let mut job = Job {
+        content,
+        sequence: due.sequence,
+        attempt: attempts + 1,
+        deadline,
+    };
     let started = core.counters.sample(due.sequence);
     let mut completion = Completion {
         core,
         due: Some(due),
     };
-    let deadline = job.deadline;
     if let Some(deadline) = deadline {
         core.timers.arm(deadline);
     }
@@ -422,7 +483,7 @@ fn run<F: Finalize>(core: &Core<F>, task: Task<F>, index: usize) {
     record(&core.counters.stream, started);
     let is_late = deadline.is_some_and(|deadline| now() >= deadline);
     if deadline.is_some() {
-        match (core.queue.end_run(index), &mut completion.due) {
+        match (core.queue.end_run(hand), &mut completion.due) {
             (Ok(completer), Some(due)) => due.completer = completer,
             // The timer has completed it: what it still holds comes back.
             (_, due) => {
@@ -456,7 +517,13 @@ fn run<F: Finalize>(core: &Core<F>, task: Task<F>, index: usize) {
         core.counters.retried.add(1);
         let at = now().checked_add(core.options.policy.backoff(job.attempt));
         contain(|| drop(failure));
-        return core.timers.retry(core, at, Task { due, job, stream });
+        let task = Task {
+            due,
+            content: job.content,
+            attempts: job.attempt,
+            stream,
+        };
+        return core.timers.retry(core, at, task);
     }
     let task = if is_late {
         contain(|| drop((stream, job)));
@@ -475,11 +542,14 @@ pub(super) fn fail_late<F: Finalize>(core: &Core<F>, now: Instant) -> Option<Ins
         let Hand::Running(running) = hand else {
             continue;
         };
-        match running.deadline {
+        let Some(timed) = &mut running.timed else {
+            continue;
+        };
+        match timed.deadline {
             Some(deadline) if deadline <= now => {
-                running.deadline = None;
-                running.is_late = true;
-                late.push((running.sequence, running.completer.take()));
+                timed.deadline = None;
+                timed.is_late = true;
+                late.push((running.sequence, timed.completer.take()));
             }
             Some(deadline) => next = Some(next.map_or(deadline, |next| next.min(deadline))),
             None => {}

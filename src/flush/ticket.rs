@@ -47,6 +47,10 @@ impl<F: Finalize> FlushTicket<F> {
         &self.core
     }
 
+    pub(super) fn into_core(self) -> Arc<Core<F>> {
+        self.core
+    }
+
     /// The flush's number.
     pub fn sequence(&self) -> u64 {
         self.sequence

@@ -68,11 +68,12 @@ pub(crate) mod hint {
         std::iter::repeat_n((), if long { 800 } else { 40 })
     }
 
-    /// The spins of a thread that others feed, and then a few times the processor for those: if
+    /// The spins of a thread that others feed, and then some times the processor for those: if
     /// they run on this one, there is more to do when it comes back, and no one has had to call it.
+    /// Few spins: they are lost where the others run here, and a yield to nobody is short.
     pub(crate) fn lulls() -> impl Iterator<Item = ()> {
-        (0..48).map(|turn| {
-            if turn < 40 {
+        (0..26).map(|turn| {
+            if turn < 10 {
                 spin_loop()
             } else {
                 std::thread::yield_now()

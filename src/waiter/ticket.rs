@@ -108,6 +108,20 @@ pub struct Completer<T> {
 }
 
 impl<T> Completer<T> {
+    /// One that is completed, or whose ticket nobody has.
+    #[cfg(feature = "flush")]
+    pub(crate) const fn gone() -> Self {
+        Self { slot: None }
+    }
+
+    /// Leaves one behind that is [`gone`](Self::gone).
+    #[cfg(feature = "flush")]
+    pub(crate) fn take(&mut self) -> Self {
+        Self {
+            slot: self.slot.take(),
+        }
+    }
+
     /// Before the work. `false`: it has been cancelled and must not be done; from `true` on it
     /// cannot be cancelled any more.
     ///
@@ -142,12 +156,10 @@ impl<T> Completer<T> {
         }
     }
 
-    /// As [`complete`](Self::complete), but who sleeps until then is the caller's to wake.
+    /// As [`complete`](Self::complete), of work that nobody can cancel; and who sleeps until then is
+    /// the caller's to wake.
     #[cfg(feature = "flush")]
     pub(crate) fn complete_quietly(mut self, result: Result<T, Panic>) -> Option<Sleeper<T>> {
-        if !self.begin() {
-            return None;
-        }
         let slot = self.slot.take()?;
         let sleeps = slot.finish(result.map_err(TicketError::from));
         sleeps.then(|| Sleeper(slot))
@@ -432,7 +444,7 @@ impl<T> Ticket<T> {
     /// # Errors
     /// When the process has no descriptor left.
     pub fn as_fd(&self) -> io::Result<BorrowedFd<'_>> {
-        self.slot.event.as_fd(|| self.is_done())
+        self.slot.event.as_fd(|| self.slot.watch())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The word and the result that the two ends of a ticket share.
 //!
-//! The word says how far the result has come, with a bit beside it for "the waiter sleeps":
+//! The word says how far the result has come, with bits beside it for "the waiter sleeps" and
+//! "there is a descriptor":
 //!
 //! | stage | next | by |
 //! |---|---|---|
@@ -32,9 +33,11 @@ pub(super) const CANCELLED: u32 = 3;
 const STAGE: u32 = 3;
 /// The waiter sleeps, or is about to.
 const ASLEEP: u32 = 4;
+/// There is a descriptor.
+const WATCHED: u32 = 8;
 /// Added by each nudge, so that a sleep on what was there before ends.
 #[cfg(feature = "flush")]
-const NUDGE: u32 = 8;
+const NUDGE: u32 = 16;
 
 pub(super) struct Slot<T> {
     pub(super) word: Futex,
@@ -84,6 +87,25 @@ impl<T> Slot<T> {
         self.word.load(Ordering::Relaxed) & STAGE == RUNNING
     }
 
+    /// After a descriptor was made: who hands the result over will look for it. `true`: somebody
+    /// has done so already, and may not have seen it.
+    pub(super) fn watch(&self) -> bool {
+        let mut word = self.word.load(Ordering::Acquire);
+        while word & STAGE != DONE {
+            // Release, pairs with the swap in `finish`: who finds the bit finds the descriptor.
+            match self.word.compare_exchange(
+                word,
+                word | WATCHED,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => return false,
+                Err(found) => word = found,
+            }
+        }
+        true
+    }
+
     /// Hands the result over. `true`: the waiter sleeps, and is to be woken.
     pub(super) fn finish(&self, result: Result<T, TicketError>) -> bool {
         let called = {
@@ -97,7 +119,9 @@ impl<T> Slot<T> {
             }
         };
         let before = self.word.swap(DONE, Ordering::AcqRel);
-        self.event.announce(|| self.is_done());
+        if before & WATCHED != 0 {
+            self.event.announce(|| true);
+        }
         if let Some((deliver, result)) = called {
             deliver(result);
         }
