@@ -30,6 +30,7 @@ mod drain;
 mod error;
 mod finalizer;
 mod job;
+mod queue;
 mod reserve;
 mod ring;
 mod serve;
@@ -55,10 +56,10 @@ pub use crate::waiter::Panic;
 
 use self::builder::Options;
 use self::core::{Control, Core, Finalizing};
+use self::queue::Queue;
 use self::ring::Ring;
 use self::serve::Turn;
 use self::stats::Counters;
-use self::stream::Queue;
 use self::timers::{Linked, Timers};
 use crate::os::home::Home;
 use crate::semaphore::Semaphore;
@@ -186,7 +187,7 @@ impl<F: Finalize> FlushPipeline<F> {
                 is_attended: false,
                 threads: Vec::new(),
             }),
-            queue: Padded(Queue::new(in_flight, options.streamers)),
+            queue: Queue::new(in_flight, options.streamers),
             timers: Timers::new(),
             counters: Counters::new(),
             home: Home::new(),
@@ -222,7 +223,7 @@ impl<F: Finalize> FlushPipeline<F> {
                 break;
             };
             let body = Arc::clone(core);
-            let streamer = thread::spawn_named(&stream::streamer_name(index), move || {
+            let streamer = thread::spawn_named(&queue::streamer_name(index), move || {
                 stream::serve(&body, index);
                 body.gone.announce(body.control.lock());
             });

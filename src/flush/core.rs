@@ -35,9 +35,10 @@ use super::builder::Options;
 use super::error::{DrainError, Failure, ReserveError};
 use super::finalizer::Finalize;
 use super::job::Job;
+use super::queue::Queue;
 use super::ring::{Completed, Ring};
 use super::stats::Counters;
-use super::stream::{Queue, Stream};
+use super::stream::Stream;
 use super::timers::Timers;
 
 crate::sync::local! {
@@ -229,7 +230,7 @@ pub(super) struct Core<F: Finalize> {
     /// Rings when a thread of the pipeline has come to its end.
     pub(super) gone: Bell,
     pub(super) control: Mutex<Control<F>>,
-    pub(super) queue: Padded<Queue<F>>,
+    pub(super) queue: Queue<F>,
     pub(super) timers: Timers<F>,
     pub(super) counters: Counters,
     /// Where the threads are.

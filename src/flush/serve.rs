@@ -419,7 +419,7 @@ impl<F: Finalize> Core<F> {
     /// Has a stream that failed run once more, by a streamer or, without those, by the finalizer's
     /// thread.
     pub(super) fn rerun(&self, task: Task<F>) {
-        if let Err(task) = self.queue.push(task) {
+        if let Err(task) = self.queue.resubmit(task) {
             return task.give_up(self);
         }
         if self.options.streamers == 0 {

@@ -10,8 +10,9 @@ use crate::waiter::contain;
 use super::core::{Core, Entry, FailedFlush, Fate, Finalizing, Name, Refused, STOP, STOPPED};
 use super::error::{DrainError, Failure};
 use super::finalizer::Finalize;
+use super::queue::Run;
 use super::ring::Closed;
-use super::stream::{Run, Task};
+use super::stream::Task;
 
 /// How a pipeline is shut down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
