@@ -7,6 +7,7 @@ use std::time::Duration;
 use latchwork::model::{Clock, model, thread};
 use latchwork::worker::{SubmitError, TicketError, Worker, ticket};
 use latchwork_loom_tests::Section;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Catches a completion that does not wake the waiter, and a waiter that goes to sleep past it.
 #[test]
@@ -75,6 +76,62 @@ fn who_waits_for_work_that_is_lost_is_told() {
         let other = thread::spawn(move || drop(completer));
         assert!(matches!(ticket.wait(), Err(TicketError::Lost)));
         other.join().unwrap();
+    });
+}
+
+/// Catches a callback that is not called because the result came beside its registration; one that
+/// is called before it is whole; and a result that goes to nobody.
+#[test]
+fn a_callback_gets_the_result_that_comes_beside_it() {
+    model(|| {
+        let section = Section::new();
+        let (completer, ticket) = ticket();
+        let other = thread::spawn(move || completer.complete(Ok(7)));
+        let pending = ticket.wait_with({
+            let section = section.clone();
+            move |result| {
+                assert_eq!(result.unwrap(), 7);
+                section.enter();
+            }
+        });
+        other.join().unwrap();
+        assert_eq!(section.entered(), 1);
+        drop(pending);
+    });
+}
+
+/// Catches a callback that is taken back while the result goes to it, and one that is never dropped.
+#[test]
+fn a_callback_that_is_taken_back_beside_the_result_is_called_or_not_and_dropped() {
+    model(|| {
+        let section = Section::new();
+        let owned = Arc::new(());
+        let (completer, ticket) = ticket();
+        let other = thread::spawn(move || completer.complete(Ok(7)));
+        let pending = ticket.wait_with({
+            let (section, owned) = (section.clone(), Arc::clone(&owned));
+            move |_| {
+                let _owned = owned;
+                section.enter();
+            }
+        });
+        drop(pending);
+        other.join().unwrap();
+        assert!(section.entered() <= 1);
+        assert_eq!(Arc::strong_count(&owned), 1);
+    });
+}
+
+/// Catches a descriptor that nobody makes readable because the result came while it was made.
+#[test]
+fn a_descriptor_made_beside_the_result_becomes_readable() {
+    model(|| {
+        let (completer, ticket) = ticket();
+        let other = thread::spawn(move || completer.complete(Ok(7)));
+        let fd = ticket.as_fd().unwrap();
+        other.join().unwrap();
+        let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+        assert_eq!(poll(&mut fds, Some(&Timespec::default())).unwrap(), 1);
     });
 }
 

@@ -24,7 +24,7 @@ use crate::sync::{Arc, mutant};
 use super::callback::Callback;
 use super::panic::Panic;
 use super::pending::{Delivery, Pending};
-use slot::{CANCELLED, Outcome, RUNNING, Slot};
+use slot::{CANCELLED, RUNNING, Slot};
 
 /// Why there is no result.
 ///
@@ -407,23 +407,14 @@ impl<T> Ticket<T> {
             }),
             delivery: Arc::clone(&delivery),
         };
-        let slot = Arc::clone(&self.slot);
-        let mut outcome = slot.result.lock();
-        match std::mem::replace(&mut *outcome, Outcome::None) {
-            Outcome::Ready(result) => {
-                drop(outcome);
-                callback.deliver(result);
+        match self
+            .slot
+            .deliver_to(Box::new(|result| callback.deliver(result)))
+        {
+            Ok(()) => Pending::new(delivery, move || drop(self.slot.take_back())),
+            Err(deliver) => {
+                deliver(self.slot.take());
                 Pending::delivered(delivery)
-            }
-            Outcome::None | Outcome::For(_) => {
-                *outcome = Outcome::For(Box::new(|result| callback.deliver(result)));
-                drop(outcome);
-                Pending::new(delivery, move || {
-                    let mut outcome = slot.result.lock();
-                    let deliver = std::mem::replace(&mut *outcome, Outcome::None);
-                    drop(outcome);
-                    drop(deliver);
-                })
             }
         }
     }
@@ -444,7 +435,7 @@ impl<T> Ticket<T> {
     /// # Errors
     /// When the process has no descriptor left.
     pub fn as_fd(&self) -> io::Result<BorrowedFd<'_>> {
-        self.slot.event.as_fd(|| self.slot.watch())
+        self.slot.event.as_fd(|| !self.slot.watch())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The word and the result that the two ends of a ticket share.
 //!
-//! The word says how far the result has come, with bits beside it for "the waiter sleeps" and
-//! "there is a descriptor":
+//! The word says how far the result has come, with bits beside it for "the waiter sleeps", "there is
+//! a descriptor" and "there is a callback":
 //!
 //! | stage | next | by |
 //! |---|---|---|
@@ -14,12 +14,21 @@
 //! compare-exchange, so one of the two fails, and learns it. Only one thread waits, because waiting
 //! takes the ticket. It sets the bit before it sleeps, and `DONE` is stored by a swap that returns
 //! the bit: either the swap sees it and wakes, or the waiter's compare-exchange fails and it looks
-//! again. The result itself is handed over under a lock, before `DONE`.
+//! again.
+//!
+//! The word says, too, whose the two cells are, so they need no lock:
+//!
+//! | cell | belongs to | until | and then to |
+//! |---|---|---|---|
+//! | the result | who completes | the swap to `DONE` | who waits; with a callback, still who completes |
+//! | the callback | who waits | it sets the bit | the swap to `DONE`, or who takes the bit back before that |
+
+#![allow(unsafe_code)]
 
 use crate::sync::atomic::Ordering;
+use crate::sync::cell::UnsafeCell;
 use crate::sync::futex::{Futex, Wait};
 use crate::sync::hint;
-use crate::sync::lock::Mutex;
 use crate::sync::mutant;
 use crate::sync::time::{Instant, now};
 
@@ -35,29 +44,34 @@ const STAGE: u32 = 3;
 const ASLEEP: u32 = 4;
 /// There is a descriptor.
 const WATCHED: u32 = 8;
+/// There is a callback that the result goes to.
+const CALLED: u32 = 16;
 /// Added by each nudge, so that a sleep on what was there before ends.
 #[cfg(feature = "flush")]
-const NUDGE: u32 = 16;
+const NUDGE: u32 = 32;
+
+/// What a result may go to, once it is there.
+pub(super) type Deliver<T> = Box<dyn FnOnce(Result<T, TicketError>) + Send>;
 
 pub(super) struct Slot<T> {
     pub(super) word: Futex,
-    pub(super) result: Mutex<Outcome<T>>,
+    result: UnsafeCell<Option<Result<T, TicketError>>>,
+    callback: UnsafeCell<Option<Deliver<T>>>,
     pub(super) event: Event,
 }
 
-pub(super) enum Outcome<T> {
-    /// It is not there yet, or has been taken.
-    None,
-    Ready(Result<T, TicketError>),
-    /// It goes to this, once it is there.
-    For(Box<dyn FnOnce(Result<T, TicketError>) + Send>),
-}
+// SAFETY: the cells are handed from one thread to another, by the word: what they hold is `Send`,
+// and no two threads have access at once.
+unsafe impl<T: Send> Sync for Slot<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Send for Slot<T> {}
 
 impl<T> Slot<T> {
     pub(super) fn new() -> Self {
         Self {
             word: Futex::new(WAITING),
-            result: Mutex::new(Outcome::None),
+            result: UnsafeCell::new(None),
+            callback: UnsafeCell::new(None),
             event: Event::new(),
         }
     }
@@ -87,45 +101,90 @@ impl<T> Slot<T> {
         self.word.load(Ordering::Relaxed) & STAGE == RUNNING
     }
 
-    /// After a descriptor was made: who hands the result over will look for it. `true`: somebody
-    /// has done so already, and may not have seen it.
-    pub(super) fn watch(&self) -> bool {
+    /// Sets `bit` beside the stage. `false`: the result is there already.
+    fn mark(&self, bit: u32) -> bool {
         let mut word = self.word.load(Ordering::Acquire);
         while word & STAGE != DONE {
-            // Release, pairs with the swap in `finish`: who finds the bit finds the descriptor.
-            match self.word.compare_exchange(
-                word,
-                word | WATCHED,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
-                Ok(_) => return false,
+            // Release, pairs with the swap in `finish`: who finds the bit finds what it tells of.
+            let marked =
+                self.word
+                    .compare_exchange(word, word | bit, Ordering::AcqRel, Ordering::Acquire);
+            match marked {
+                Ok(_) => return true,
                 Err(found) => word = found,
             }
         }
-        true
+        false
+    }
+
+    /// After a descriptor was made: who hands the result over will look for it. `false`: somebody
+    /// has done so already, and may not have seen it.
+    pub(super) fn watch(&self) -> bool {
+        mutant::enabled("ticket-watches-silently") || self.mark(WATCHED)
     }
 
     /// Hands the result over. `true`: the waiter sleeps, and is to be woken.
     pub(super) fn finish(&self, result: Result<T, TicketError>) -> bool {
-        let called = {
-            let mut outcome = self.result.lock();
-            match std::mem::replace(&mut *outcome, Outcome::None) {
-                Outcome::For(deliver) => Some((deliver, result)),
-                Outcome::None | Outcome::Ready(_) => {
-                    *outcome = Outcome::Ready(result);
-                    None
-                }
-            }
-        };
+        // SAFETY: there is one completer, which finishes once, and nobody else reads or writes the
+        // cell before `DONE`.
+        self.result.with_mut(|cell| unsafe { *cell = Some(result) });
         let before = self.word.swap(DONE, Ordering::AcqRel);
         if before & WATCHED != 0 {
             self.event.announce(|| true);
         }
-        if let Some((deliver, result)) = called {
-            deliver(result);
+        if before & CALLED != 0 {
+            // SAFETY: the bit was set after the callback was stored, and nobody takes that back
+            // from `DONE` on.
+            let deliver = self.callback.with_mut(|cell| unsafe { (*cell).take() });
+            if let Some(deliver) = deliver {
+                deliver(self.take());
+            }
         }
         before & ASLEEP != 0 && !mutant::enabled("ticket-wakes-nobody")
+    }
+
+    /// Has the result go to `deliver`. `Err`: it is there already, and `deliver` comes back.
+    ///
+    /// For the one who waits, and at most once.
+    pub(super) fn deliver_to(&self, deliver: Deliver<T>) -> Result<(), Deliver<T>> {
+        if mutant::enabled("ticket-registers-before-it-stores") {
+            self.mark(CALLED);
+        }
+        // SAFETY: the bit is not set, so the cell is the waiter's, and there is one.
+        self.callback
+            .with_mut(|cell| unsafe { *cell = Some(deliver) });
+        if self.mark(CALLED) {
+            return Ok(());
+        }
+        // SAFETY: the bit was not set, so it still is.
+        let deliver = self.callback.with_mut(|cell| unsafe { (*cell).take() });
+        match deliver {
+            Some(deliver) if !mutant::enabled("ticket-registers-after-the-result") => Err(deliver),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the callback back, unless the result has gone to it, or is about to.
+    pub(super) fn take_back(&self) -> Option<Deliver<T>> {
+        let mut word = self.word.load(Ordering::Relaxed);
+        while word & STAGE != DONE && word & CALLED != 0 {
+            if mutant::enabled("ticket-takes-back-unannounced") {
+                // SAFETY: none; the model is to find that out.
+                return self.callback.with_mut(|cell| unsafe { (*cell).take() });
+            }
+            let unmarked = self.word.compare_exchange(
+                word,
+                word & !CALLED,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+            match unmarked {
+                // SAFETY: the bit was set, and this has taken it: the cell is this thread's.
+                Ok(_) => return self.callback.with_mut(|cell| unsafe { (*cell).take() }),
+                Err(found) => word = found,
+            }
+        }
+        None
     }
 
     pub(super) fn finish_and_wake(&self, result: Result<T, TicketError>) {
@@ -191,13 +250,11 @@ impl<T> Slot<T> {
         }
     }
 
-    /// After `DONE`, for the one who waits.
+    /// After `DONE`, for the one whose the result is.
     pub(super) fn take(&self) -> Result<T, TicketError> {
-        match std::mem::replace(&mut *self.result.lock(), Outcome::None) {
-            Outcome::Ready(result) => result,
-            Outcome::None | Outcome::For(_) => {
-                unreachable!("stored before it was done, and taken once")
-            }
-        }
+        // SAFETY: it was stored before `DONE`, which the caller has seen, and only the waiter, or
+        // the completer for its callback, takes it.
+        let result = self.result.with_mut(|cell| unsafe { (*cell).take() });
+        result.unwrap_or_else(|| unreachable!("stored before it was done, and taken once"))
     }
 }
