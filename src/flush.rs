@@ -16,7 +16,8 @@
 //! |---|---|
 //! | `ring` | what is complete and not finalized, by number |
 //! | `reserve`, `slot` | room for a flush, and its guards: [`Reservation`], [`Rotated`] |
-//! | `stream` | the streams that wait or run, and the threads that run them |
+//! | `queue` | the streams that wait, and which thread runs which |
+//! | `stream` | how a stream is run, and the threads that do nothing else |
 //! | `timers` | streams that are tried again, or take too long |
 //! | `serve` | the finalizer's turn: batches, failures, halts |
 //! | `shutdown` | the end, and what was left |

@@ -24,7 +24,7 @@ use crate::sync::{Arc, mutant};
 use super::callback::Callback;
 use super::panic::Panic;
 use super::pending::{Delivery, Pending};
-use slot::{CANCELLED, RUNNING, Slot};
+use slot::{CANCELLED, Finisher, RUNNING, Waiter};
 
 /// Why there is no result.
 ///
@@ -86,9 +86,9 @@ impl From<Panic> for TicketError {
 /// # thread.join().unwrap();
 /// ```
 pub fn ticket<T>() -> (Completer<T>, Ticket<T>) {
-    let slot = Arc::new(Slot::new());
+    let (finisher, slot) = slot::ends();
     let completer = Completer {
-        slot: Some(Arc::clone(&slot)),
+        slot: Some(finisher),
     };
     let ticket = Ticket {
         slot,
@@ -104,7 +104,7 @@ pub fn ticket<T>() -> (Completer<T>, Ticket<T>) {
 #[must_use = "dropping a `Completer` says that the work is lost"]
 pub struct Completer<T> {
     /// `None`: completed.
-    slot: Option<Arc<Slot<T>>>,
+    slot: Option<Finisher<T>>,
 }
 
 impl<T> Completer<T> {
@@ -160,9 +160,8 @@ impl<T> Completer<T> {
     /// the caller's to wake.
     #[cfg(feature = "flush")]
     pub(crate) fn complete_quietly(mut self, result: Result<T, Panic>) -> Option<Sleeper<T>> {
-        let slot = self.slot.take()?;
-        let sleeps = slot.finish(result.map_err(TicketError::from));
-        sleeps.then(|| Sleeper(slot))
+        let sleeper = self.slot.take()?.finish(result.map_err(TicketError::from));
+        sleeper.map(Sleeper)
     }
 }
 
@@ -198,7 +197,7 @@ impl<T> Drop for Completer<T> {
 /// ```
 #[must_use = "the result, and a panic, are lost with the ticket: drop it where that is meant"]
 pub struct Ticket<T> {
-    slot: Arc<Slot<T>>,
+    slot: Waiter<T>,
     /// Takes cancelled work out of the queue that it stands in.
     withdraw: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
@@ -225,7 +224,6 @@ impl<T> Ticket<T> {
     /// # Blocking
     /// Until the work has been done, or is lost.
     pub fn wait(self) -> Result<T, TicketError> {
-        self.slot.park(None);
         self.slot.take()
     }
 
@@ -272,11 +270,8 @@ impl<T> Ticket<T> {
     }
 
     fn wait_until(self, deadline: Option<Instant>) -> Result<Result<T, TicketError>, Self> {
-        if self.slot.park(deadline) {
-            Ok(self.slot.take())
-        } else {
-            Err(self)
-        }
+        self.slot.park(deadline);
+        self.try_take()
     }
 
     /// Waits for the work to begin until `deadline`, and then for its result, however long that
@@ -296,11 +291,8 @@ impl<T> Ticket<T> {
     /// # Blocking
     /// Until `deadline`; while the work is being done, past it.
     pub fn wait_or_cancel(mut self, deadline: Instant) -> Option<Result<T, TicketError>> {
-        if !self.slot.park(Some(deadline)) {
-            if self.withdraw() {
-                return None;
-            }
-            self.slot.park(None);
+        if !self.slot.park(Some(deadline)) && self.withdraw() {
+            return None;
         }
         Some(self.slot.take())
     }
@@ -313,11 +305,8 @@ impl<T> Ticket<T> {
         deadline: Option<Instant>,
         is_over: impl Fn() -> bool,
     ) -> Result<Result<T, TicketError>, Self> {
-        if self.slot.sleep_unless(deadline, is_over) {
-            Ok(self.slot.take())
-        } else {
-            Err(self)
-        }
+        self.slot.sleep_unless(deadline, is_over);
+        self.try_take()
     }
 
     #[cfg(feature = "flush")]
@@ -338,11 +327,8 @@ impl<T> Ticket<T> {
     /// # Errors
     /// The ticket, while there is none.
     pub fn try_take(self) -> Result<Result<T, TicketError>, Self> {
-        if self.is_done() {
-            Ok(self.slot.take())
-        } else {
-            Err(self)
-        }
+        let Self { slot, withdraw } = self;
+        slot.try_take().map_err(|slot| Self { slot, withdraw })
     }
 
     /// Whether the result is there.
@@ -407,15 +393,10 @@ impl<T> Ticket<T> {
             }),
             delivery: Arc::clone(&delivery),
         };
-        match self
-            .slot
-            .deliver_to(Box::new(|result| callback.deliver(result)))
-        {
-            Ok(()) => Pending::new(delivery, move || drop(self.slot.take_back())),
-            Err(deliver) => {
-                deliver(self.slot.take());
-                Pending::delivered(delivery)
-            }
+        let deliver = Box::new(|result| callback.deliver(result));
+        match self.slot.deliver_to(deliver) {
+            Some(slot) => Pending::new(delivery, move || drop(slot.take_back())),
+            None => Pending::delivered(delivery),
         }
     }
 

@@ -20,11 +20,16 @@
 //!
 //! | cell | belongs to | until | and then to |
 //! |---|---|---|---|
-//! | the result | who completes | the swap to `DONE` | who waits; with a callback, still who completes |
-//! | the callback | who waits | it sets the bit | the swap to `DONE`, or who takes the bit back before that |
+//! | the result | the [`Finisher`] | its swap to `DONE` | the [`Waiter`]; with a callback, still the finisher |
+//! | the callback | the [`Waiter`] | it sets the bit | the swap to `DONE`, or who takes the bit back before that |
+//!
+//! There is one finisher and one waiter, and each is used up by what it does to the cells.
 
 #![allow(unsafe_code)]
 
+use std::ops::Deref;
+
+use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::sync::cell::UnsafeCell;
 use crate::sync::futex::{Futex, Wait};
@@ -63,19 +68,118 @@ pub(super) struct Slot<T> {
 // SAFETY: the cells are handed from one thread to another, by the word: what they hold is `Send`,
 // and no two threads have access at once.
 unsafe impl<T: Send> Sync for Slot<T> {}
-// SAFETY: as above.
-unsafe impl<T: Send> Send for Slot<T> {}
 
-impl<T> Slot<T> {
-    pub(super) fn new() -> Self {
-        Self {
-            word: Futex::new(WAITING),
-            result: UnsafeCell::new(None),
-            callback: UnsafeCell::new(None),
-            event: Event::new(),
+/// The end that completes.
+pub(super) struct Finisher<T>(Arc<Slot<T>>);
+
+/// The end that waits.
+pub(super) struct Waiter<T>(Arc<Slot<T>>);
+
+/// What a result is handed over with, and both ends of it.
+pub(super) fn ends<T>() -> (Finisher<T>, Waiter<T>) {
+    let slot = Arc::new(Slot {
+        word: Futex::new(WAITING),
+        result: UnsafeCell::new(None),
+        callback: UnsafeCell::new(None),
+        event: Event::new(),
+    });
+    (Finisher(Arc::clone(&slot)), Waiter(slot))
+}
+
+impl<T> Deref for Finisher<T> {
+    type Target = Slot<T>;
+
+    fn deref(&self) -> &Slot<T> {
+        &self.0
+    }
+}
+
+impl<T> Deref for Waiter<T> {
+    type Target = Arc<Slot<T>>;
+
+    fn deref(&self) -> &Arc<Slot<T>> {
+        &self.0
+    }
+}
+
+impl<T> Finisher<T> {
+    /// Hands the result over. Who waits, if it sleeps, is to be woken.
+    pub(super) fn finish(self, result: Result<T, TicketError>) -> Option<Arc<Slot<T>>> {
+        let Self(slot) = self;
+        // SAFETY: this was the only finisher, and nobody else reads or writes the cell before
+        // `DONE`.
+        slot.result.with_mut(|cell| unsafe { *cell = Some(result) });
+        let before = slot.word.swap(DONE, Ordering::AcqRel);
+        if before & WATCHED != 0 {
+            slot.event.announce(|| true);
+        }
+        if before & CALLED != 0 {
+            // SAFETY: the bit was set after the callback was stored, and nobody takes that back
+            // from `DONE` on.
+            let deliver = slot.callback.with_mut(|cell| unsafe { (*cell).take() });
+            // SAFETY: the bit says that there is no waiter any more, so the result is still this
+            // end's.
+            let result = slot.result.with_mut(|cell| unsafe { (*cell).take() });
+            if let Some((deliver, result)) = deliver.zip(result) {
+                deliver(result);
+            }
+        }
+        let sleeps = before & ASLEEP != 0 && !mutant::enabled("ticket-wakes-nobody");
+        sleeps.then_some(slot)
+    }
+
+    pub(super) fn finish_and_wake(self, result: Result<T, TicketError>) {
+        if let Some(slot) = self.finish(result) {
+            slot.word.wake_one();
+        }
+    }
+}
+
+impl<T> Waiter<T> {
+    /// The result, if it is there.
+    pub(super) fn try_take(self) -> Result<Result<T, TicketError>, Self> {
+        if !self.is_done() {
+            return Err(self);
+        }
+        // SAFETY: it was stored before `DONE`, which this has seen, and this was the only waiter.
+        let result = self.0.result.with_mut(|cell| unsafe { (*cell).take() });
+        Ok(result.unwrap_or_else(|| unreachable!("stored before it was done, and taken once")))
+    }
+
+    /// Waits until the result is there.
+    pub(super) fn take(self) -> Result<T, TicketError> {
+        self.park(None);
+        match self.try_take() {
+            Ok(result) => result,
+            Err(_) => unreachable!("it was there"),
         }
     }
 
+    /// Has the result go to `deliver`, from where it can be [taken back](Slot::take_back). `None`:
+    /// it was there already, and has gone to it.
+    pub(super) fn deliver_to(self, deliver: Deliver<T>) -> Option<Arc<Slot<T>>> {
+        if mutant::enabled("ticket-registers-before-it-stores") {
+            self.mark(CALLED);
+        }
+        // SAFETY: the bit is not set, so the cell is the waiter's, and this was the only one.
+        self.0
+            .callback
+            .with_mut(|cell| unsafe { *cell = Some(deliver) });
+        if self.mark(CALLED) {
+            return Some(self.0);
+        }
+        // SAFETY: the bit was not set, so the cell still is.
+        let deliver = self.0.callback.with_mut(|cell| unsafe { (*cell).take() });
+        if let Some(deliver) = deliver
+            && !mutant::enabled("ticket-registers-after-the-result")
+        {
+            deliver(self.take());
+        }
+        None
+    }
+}
+
+impl<T> Slot<T> {
     pub(super) fn is_done(&self) -> bool {
         self.word.load(Ordering::Acquire) & STAGE == DONE
     }
@@ -123,47 +227,6 @@ impl<T> Slot<T> {
         mutant::enabled("ticket-watches-silently") || self.mark(WATCHED)
     }
 
-    /// Hands the result over. `true`: the waiter sleeps, and is to be woken.
-    pub(super) fn finish(&self, result: Result<T, TicketError>) -> bool {
-        // SAFETY: there is one completer, which finishes once, and nobody else reads or writes the
-        // cell before `DONE`.
-        self.result.with_mut(|cell| unsafe { *cell = Some(result) });
-        let before = self.word.swap(DONE, Ordering::AcqRel);
-        if before & WATCHED != 0 {
-            self.event.announce(|| true);
-        }
-        if before & CALLED != 0 {
-            // SAFETY: the bit was set after the callback was stored, and nobody takes that back
-            // from `DONE` on.
-            let deliver = self.callback.with_mut(|cell| unsafe { (*cell).take() });
-            if let Some(deliver) = deliver {
-                deliver(self.take());
-            }
-        }
-        before & ASLEEP != 0 && !mutant::enabled("ticket-wakes-nobody")
-    }
-
-    /// Has the result go to `deliver`. `Err`: it is there already, and `deliver` comes back.
-    ///
-    /// For the one who waits, and at most once.
-    pub(super) fn deliver_to(&self, deliver: Deliver<T>) -> Result<(), Deliver<T>> {
-        if mutant::enabled("ticket-registers-before-it-stores") {
-            self.mark(CALLED);
-        }
-        // SAFETY: the bit is not set, so the cell is the waiter's, and there is one.
-        self.callback
-            .with_mut(|cell| unsafe { *cell = Some(deliver) });
-        if self.mark(CALLED) {
-            return Ok(());
-        }
-        // SAFETY: the bit was not set, so it still is.
-        let deliver = self.callback.with_mut(|cell| unsafe { (*cell).take() });
-        match deliver {
-            Some(deliver) if !mutant::enabled("ticket-registers-after-the-result") => Err(deliver),
-            _ => Ok(()),
-        }
-    }
-
     /// Takes the callback back, unless the result has gone to it, or is about to.
     pub(super) fn take_back(&self) -> Option<Deliver<T>> {
         let mut word = self.word.load(Ordering::Relaxed);
@@ -185,12 +248,6 @@ impl<T> Slot<T> {
             }
         }
         None
-    }
-
-    pub(super) fn finish_and_wake(&self, result: Result<T, TicketError>) {
-        if self.finish(result) {
-            self.word.wake_one();
-        }
     }
 
     /// Waits until the result is there: looks for it a moment, and then sleeps. `false`: the
@@ -248,13 +305,5 @@ impl<T> Slot<T> {
         if before & ASLEEP != 0 {
             self.word.wake_one();
         }
-    }
-
-    /// After `DONE`, for the one whose the result is.
-    pub(super) fn take(&self) -> Result<T, TicketError> {
-        // SAFETY: it was stored before `DONE`, which the caller has seen, and only the waiter, or
-        // the completer for its callback, takes it.
-        let result = self.result.with_mut(|cell| unsafe { (*cell).take() });
-        result.unwrap_or_else(|| unreachable!("stored before it was done, and taken once"))
     }
 }
