@@ -30,6 +30,9 @@ use super::stream::Task;
 pub(super) struct Queue<F: Finalize> {
     streamers: Padded<Streamers<F>>,
     submitters: Padded<Submitters<F>>,
+    /// How many streamers sleep, and have not been called. Written under the line's lock; it grows
+    /// under both. Away from what either side writes for each task, since both look at it then.
+    asleep: Padded<AtomicU64>,
     bell: Bell,
 }
 
@@ -53,10 +56,8 @@ struct Submitters<F: Finalize> {
     line: Mutex<Line<F>>,
     /// How many tasks have been put here, ever. Written under the lock.
     put: AtomicU64,
-    /// How many streamers sleep, and have not been called. Written under the lock; it grows under
-    /// both.
-    asleep: AtomicU64,
-    /// How many flushes have come with a stream; those that are tried again count once.
+    /// How many flushes have come with a stream; those that are tried again count once. Written
+    /// under the lock or, where there are no streamers, under the other.
     submitted: Gauge,
 }
 
@@ -104,7 +105,7 @@ struct Timed<F: Finalize> {
     completer: Completer<Outcome<F>>,
 }
 
-/// A flush whose stream's time is up, and when the next one's is.
+/// The flushes whose streams' time is up, and when the next one's is.
 pub(super) struct Late<F: Finalize> {
     pub(super) flushes: Vec<(u64, Completer<Outcome<F>>)>,
     pub(super) next: Option<Instant>,
@@ -149,9 +150,9 @@ impl<F: Finalize> Queue<F> {
             submitters: Padded(Submitters {
                 line: Mutex::new(line),
                 put: AtomicU64::new(0),
-                asleep: AtomicU64::new(0),
                 submitted: Gauge::new(),
             }),
+            asleep: Padded(AtomicU64::new(0)),
             bell: Bell::new(),
         }
     }
@@ -196,12 +197,12 @@ impl<F: Finalize> Queue<F> {
 
     /// Calls a streamer if none is on its way to the tasks that there are.
     fn unlock_and_call(&self, mut line: MutexGuard<'_, Line<F>>) {
-        let asleep = self.submitters.asleep.load(Ordering::Relaxed);
+        let asleep = self.asleep.load(Ordering::Relaxed);
         let is_coming = line.searching + line.called > 0;
         if is_coming || asleep == 0 || mutant::enabled("flush-queue-wakes-nobody") {
             return;
         }
-        self.submitters.asleep.store(asleep - 1, Ordering::Relaxed);
+        self.asleep.store(asleep - 1, Ordering::Relaxed);
         line.called += 1;
         self.bell.ring();
         drop(line);
@@ -210,7 +211,7 @@ impl<F: Finalize> Queue<F> {
 
     /// After a task has been taken: calls a streamer to those that are left.
     fn call_to_others(&self) {
-        let sleeps = self.submitters.asleep.load(Ordering::Relaxed) > 0;
+        let sleeps = self.asleep.load(Ordering::Relaxed) > 0;
         if sleeps && self.has_task() && !mutant::enabled("flush-taker-calls-nobody") {
             self.unlock_and_call(self.submitters.line.lock());
         }
@@ -271,8 +272,8 @@ impl<F: Finalize> Queue<F> {
         if !ready.tasks.is_empty() || ready.is_closed {
             return ready;
         }
-        let asleep = self.submitters.asleep.load(Ordering::Relaxed);
-        self.submitters.asleep.store(asleep + 1, Ordering::Relaxed);
+        let asleep = self.asleep.load(Ordering::Relaxed);
+        self.asleep.store(asleep + 1, Ordering::Relaxed);
         drop(ready);
         self.sleep(line);
         self.streamers.ready.lock()
@@ -420,7 +421,7 @@ impl<F: Finalize> Queue<F> {
         let mut line = self.submitters.line.lock();
         ready.is_closed = true;
         line.is_closed = true;
-        self.submitters.asleep.store(0, Ordering::Relaxed);
+        self.asleep.store(0, Ordering::Relaxed);
         let mut tasks: Vec<_> = ready.tasks.drain(..).collect();
         drop(ready);
         tasks.extend(line.tasks.drain(..));
