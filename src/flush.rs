@@ -175,6 +175,7 @@ impl<F: Finalize> FlushPipeline<F> {
                 is_stopped: false,
                 is_left: false,
                 is_over: false,
+                resolved: 0,
                 drains: Vec::new(),
                 drain_numbers: 0,
                 sleepers: Vec::new(),

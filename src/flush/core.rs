@@ -9,7 +9,7 @@
 //!
 //! Pending is the difference of two numbers, `next` and `watermark`, so it cannot be seen as zero
 //! while a flush has a number and is not finalized, and it cannot fall below zero. Watermark and
-//! permits move before tickets resolve.
+//! permits move before tickets resolve, and tickets resolve before drains end.
 //!
 //! A number is given out by `rotate` only, with a guard that completes it: as done, as failed, or,
 //! by its drop, as abandoned. So the finalizer's next is always on its way.
@@ -169,7 +169,8 @@ impl<F: Finalize> Drop for Completion<'_, F> {
 /// A thread's, made once and noted at each turn.
 pub(super) type Name = unmodelled::Arc<str>;
 
-/// Somebody waits for the watermark to reach `target`.
+/// Somebody waits for all flushes below `target` to be finalized or skipped, and their tickets to be
+/// resolved.
 pub(super) struct Drain {
     pub(super) target: u64,
     number: u64,
@@ -183,7 +184,9 @@ pub(super) struct Control<F: Finalize> {
     pub(super) is_left: bool,
     /// The shutdown that stopped it has come to its end.
     pub(super) is_over: bool,
-    /// Who waits for the watermark to reach a number.
+    /// The tickets of all flushes below have been resolved: the watermark, a moment later.
+    pub(super) resolved: u64,
+    /// Who waits for that to reach a number.
     pub(super) drains: Vec<Drain>,
     /// Numbers them.
     pub(super) drain_numbers: u64,
@@ -348,17 +351,18 @@ impl<F: Finalize> Core<F> {
         }
     }
 
-    /// Resolves when the watermark has reached `target`.
+    /// Resolves when all flushes below `target` are finalized or skipped, and their tickets
+    /// resolved.
     pub(super) fn drained(core: &Arc<Self>, target: u64) -> Ticket<Result<(), DrainError>> {
         let (completer, ticket) = waiter::ticket();
-        let seen = core.watermark();
+        let looks_early = mutant::enabled("flush-drain-looks-before-the-lock");
+        let seen = looks_early.then(|| core.control.lock().resolved);
         let mut control = core.control.lock();
-        // Under the lock that the finalizer takes after it has moved the watermark.
-        let mark = match mutant::enabled("flush-drain-looks-before-the-lock") {
-            true => seen,
-            false => core.watermark(),
+        let resolved = match mutant::enabled("flush-drain-asks-the-watermark") {
+            true => core.watermark(),
+            false => seen.unwrap_or(control.resolved),
         };
-        let decided = if mark >= target {
+        let decided = if resolved >= target {
             Some(Ok(()))
         } else if let Some(sequence) = core.halted() {
             Some(Err(DrainError::Halted(sequence)))

@@ -1,4 +1,4 @@
-//! Drains: waiting until the watermark has come to a number.
+//! Drains: waiting until all flushes below a number are over.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use super::error::DrainError;
 use super::finalizer::Finalize;
 
 impl<F: Finalize> FlushPipeline<F> {
-    /// Waits until all that has been rotated so far is finalized or skipped. What is rotated later
-    /// does not prolong the wait.
+    /// Waits until all that has been rotated so far is finalized or skipped, and its tickets are
+    /// done. What is rotated later does not prolong the wait.
     ///
     /// # Errors
     /// [`Halted`](DrainError::Halted), [`ShutDown`](DrainError::ShutDown),
@@ -55,8 +55,8 @@ impl<F: Finalize> FlushPipeline<F> {
         self.drain_to_with(self.next_sequence(), f)
     }
 
-    /// Waits until all flushes below `sequence` are finalized or skipped, also those that are not
-    /// rotated yet.
+    /// Waits until all flushes below `sequence` are finalized or skipped, and their tickets are
+    /// done; also of those that are not rotated yet.
     ///
     /// # Errors
     /// As [`drain`](Self::drain).
@@ -106,14 +106,13 @@ impl<F: Finalize> FlushPipeline<F> {
 
     fn drain_until(&self, sequence: u64, deadline: Option<Instant>) -> Result<(), DrainError> {
         let core = self.core();
-        if core.watermark() >= sequence {
-            return Ok(());
-        }
-        if core.home.is_elsewhere() {
-            return Err(DrainError::ShutDown);
-        }
-        if core.would_wait_for_itself() {
-            return Err(DrainError::WouldDeadlock);
+        let is_elsewhere = core.home.is_elsewhere();
+        match core.watermark() >= sequence {
+            // The finalizer's thread may be here on its way from ticket to ticket.
+            true if is_elsewhere || core.is_served_here() => return Ok(()),
+            false if is_elsewhere => return Err(DrainError::ShutDown),
+            false if core.would_wait_for_itself() => return Err(DrainError::WouldDeadlock),
+            _ => {}
         }
         let ticket = Core::drained(core, sequence);
         let result = match deadline {

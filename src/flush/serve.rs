@@ -368,10 +368,12 @@ impl<F: Finalize> Core<F> {
         self.give_back(permits, bytes);
     }
 
+    /// After the tickets of all flushes below the watermark have been resolved.
     fn tell_drains(&self) {
         let mark = self.watermark();
         let due: Vec<_> = {
             let mut control = self.control.lock();
+            control.resolved = mark;
             let is_due = |drain: &mut Drain| drain.target <= mark;
             control.drains.extract_if(.., is_due).collect()
         };

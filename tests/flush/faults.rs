@@ -119,6 +119,28 @@ fn a_drain_waits_for_what_was_rotated_before_it_and_not_for_what_comes_later() {
 }
 
 #[test]
+fn a_drain_waits_for_the_tickets_of_what_is_finalized() {
+    let (flush, _) = pipeline(|builder| builder);
+    let (stream, callback) = (Gate::new(), Gate::new());
+    let bar = callback.bar();
+    let ticket = submit(&flush, 10, stream.stream());
+    let told = ticket.wait_with(move |_| bar.pass());
+    stream.open();
+    callback.await_entered(1);
+    assert_eq!((flush.watermark(), flush.pending()), (1, 0));
+    assert_eq!(
+        flush.drain_timeout(Duration::ZERO),
+        Err(DrainError::TimedOut)
+    );
+    let (send, drained) = mpsc::channel();
+    let pending = flush.drain_with(move |result| send.send(result).unwrap());
+    assert!(!pending.is_delivered());
+    callback.open();
+    drained.recv().unwrap().unwrap();
+    assert!(told.is_delivered());
+}
+
+#[test]
 fn a_flush_is_pending_from_its_number_on() {
     let (flush, _) = pipeline(|builder| builder);
     let slot = flush.reserve(0).unwrap().rotate(&mut (), |(), _| {

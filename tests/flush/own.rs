@@ -151,6 +151,35 @@ fn a_callback_on_the_finalizer_s_thread_would_wait_for_itself() {
 }
 
 #[test]
+fn what_is_finalized_is_drained_for_a_callback_on_the_finalizer_s_thread() {
+    let (flush, _) = pipeline(|builder| builder);
+    let gate = Gate::new();
+    let ticket = submit(&flush, 10, gate.stream());
+    let (send, told) = mpsc::channel();
+    let its = flush.clone();
+    let pending = ticket.wait_with(move |_| send.send(its.drain()).unwrap());
+    gate.open();
+    assert_eq!(told.recv().unwrap(), Ok(()));
+    drop(pending);
+}
+
+#[test]
+fn who_has_a_flush_in_hand_can_drain_what_was_rotated_before() {
+    let (flush, _) = pipeline(|builder| builder);
+    let gate = Gate::new();
+    let first = submit(&flush, 10, gate.stream());
+    let second = rotate(&flush, 11);
+    assert_eq!(flush.drain_to(1), Err(DrainError::WouldDeadlock));
+    gate.open();
+    while flush.watermark() == 0 {
+        thread::yield_now();
+    }
+    flush.drain_to(1).unwrap();
+    assert!(first.is_done());
+    drop(second);
+}
+
+#[test]
 fn a_reservation_s_callback_on_the_finalizer_s_thread_would_wait_for_itself() {
     let (flush, _) = pipeline(|builder| builder.max_in_flight(1));
     let gate = Gate::new();
