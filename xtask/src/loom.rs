@@ -77,13 +77,19 @@ pub(crate) fn clippy(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn run(
-    workspace: &Workspace,
-    world: &World,
-    name: Option<&str>,
-    deep: bool,
-    with_mutants: bool,
-) -> Result<Outcome> {
+/// What is run, and how much of it is told.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Request<'a> {
+    /// Models and mutants whose name contains this.
+    pub(crate) name: Option<&'a str>,
+    pub(crate) deep: bool,
+    pub(crate) mutants: bool,
+    /// A line for all that is as it must be, instead of one for each.
+    pub(crate) brief: bool,
+}
+
+pub(crate) fn run(workspace: &Workspace, world: &World, request: Request<'_>) -> Result<Outcome> {
+    let Request { name, deep, .. } = request;
     if rust_files(&workspace.root.join("loom-tests/tests")).is_empty() {
         return skipped("loom-tests/tests holds no models yet");
     }
@@ -109,7 +115,7 @@ pub(crate) fn run(
     }
 
     let mut seeded = Vec::new();
-    if with_mutants {
+    if request.mutants {
         let name = world.mutants_file;
         let file = workspace.root.join(name);
         if file.exists() {
@@ -133,7 +139,7 @@ pub(crate) fn run(
         world,
         binaries: &binaries,
         bound,
-        deep,
+        request,
     };
     let selected = |text: &str| name.is_none_or(|name| text.contains(name));
     let chosen: Vec<Model> = models
@@ -156,7 +162,7 @@ pub(crate) fn run(
         }
     );
     let mut problems = runner.models(&chosen)?;
-    if with_mutants {
+    if request.mutants {
         let lines: Vec<Seeded> = seeded
             .iter()
             .filter(|line| chosen.contains(&line.model))
@@ -209,7 +215,7 @@ struct Runner<'a> {
     world: &'a World,
     binaries: &'a [TestBinary],
     bound: u32,
-    deep: bool,
+    request: Request<'a>,
 }
 
 impl Runner<'_> {
@@ -231,7 +237,7 @@ impl Runner<'_> {
             .env(
                 "LATCHWORK_SHUTTLE_RUNS",
                 match mutant {
-                    None => RUNS[usize::from(self.deep)].to_string(),
+                    None => RUNS[usize::from(self.request.deep)].to_string(),
                     Some(_) => MUTANT_RUNS.to_string(),
                 },
             )
@@ -248,7 +254,7 @@ impl Runner<'_> {
 
     /// Runs the models as they are, and says which did not pass.
     fn models(&self, models: &[Model]) -> Result<Vec<String>> {
-        let limit = (!self.deep).then_some(MODEL_LIMIT);
+        let limit = (!self.request.deep).then_some(MODEL_LIMIT);
         let ends = side_by_side(models, |model| self.model(model, None, limit))?;
         let mut rows = Vec::new();
         let mut problems = Vec::new();
@@ -262,22 +268,35 @@ impl Runner<'_> {
                     MODEL_LIMIT.as_secs()
                 )),
             };
-            rows.push(vec![
-                model.to_string(),
-                seconds(end.elapsed),
-                verdict.clone().unwrap_or_else(|| "ok".to_owned()),
-            ]);
+            if !self.request.brief || verdict.is_some() {
+                rows.push(vec![
+                    model.to_string(),
+                    seconds(end.elapsed),
+                    verdict.clone().unwrap_or_else(|| "ok".to_owned()),
+                ]);
+            }
             if let Some(what) = verdict {
                 print!("---- {model}\n{}{}", end.stdout, end.stderr);
                 problems.push(format!(
                     "the model {model} {what}\n    rerun: cargo xtask {} {}{}",
                     self.world.command,
                     model.test,
-                    if self.deep { " --deep" } else { "" }
+                    if self.request.deep { " --deep" } else { "" }
                 ));
             }
         }
-        table(&["model", "time", "result"], &rows);
+        if !rows.is_empty() {
+            table(&["model", "time", "result"], &rows);
+        }
+        let longest = models.iter().zip(&ends).max_by_key(|(_, end)| end.elapsed);
+        if let Some((model, end)) = longest {
+            let passed = models.len() - problems.len();
+            let elapsed = seconds(end.elapsed);
+            println!(
+                "{passed} of {} passed; {model} took longest, {elapsed}",
+                models.len()
+            );
+        }
         Ok(problems)
     }
 
@@ -305,18 +324,24 @@ impl Runner<'_> {
                 }
                 Exit::Failure(_) => reason(end),
             };
-            if matches!(end.exit, Exit::Failure(_)) || (end.exit == Exit::TimedOut && line.may_hang)
-            {
+            let is_caught = matches!(end.exit, Exit::Failure(_))
+                || (end.exit == Exit::TimedOut && line.may_hang);
+            if is_caught {
                 caught.push(line);
             }
-            rows.push(vec![
-                line.model.to_string(),
-                line.mutant.clone(),
-                seconds(end.elapsed),
-                verdict,
-            ]);
+            if !self.request.brief || !is_caught {
+                rows.push(vec![
+                    line.model.to_string(),
+                    line.mutant.clone(),
+                    seconds(end.elapsed),
+                    verdict,
+                ]);
+            }
         }
-        table(&["model", "mutant", "time", "caught by"], &rows);
+        if !rows.is_empty() {
+            table(&["model", "mutant", "time", "caught by"], &rows);
+        }
+        println!("{} of {} found", caught.len(), chosen.len());
 
         for line in chosen {
             if caught.iter().any(|other| other.mutant == line.mutant) {

@@ -120,12 +120,18 @@ fn dispatch() -> Result<ExitCode> {
     if let (Some(name), "downstream" | "layering") = (name, command.as_str()) {
         bail!("`cargo xtask {command}` takes no name, not `{name}`; see `cargo xtask help`");
     }
+    let models = loom::Request {
+        name,
+        deep: flags.deep,
+        mutants: flags.mutants,
+        brief: false,
+    };
     let workspace = Workspace::load()?;
     let outcome = match command.as_str() {
         "test" => return steps::run(&workspace, &words, flags.list, flags.fail_fast),
         "crash" => return crash::run(&workspace, name, &flags.crash),
-        "loom" => loom::run(&workspace, &loom::LOOM, name, flags.deep, flags.mutants)?,
-        "shuttle" => loom::run(&workspace, &loom::SHUTTLE, name, flags.deep, flags.mutants)?,
+        "loom" => loom::run(&workspace, &loom::LOOM, models)?,
+        "shuttle" => loom::run(&workspace, &loom::SHUTTLE, models)?,
         "downstream" => downstream::run(&workspace)?,
         "storm" => storm::run(&workspace, name, flags.full)?,
         "fuzz" => return fuzz::run(&workspace, name, flags.seconds),

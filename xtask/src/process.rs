@@ -2,7 +2,7 @@
 //! hang.
 
 use std::fmt;
-use std::io::Read;
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -24,7 +24,16 @@ pub(crate) struct Program {
 pub(crate) struct Failed {
     pub(crate) command: String,
     pub(crate) why: String,
+    /// The last lines that it printed, where they are kept.
+    pub(crate) last_lines: String,
 }
+
+/// So much of what a program printed is kept for the end of a long log.
+const LAST_BYTES: usize = 4096;
+
+/// A program that has ended may have left others behind that hold its output open: so long is
+/// waited for the end of that.
+const LEFT_BEHIND: Duration = Duration::from_secs(5);
 
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -122,13 +131,36 @@ impl Program {
         status.with_context(|| format!("cannot start `{self}`"))
     }
 
+    /// Runs it with its output shown, and keeps the last lines of that.
+    fn shown_and_kept(&mut self) -> Result<(ExitStatus, String)> {
+        println!("$ {self}");
+        let (reader, writer) = io::pipe().context("cannot make a pipe")?;
+        self.command.stdout(writer.try_clone()?).stderr(writer);
+        let child = self.command.spawn();
+        // The command holds the pipe's other end, which must go for the reader to come to its own.
+        self.command
+            .stdout(Stdio::inherit())
+            .stderr(Stdio::inherit());
+        let mut child = child.with_context(|| format!("cannot start `{self}`"))?;
+        let (sender, kept) = mpsc::channel();
+        thread::spawn(move || sender.send(pass_on(reader)));
+        let status = child
+            .wait()
+            .with_context(|| format!("cannot wait for `{self}`"))?;
+        Ok((status, kept.recv_timeout(LEFT_BEHIND).unwrap_or_default()))
+    }
+
     /// Runs it with its output shown; anything but success is an error.
     pub(crate) fn run(mut self) -> Result<()> {
-        let status = self.shown()?;
+        // On a terminal it may show colours and progress, and somebody looks on.
+        let (status, last_lines) = match io::stdout().is_terminal() {
+            true => (self.shown()?, String::new()),
+            false => self.shown_and_kept()?,
+        };
         if status.success() {
             Ok(())
         } else {
-            Err(self.failed(&status.to_string()))
+            Err(self.failed(&status.to_string(), last_lines))
         }
     }
 
@@ -139,7 +171,7 @@ impl Program {
         match status.code() {
             Some(0) => Ok(ExitCode::SUCCESS),
             Some(2) => Ok(ExitCode::from(2)),
-            _ => Err(self.failed(&status.to_string())),
+            _ => Err(self.failed(&status.to_string(), String::new())),
         }
     }
 
@@ -160,7 +192,7 @@ impl Program {
             .output()
             .with_context(|| format!("cannot start `{self}`"))?;
         if !output.status.success() {
-            return Err(self.failed(&output.status.to_string()));
+            return Err(self.failed(&output.status.to_string(), String::new()));
         }
         String::from_utf8(output.stdout)
             .with_context(|| format!("`{self}` printed bytes that are not UTF-8"))
@@ -219,17 +251,54 @@ impl Program {
             Exit::Failure(status) => format!("failed: {status}"),
             Exit::TimedOut => format!("had not ended after {} s and was killed", limit.as_secs()),
         };
-        print!("{}", captured.stdout);
-        eprint!("{}", captured.stderr);
-        Err(Failed { command: line, why }.into())
+        let printed = captured.stdout + &captured.stderr;
+        print!("{printed}");
+        Err(Failed {
+            command: line,
+            why,
+            last_lines: last_lines(printed.as_bytes()),
+        }
+        .into())
     }
 
-    fn failed(&self, status: &str) -> anyhow::Error {
+    fn failed(&self, status: &str, last_lines: String) -> anyhow::Error {
         Failed {
             command: self.to_string(),
             why: format!("failed: {status}"),
+            last_lines,
         }
         .into()
+    }
+}
+
+/// Shows what comes until its end, and returns the last lines.
+fn pass_on(mut reader: impl Read) -> String {
+    let mut kept = Vec::new();
+    let mut bytes = [0; LAST_BYTES];
+    loop {
+        match reader.read(&mut bytes) {
+            Ok(0) => break,
+            Ok(read) => {
+                // Where nobody listens, the program is to come to its end all the same.
+                let _ = io::stdout().write_all(&bytes[..read]);
+                kept.extend_from_slice(&bytes[..read]);
+                kept.drain(..kept.len().saturating_sub(LAST_BYTES));
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    let _ = io::stdout().flush();
+    last_lines(&kept)
+}
+
+/// The lines that are whole in the last [`LAST_BYTES`].
+fn last_lines(printed: &[u8]) -> String {
+    let first = printed.len().saturating_sub(LAST_BYTES);
+    let text = String::from_utf8_lossy(&printed[first..]);
+    match text.split_once('\n') {
+        Some((_, whole)) if printed.len() >= LAST_BYTES => whole.to_owned(),
+        _ => text.into_owned(),
     }
 }
 
@@ -300,6 +369,16 @@ mod tests {
             .arg("/dev/zero")
             .capture(Some(Duration::ZERO));
         assert_eq!(captured.map(|c| c.exit).ok(), Some(Exit::TimedOut));
+    }
+
+    #[test]
+    fn of_what_was_printed_the_last_whole_lines_are_kept() {
+        let lines = "a line\n".repeat(LAST_BYTES);
+        let kept = last_lines(lines.as_bytes());
+        assert!(kept.len() < LAST_BYTES && kept.len() > LAST_BYTES - 8);
+        assert!(kept.starts_with("a line\n") && kept.ends_with("a line\n"));
+        assert_eq!(last_lines(b"one\ntwo"), "one\ntwo");
+        assert_eq!(pass_on(&b"one\ntwo\n"[..]), "one\ntwo\n");
     }
 
     #[test]

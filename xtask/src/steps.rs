@@ -113,10 +113,7 @@ const STEPS: &[Step] = &[
 enum End {
     Passed,
     Skipped(String),
-    Failed {
-        why: String,
-        command: Option<String>,
-    },
+    Failed(anyhow::Error),
 }
 
 pub(crate) fn run(
@@ -158,22 +155,21 @@ pub(crate) fn run(
         let end = match (step.run)(workspace) {
             Ok(Outcome::Passed) => End::Passed,
             Ok(Outcome::Skipped(why)) => End::Skipped(why),
-            Err(error) => End::Failed {
-                command: error
-                    .downcast_ref::<Failed>()
-                    .map(|failed| failed.command.clone()),
-                why: format!("{error:#}"),
-            },
+            Err(error) => End::Failed(error),
         };
         let elapsed = step_started.elapsed();
         match &end {
             End::Passed => println!("<== {} passed in {}", step.name, seconds(elapsed)),
             End::Skipped(why) => println!("<== {} SKIP: {why}", step.name),
-            End::Failed { why, .. } => {
-                println!("<== {} FAILED in {}: {why}", step.name, seconds(elapsed))
+            End::Failed(error) => {
+                println!(
+                    "<== {} FAILED in {}: {error:#}",
+                    step.name,
+                    seconds(elapsed)
+                )
             }
         }
-        let stop = fail_fast && matches!(end, End::Failed { .. });
+        let stop = fail_fast && matches!(end, End::Failed(_));
         ends.push((step, end, elapsed));
         if stop {
             break;
@@ -187,7 +183,7 @@ fn summary(ends: &[(&Step, End, Duration)], elapsed: Duration) -> ExitCode {
         let result = match end {
             End::Passed => "passed".to_owned(),
             End::Skipped(why) => format!("SKIP: {why}"),
-            End::Failed { .. } => "FAILED".to_owned(),
+            End::Failed(_) => "FAILED".to_owned(),
         };
         vec![step.name.to_owned(), seconds(*elapsed), result]
     };
@@ -197,19 +193,23 @@ fn summary(ends: &[(&Step, End, Duration)], elapsed: Duration) -> ExitCode {
         &ends.iter().map(row).collect::<Vec<_>>(),
     );
 
-    let first = ends.iter().find_map(|(step, end, _)| match end {
-        End::Failed { why, command } => Some((step, why, command)),
-        _ => None,
-    });
-    if let Some((step, why, command)) = first {
-        println!("\nfirst failing step: {}: {why}", step.name);
+    // Told once more: what failed may stand far above, in a log that is cut short.
+    for (step, end, _) in ends {
+        let End::Failed(error) = end else { continue };
+        println!("\n{} failed: {error:#}", step.name);
         println!("rerun: cargo xtask test {}", step.name);
-        if let Some(command) = command {
-            println!("   or: {command}");
+        if let Some(failed) = error.downcast_ref::<Failed>() {
+            println!("   or: {}", failed.command);
+            if !failed.last_lines.is_empty() {
+                println!("the last that it printed:");
+            }
+            for line in failed.last_lines.lines() {
+                println!("  | {line}");
+            }
         }
     }
     let number = |is: fn(&End) -> bool| ends.iter().filter(|(_, end, _)| is(end)).count();
-    let failures = number(|end| matches!(end, End::Failed { .. }));
+    let failures = number(|end| matches!(end, End::Failed(_)));
     println!("\n{} in {}", count(ends.len(), "step"), seconds(elapsed));
     println!(
         "{} passed, {failures} failed, {} skipped",
@@ -249,6 +249,9 @@ fn clippy(workspace: &Workspace) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
+/// For libtest: what passes is counted, and what fails is named.
+const COUNTED: [&str; 2] = ["--", "--quiet"];
+
 fn tests(workspace: &Workspace) -> Result<Outcome> {
     // All features of the library, but not the peers of the benches.
     let features = workspace.library_features()?;
@@ -272,6 +275,7 @@ fn tests(workspace: &Workspace) -> Result<Outcome> {
 fn doctests(_: &Workspace) -> Result<Outcome> {
     Program::cargo()
         .args(["test", "--doc", "--all-features", "-p", LIBRARY])
+        .args(COUNTED)
         .run()?;
     Ok(Outcome::Passed)
 }
@@ -321,8 +325,13 @@ fn docs(_: &Workspace) -> Result<Outcome> {
 }
 
 fn models(workspace: &Workspace) -> Result<Outcome> {
-    loom::run(workspace, &loom::LOOM, None, false, true)?;
-    loom::run(workspace, &loom::SHUTTLE, None, false, true)
+    let all = loom::Request {
+        mutants: true,
+        brief: true,
+        ..loom::Request::default()
+    };
+    loom::run(workspace, &loom::LOOM, all)?;
+    loom::run(workspace, &loom::SHUTTLE, all)
 }
 
 /// Async runtimes and what only they need: a name, or with `*` the beginning of names.
@@ -428,6 +437,7 @@ fn kvnode(workspace: &Workspace) -> Result<Outcome> {
     tests
         .iter()
         .fold(test, |test, name| test.args(["--test", name]))
+        .args(COUNTED)
         .run()?;
     Ok(Outcome::Passed)
 }
