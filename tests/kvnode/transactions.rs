@@ -1,6 +1,8 @@
 //! `MULTI`, `EXEC`, `WATCH`: against a real redis-server where it is installed, and what they promise
 //! when many clients run them at once.
 
+use std::time::Duration;
+
 use crate::random::Random;
 use crate::redis::compare;
 use crate::requests::{KEYS, Request, random_request, request};
@@ -23,13 +25,29 @@ WATCH a|SET a 1|MULTI|GET a|EXEC|WATCH a b|MULTI|SET a 2|SET b 3|EXEC|WATCH a|MU
 WATCH a|EXPIRE a 1000|MULTI|EXEC|WATCH a|PERSIST a|MULTI|EXEC|WATCH a|PERSIST a|MULTI|EXEC|WATCH nokey|DEL nokey|MULTI|EXEC|\
 WATCH a|DEL a|MULTI|EXEC|WATCH a|FLUSHALL|MULTI|EXEC|SET a 1|WATCH a|FLUSHALL|MULTI|EXEC|WATCH a|SET a 1|DISCARD|MULTI|EXEC|\
 WATCH a|SET a 1|MULTI|DISCARD|MULTI|EXEC|WATCH a|SET a 1|UNWATCH|MULTI|EXEC|WATCH a|SET a 1|EXEC a|MULTI|EXEC|\
-WATCH a a|MULTI|INCR a|INCR a|EXEC|WATCH a|INCR a|WATCH a|MULTI|EXEC|SET a 1 PX 1|WATCH a|MULTI|EXEC|\
+WATCH a a|MULTI|INCR a|INCR a|EXEC|WATCH a|INCR a|WATCH a|MULTI|EXEC|SET a 1 PXAT 1|WATCH a|MULTI|EXEC|\
 SET a 1|WATCH a|MULTI|NOSUCH|EXEC|MULTI|EXEC|WATCH a|SET a 2|MULTI|DBSIZE|INCR b|EXEC|EXISTS b|WATCH a|MULTI|DBSIZE|INCR b|EXEC|\
 MULTI|MGET a b c|MSET a 1 b 2|DEL a b c|EXISTS a b|LMPOP 2 a l LEFT|LMPOP x a LEFT|RPUSH l a b c|LMPOP 2 a l LEFT COUNT 2|EXEC|\
 MULTI|ECHO hi|PING|SELECT 0|SELECT 1|CLIENT GETNAME|CLIENT SETNAME me|CONFIG GET save|COMMAND COUNT x|EXEC|\
 MULTI|ECHO hi|PING|SELECT 0|SELECT 1|CLIENT GETNAME|CLIENT SETNAME me|CONFIG GET save|EXEC|CLIENT GETNAME|HELLO 3|\
 WATCH a|SET a 2|MULTI|EXEC|MULTI|GET nokey|LPOP nokey 2|EXEC|HELLO 2|MULTI|QUIT";
     for line in lines.split('|') {
+        compare(&mut ours, &mut theirs, &[request(line)]);
+    }
+}
+
+#[test]
+fn a_watched_key_that_expires_before_exec_has_changed_as_with_redis() {
+    let Some(redis) = Redis::start() else {
+        return;
+    };
+    let server = Server::start(&[]);
+    let (mut ours, mut theirs) = (server.connect(), redis.connect());
+    // In one go, so that it is there when it is watched.
+    let watched = ["SET a 1 PX 500", "WATCH a", "PTTL a"].map(request);
+    compare(&mut ours, &mut theirs, &watched);
+    std::thread::sleep(Duration::from_millis(510));
+    for line in ["MULTI", "EXEC", "MULTI", "EXEC"] {
         compare(&mut ours, &mut theirs, &[request(line)]);
     }
 }
