@@ -111,6 +111,28 @@ fn an_expired_lease_reaches_a_callback_that_waits() {
 }
 
 #[test]
+fn a_callback_gets_a_lease_of_many_permits_when_they_are_all_there() {
+    let (semaphore, sweeper) = semaphore(3);
+    let held = semaphore.acquire_many(2).unwrap();
+    let (send, received) = mpsc::channel();
+    let pending = semaphore.acquire_many_leased_with(2, HOUR, move |lease| {
+        send.send(lease).unwrap();
+    });
+    assert!(!pending.is_delivered());
+    drop(held);
+    let lease = received.recv().unwrap().unwrap();
+    assert_eq!((lease.count(), semaphore.available()), (2, 1));
+    drop((lease, pending));
+    let (send, received) = mpsc::channel();
+    let pending = semaphore.acquire_many_leased_with(u64::MAX, HOUR, move |lease| {
+        send.send(lease.map(drop)).unwrap();
+    });
+    assert_eq!(received.recv().unwrap(), Err(AcquireError::TooMany));
+    drop(pending);
+    assert_whole(&semaphore, &sweeper);
+}
+
+#[test]
 fn whatever_a_late_holder_does_changes_nothing_and_says_so() {
     let (semaphore, sweeper) = semaphore(1);
     let acts: [fn(Lease); 3] = [

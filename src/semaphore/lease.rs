@@ -334,16 +334,7 @@ impl Semaphore {
         ttl: Duration,
         f: impl FnOnce(Result<Lease, AcquireError>) + Send + 'static,
     ) -> Pending {
-        let core = self.core.clone();
-        let acquired_at = Location::caller();
-        self.acquire_with(move |permit| {
-            let lease = permit.and_then(|permit| {
-                core.leases.prepare()?;
-                Leases::grant(&core, permit.take_out(), ttl, acquired_at)
-            });
-            drop(core);
-            f(lease);
-        })
+        self.acquire_many_leased_with(1, ttl, f)
     }
 
     /// Leases `n` permits, which come and go together: as [`acquire_many`](Self::acquire_many).
@@ -411,6 +402,35 @@ impl Semaphore {
     ) -> Result<Lease, AcquireTimeoutError> {
         self.core.leases.prepare()?;
         Ok(self.lease(self.acquire_many_deadline(n, deadline)?, ttl)?)
+    }
+
+    /// Asks for a lease of `n` permits without waiting for it, as
+    /// [`acquire_leased_with`](Self::acquire_leased_with).
+    ///
+    /// # Errors
+    ///
+    /// `f` gets them, as [`acquire_many_leased`](Self::acquire_many_leased).
+    ///
+    /// # Panics
+    ///
+    /// As [`acquire_with`](Self::acquire_with).
+    #[track_caller]
+    pub fn acquire_many_leased_with(
+        &self,
+        n: u64,
+        ttl: Duration,
+        f: impl FnOnce(Result<Lease, AcquireError>) + Send + 'static,
+    ) -> Pending {
+        let core = self.core.clone();
+        let acquired_at = Location::caller();
+        self.acquire_many_with(n, move |permit| {
+            let lease = permit.and_then(|permit| {
+                core.leases.prepare()?;
+                Leases::grant(&core, permit.take_out(), ttl, acquired_at)
+            });
+            drop(core);
+            f(lease);
+        })
     }
 
     #[track_caller]
