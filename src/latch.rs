@@ -11,7 +11,7 @@
 //! | `entries` | where a shard keeps the latches that are waited for |
 //! | `wait` | how requests get in line, and how they end |
 //! | `update`, `submit`, `submission`, `combine`, `operation` | operations that whoever holds the latch may run for others |
-//! | `guard` | the guards |
+//! | `guard`, `several` | the guards of one latch, and of several |
 //! | `watch` | the periodic sweep for those who wait without a thread |
 //! | `stats`, `hottest` | what can be asked of a table |
 //! | `error` | the errors, one for each kind of call |
@@ -29,6 +29,7 @@ mod guard;
 mod hold;
 mod hottest;
 mod operation;
+mod several;
 mod stats;
 mod submission;
 mod submit;
@@ -39,8 +40,9 @@ mod word;
 
 pub use builder::Builder;
 pub use error::{LatchError, LatchTimeoutError, TryLatchError};
-pub use guard::{Latch, Latches, OwnedLatch, SendLatch};
+pub use guard::{Latch, OwnedLatch, SendLatch};
 pub use hottest::HotKey;
+pub use several::{Latches, OwnedLatches, SendLatches};
 pub use stats::Stats;
 
 use std::borrow::Borrow;

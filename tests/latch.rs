@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Barrier, Mutex, mpsc};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -229,6 +229,84 @@ fn a_registered_waiter_is_called_outside_all_locks() {
     receive.recv().unwrap();
     assert!(pending.is_delivered());
     assert_eq!(table.held(), 0);
+}
+
+#[test]
+fn a_callback_gets_the_latches_of_all_keys_when_the_last_is_there() {
+    let table = LatchTable::<str>::new();
+    let (a, c) = (
+        table.latch("a").unwrap().detach(),
+        table.latch("c").unwrap(),
+    );
+    let (send, receive) = mpsc::channel();
+    let pending = table.latch_many_with(["c", "a", "b", "a"], move |latches| {
+        send.send(latches.unwrap()).unwrap();
+    });
+    drop(a);
+    assert!(!pending.is_delivered());
+    drop(c);
+    assert!(pending.is_delivered());
+    let latches = receive.recv().unwrap();
+    assert_eq!((latches.len(), table.held()), (3, 3));
+    assert!(table.try_latch_many(["x", "b"]).is_err());
+    drop(latches);
+    assert_eq!((table.held(), table.waiters()), (0, 0));
+}
+
+#[test]
+fn a_callback_gets_latches_that_are_free_at_once() {
+    let table = LatchTable::<u32>::new();
+    let keys: Vec<u32> = (0..10_000).collect();
+    for keys in [&keys[..], &[]] {
+        let (send, receive) = mpsc::channel();
+        let pending = table.latch_many_with(keys, move |latches| {
+            send.send(latches.unwrap()).unwrap();
+        });
+        assert!(pending.is_delivered());
+        let latches = receive.recv().unwrap();
+        assert_eq!(
+            (latches.len(), latches.is_empty()),
+            (keys.len(), keys.is_empty())
+        );
+        drop(latches.attach());
+        assert_eq!(table.held(), 0);
+    }
+}
+
+#[test]
+fn a_request_for_many_latches_that_is_dropped_holds_none_and_waits_for_none() {
+    let table = LatchTable::<str>::new();
+    let held = table.latch_many(["a", "b", "c"]).unwrap().into_owned();
+    let witness = Arc::new(());
+    let pending = table.latch_many_with(["d", "a", "b"], {
+        let witness = Arc::clone(&witness);
+        move |_| {
+            let _witness = witness;
+            unreachable!("it is cancelled");
+        }
+    });
+    assert_eq!(table.waiters(), 1);
+    assert!(pending.cancel());
+    assert_eq!((table.held(), table.waiters()), (3, 0));
+    assert_eq!(Arc::strong_count(&witness), 1);
+    let held = held.detach().attach();
+    assert_eq!((held.len(), held.is_empty()), (3, false));
+    drop(held);
+    assert_eq!(table.held(), 0);
+}
+
+#[test]
+fn a_request_for_many_latches_that_is_refused_holds_none() {
+    let table = LatchTable::<str>::builder().max_waiters(0).build().unwrap();
+    let held = table.latch("b").unwrap();
+    let (send, receive) = mpsc::channel();
+    let pending = table.latch_many_with(["a", "b", "c"], move |latches| {
+        send.send(latches.map(drop)).unwrap();
+    });
+    assert!(pending.is_delivered());
+    assert_eq!(receive.recv().unwrap(), Err(LatchError::Busy));
+    assert_eq!(table.held(), 1);
+    drop(held);
 }
 
 #[test]

@@ -46,6 +46,16 @@ impl Drop for Counted {
     }
 }
 
+/// Each key once, as `latch_many` counts them.
+fn bump_all(cells: &Cells, mut keys: Vec<u64>, held: usize, rng: &mut Rng) {
+    keys.sort_unstable();
+    keys.dedup();
+    assert_eq!(keys.len(), held);
+    for key in keys {
+        cells.bump(key, rng);
+    }
+}
+
 impl Mixed {
     fn key(&self, rng: &mut Rng) -> u64 {
         self.cells.some_key(rng)
@@ -55,21 +65,15 @@ impl Mixed {
         (0..rng.u8(0..5)).map(|_| self.key(rng)).collect()
     }
 
-    /// Each key once, as `latch_many` counts them.
-    fn bump_all(&self, mut keys: Vec<u64>, held: usize, rng: &mut Rng) {
-        keys.sort_unstable();
-        keys.dedup();
-        assert_eq!(keys.len(), held);
-        for key in keys {
-            self.cells.bump(key, rng);
-        }
+    fn bump_all(&self, keys: Vec<u64>, held: usize, rng: &mut Rng) {
+        bump_all(&self.cells, keys, held, rng);
     }
 
     fn step(&self, rng: &mut Rng) {
         let Self { table, cells, .. } = self;
         let key = self.key(rng);
         let timeout = Duration::from_micros(rng.u64(0..1200));
-        match rng.u8(0..14) {
+        match rng.u8(0..16) {
             0 => match table.latch(&key) {
                 Ok(_held) => cells.bump(key, rng),
                 Err(error) => assert_eq!(error, LatchError::Busy),
@@ -137,6 +141,40 @@ impl Mixed {
                                 panic_quietly();
                             }
                         }
+                        Err(error) => assert_eq!(error, LatchError::Busy),
+                    }
+                });
+                dawdle(rng, 2000);
+                drop(pending);
+            }
+            13 => {
+                // As in 8, for several keys.
+                let keys = self.keys(rng);
+                let (tell, told) = mpsc::channel();
+                let counted = Counted::new(&self.closures);
+                let pending = table.latch_many_with(&keys, move |latches| {
+                    let _counted = counted;
+                    tell.send(latches).expect("somebody waits for it");
+                });
+                match told.recv().expect("told once") {
+                    Ok(held) if rng.bool() => {
+                        let held = held.attach();
+                        self.bump_all(keys, held.len(), rng);
+                    }
+                    Ok(held) => self.bump_all(keys, held.len(), rng),
+                    Err(error) => assert_eq!(error, LatchError::Busy),
+                }
+                drop(pending);
+            }
+            14 => {
+                // As in 9, for several keys.
+                let keys = self.keys(rng);
+                let (cells, counted) = (self.cells.clone(), Counted::new(&self.closures));
+                let mut chance = rng.fork();
+                let pending = table.latch_many_with(&keys.clone(), move |latches| {
+                    let _counted = counted;
+                    match latches {
+                        Ok(held) => bump_all(&cells, keys, held.len(), &mut chance),
                         Err(error) => assert_eq!(error, LatchError::Busy),
                     }
                 });

@@ -256,6 +256,40 @@ fn a_callback_is_delivered_or_cancelled() {
     });
 }
 
+/// Catches two requests each of which holds what the other waits for.
+#[test]
+fn requests_for_the_same_keys_make_no_circle() {
+    model(|| {
+        let table = table();
+        let other = spawn(&table, |table| table.latch_many_with(["b", "a"], drop));
+        let pending = table.latch_many_with(["a", "b"], drop);
+        let others = other.join().unwrap();
+        assert!(pending.is_delivered() && others.is_delivered());
+        assert_no_residue(&table);
+    });
+}
+
+/// Catches a request for several keys that is cancelled while it gets one of them, and waits for
+/// the next all the same.
+#[test]
+fn a_cancelled_request_for_several_keys_leaves_every_line() {
+    // Which of the two it asks for first is not told.
+    for (released, kept) in [("a", "b"), ("b", "a")] {
+        model(move || {
+            let table = table();
+            let first = table.latch(released).unwrap().detach();
+            let second = table.latch(kept).unwrap();
+            let pending = table.latch_many_with(["a", "b"], |_| unreachable!("one is held"));
+            let other = thread::spawn(move || drop(first));
+            drop(pending);
+            other.join().unwrap();
+            assert_eq!((table.held(), table.waiters()), (1, 0));
+            drop(second);
+            assert_no_residue(&table);
+        });
+    }
+}
+
 /// Catches a callback that stands behind somebody who gave up, and is forgotten there.
 #[test]
 fn a_callback_gets_the_turn_of_a_waiter_that_gave_up() {

@@ -155,44 +155,6 @@ impl fmt::Debug for Latch<'_> {
     }
 }
 
-/// The latches of several keys, taken together and released together.
-///
-/// ```
-/// use latchwork::LatchTable;
-///
-/// let table = LatchTable::<str>::new();
-/// let both = table.latch_many(["from", "to", "from"])?;
-/// assert_eq!(both.len(), 2);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug)]
-#[must_use = "latches are released when they are dropped"]
-pub struct Latches<'a> {
-    latches: Vec<Latch<'a>>,
-}
-
-impl<'a> Latches<'a> {
-    pub(super) fn with_capacity(keys: usize) -> Self {
-        Self {
-            latches: Vec::with_capacity(keys),
-        }
-    }
-
-    pub(super) fn push(&mut self, latch: Latch<'a>) {
-        self.latches.push(latch);
-    }
-
-    /// How many latches are held: one for each different key.
-    pub fn len(&self) -> usize {
-        self.latches.len()
-    }
-
-    /// Whether there were no keys.
-    pub fn is_empty(&self) -> bool {
-        self.latches.is_empty()
-    }
-}
-
 /// A latch that is bound to its thread and carries its own handle on the table.
 ///
 /// What [`SendLatch::attach`] makes.
