@@ -228,6 +228,26 @@ fn a_sweep_spares_the_living() {
     });
 }
 
+/// Catches a sweep that takes a latch which its thread has detached, before it ended, for somebody
+/// else.
+#[test]
+fn a_sweep_spares_a_latch_that_outlives_its_thread() {
+    model(|| {
+        let table = table();
+        let giver = spawn(&table, |table| table.latch("a").unwrap().detach());
+        let pending = table.latch_with("a", drop);
+        table.sweep();
+        let given = giver.join().unwrap();
+        // Before, or after.
+        let before = pending.is_delivered();
+        table.sweep();
+        assert_eq!((pending.is_delivered(), table.stats().leaked), (before, 0));
+        drop(given);
+        assert!(pending.is_delivered());
+        assert_no_residue(&table);
+    });
+}
+
 /// Catches a callback whose latch is taken and which is then not called, and one that is called
 /// after it was cancelled.
 #[test]

@@ -571,6 +571,12 @@ impl Thread {
     }
 }
 
+impl PartialEq for Thread {
+    fn eq(&self, other: &Self) -> bool {
+        ptr::eq(self.table, other.table) && self.id == other.id
+    }
+}
+
 impl std::fmt::Debug for Thread {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Thread({})", self.id)

@@ -24,9 +24,9 @@ use crate::holder::bound::{self, Claimed};
 use crate::holder::claim::{self, Held};
 use crate::holder::{OnLeak, anchor};
 use crate::sync::lock::Mutex;
-use crate::sync::mutant;
 use crate::sync::time::{Instant, now};
 use crate::sync::unmodelled::{self, Arc};
+use crate::sync::{hint, mutant};
 use crate::waiter::{Counter, Gauge, Key, Line, PATIENCE, Recorder, Signal, Slab, Waiter, Wakes};
 
 use super::entries::{Entries, Hashed};
@@ -512,8 +512,14 @@ impl Core {
         else {
             return false;
         };
-        let owner = claim::owner(at, Hold { id, number }.into());
-        if !owner.is_some_and(claim::Thread::has_ended) {
+        let owner = || claim::owner(at, Hold { id, number }.into());
+        let Some(thread) = owner() else { return false };
+        if !thread.has_ended() && !(hint::others_went_on() && thread.has_ended()) {
+            return false;
+        }
+        // It may have detached the latch since it was seen to have it, and ended then: who sees the
+        // end sees the claim gone.
+        if owner() != Some(thread) && !mutant::enabled("latch-takes-over-what-was-detached") {
             return false;
         }
         if let Some(entry) = contents.entries.get_mut(id.spread()) {
@@ -564,8 +570,10 @@ impl Core {
     }
 
     pub(super) fn waiters(&self) -> u64 {
-        let waiters = |shard: &Shard| shard.waiters.get() + shard.posted.get();
-        self.shards.iter().map(waiters).sum()
+        // An operation may be out of `posted` before it is in: that comes after its post.
+        let waiters = |shard: &Shard| shard.waiters.get().wrapping_add(shard.posted.get());
+        let waiters = self.shards.iter().map(waiters);
+        waiters.map(|waiters| (waiters as i64).max(0) as u64).sum()
     }
 }
 

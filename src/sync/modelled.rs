@@ -90,6 +90,13 @@ pub(crate) mod hint {
         false
     }
 
+    /// Makes the other threads go on: between two looks at what a model does not follow, it would
+    /// try no schedule in which that changes.
+    pub(crate) fn others_went_on() -> bool {
+        super::loom::thread::yield_now();
+        true
+    }
+
     /// A model does not spin: another look at a word is another schedule, not less waiting.
     pub(crate) fn spins(_long: bool) -> impl Iterator<Item = ()> {
         std::iter::empty()

@@ -61,6 +61,12 @@ pub(crate) mod hint {
         true
     }
 
+    /// Whether the other threads have been made to go on, as in a model.
+    #[inline(always)]
+    pub(crate) fn others_went_on() -> bool {
+        false
+    }
+
     /// How often a waiter looks at its word before it sleeps. About a microsecond, less than the
     /// price of the sleep that it may save; or about 20, for the one waiter that is called again
     /// and again while somebody else runs hot, where each call would cost that one a system call.
