@@ -514,7 +514,11 @@ impl Core {
         };
         let owner = || claim::owner(at, Hold { id, number }.into());
         let Some(thread) = owner() else { return false };
-        if !thread.has_ended() && !(hint::others_went_on() && thread.has_ended()) {
+        let mut has_ended = thread.has_ended();
+        if !has_ended && hint::others_went_on() {
+            has_ended = thread.has_ended();
+        }
+        if !has_ended {
             return false;
         }
         // It may have detached the latch since it was seen to have it, and ended then: who sees the

@@ -156,11 +156,15 @@ impl Core {
         synced.map_err(StorageError::io("sync", &self.dir))
     }
 
-    /// Keeps why something failed, to be shown.
+    /// Keeps why something failed, to be shown, and has the keeper look.
     pub(super) fn fail(&self, error: StorageError) {
+        self.note_trouble(error);
+        self.wish(|wishes| wishes.look = true);
+    }
+
+    fn note_trouble(&self, error: StorageError) {
         self.counters.failed_flushes.fetch_add(1, Ordering::Relaxed);
         *self.counters.trouble.lock() = Some(error);
-        self.wish(|wishes| wishes.look = true);
     }
 }
 
@@ -316,9 +320,10 @@ impl Finalize for Finalizer {
             Failure::Stream(error) | Failure::Finalize(error) => error,
             other => StorageError::stuck(other.to_string()),
         };
-        // The pipeline halts now, until the keeper has it go on.
+        // The pipeline halts now, until the keeper has it go on. Who sees that sees why.
+        self.core.note_trouble(error.clone());
         self.core.has_flush_halted.store(true, Ordering::Release);
-        self.core.fail(error.clone());
+        self.core.wish(|wishes| wishes.look = true);
         error
     }
 }

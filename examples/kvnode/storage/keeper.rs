@@ -108,8 +108,12 @@ impl Keeper {
                 self.core.end_halt();
             }
             if !self.core.is_halted() {
-                self.core.has_flush_halted.store(false, Ordering::Release);
-                self.flush.resume();
+                let has_halted = &self.core.has_flush_halted;
+                let expects_halt = has_halted.swap(false, Ordering::AcqRel);
+                if !self.flush.resume() && expects_halt {
+                    // It is on its way there still.
+                    has_halted.store(true, Ordering::Release);
+                }
             }
             self.next_try = self.is_stuck().then_some(now + PAUSE);
         } else if self.next_try.is_none() {
