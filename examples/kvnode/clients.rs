@@ -82,9 +82,12 @@ impl Client {
         inbox.post(self, post);
     }
 
-    /// The client waits from now on.
-    pub(crate) fn wait(&self, waiter: Pending) {
-        *self.lock_waiter() = Some(waiter);
+    /// The client waits from now on. Who counts it among those that wait finds that it does, and
+    /// can cancel that.
+    pub(crate) fn wait(&self, register: impl FnOnce() -> Pending) {
+        let mut waiter = self.lock_waiter();
+        self.blocked.store(true, Ordering::Relaxed);
+        *waiter = Some(register());
     }
 
     /// Cancels the client's wait. True: nobody else will say how it ends. False: it has ended, or

@@ -54,8 +54,9 @@ fn pop<S: Dispatch>(
     }
     let client = Arc::clone(context.client);
     let post = move |got| client.post(Post::Ending(Ending::Popped(got)));
-    let waiter = context.server.store.blmpop_with(keys, *end, *count, post);
-    wait(context, Blocked::popping(keys, many, deadline), waiter);
+    let store = &context.server.store;
+    let register = || store.blmpop_with(keys, *end, *count, post);
+    wait(context, Blocked::popping(keys, many, deadline), register);
     Ok(())
 }
 
@@ -87,15 +88,19 @@ fn move_one<S: Dispatch>(
     let client = Arc::clone(context.client);
     let post = move |got| client.post(Post::Ending(Ending::Moved(got)));
     let store = &context.server.store;
-    let waiter = store.blmove_with(source, destination, from, to, post);
-    wait(context, Blocked::moving(deadline), waiter);
+    let register = || store.blmove_with(source, destination, from, to, post);
+    wait(context, Blocked::moving(deadline), register);
     Ok(())
 }
 
 /// From here on the connection runs nothing until it is told the outcome, which may be on its way
 /// already.
-fn wait<S: Dispatch>(context: &mut Context<'_, S>, blocked: Blocked, waiter: Pending) {
-    context.client.wait(waiter);
+fn wait<S: Dispatch>(
+    context: &mut Context<'_, S>,
+    blocked: Blocked,
+    register: impl FnOnce() -> Pending,
+) {
+    context.client.wait(register);
     context.session.blocked = Some(Box::new(blocked));
 }
 
