@@ -16,7 +16,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
@@ -177,18 +177,21 @@ impl Disk {
     }
 
     fn unmount(&mut self) -> Result<()> {
-        // The kernel may still be closing what a process had open that has ended.
-        for _ in 0..200 {
+        // The kernel may still be closing what a process had open that has ended; on a busy machine
+        // it takes its time.
+        let started = Instant::now();
+        loop {
             match umount(&self.at) {
                 Ok(()) => {
                     self.is_mounted = false;
                     return Ok(());
                 }
-                Err(Errno::EBUSY) => thread::sleep(Duration::from_millis(5)),
+                Err(Errno::EBUSY) if started.elapsed() < Duration::from_secs(30) => {
+                    thread::sleep(Duration::from_millis(5));
+                }
                 Err(error) => bail!("cannot unmount {}: {error}", self.at.display()),
             }
         }
-        bail!("{} stays busy", self.at.display())
     }
 }
 

@@ -140,9 +140,10 @@ impl<'p> Subject<'p> {
         }
     }
 
-    /// Takes up to `count` steps.
-    pub(crate) fn lead(&self, step: Step, count: u64) -> Result<Reached> {
+    /// Takes up to `count` steps, and calls `each` with how many it has taken before each.
+    pub(crate) fn lead(&self, step: Step, count: u64, each: impl Fn(u64)) -> Result<Reached> {
         for taken in 0..count {
+            each(taken);
             if self.thread == self.child.pid() && self.is_over() {
                 return Ok(Reached::End(taken));
             }
@@ -163,10 +164,12 @@ impl<'p> Subject<'p> {
         Ok(Reached::Point)
     }
 
-    /// Leads it to the end by instructions, and returns where it was before each.
-    pub(crate) fn record(&self) -> Result<Vec<u64>> {
+    /// Leads it to the end by instructions, and returns where it was before each. Calls `each` as
+    /// `lead` does.
+    pub(crate) fn record(&self, each: impl Fn(u64)) -> Result<Vec<u64>> {
         let mut places = Vec::new();
         while !self.is_over() {
+            each(places.len() as u64);
             places.push(self.place().context("no place")?);
             self.step(Step::Instruction)?;
             self.expect_trap()?;
@@ -174,9 +177,10 @@ impl<'p> Subject<'p> {
         Ok(places)
     }
 
-    /// Lets it run until it comes to a place for the `arrivals`th time.
+    /// Lets it run until it comes to a place for the `arrivals`th time, and calls `each` with how
+    /// often it has been there.
     #[cfg(target_arch = "x86_64")]
-    pub(crate) fn lead_to(&self, place: u64, arrivals: u64) -> Result<Reached> {
+    pub(crate) fn lead_to(&self, place: u64, arrivals: u64, each: impl Fn(u64)) -> Result<Reached> {
         const REGISTERS: usize = std::mem::offset_of!(nix::libc::user, u_debugreg);
         // Register 0 holds an address; bit 0 of register 7 has this thread stop before it executes
         // the instruction there.
@@ -188,6 +192,7 @@ impl<'p> Subject<'p> {
         set(0, place)?;
         set(7, 1)?;
         for arrival in 0..arrivals {
+            each(arrival);
             ptrace::cont(self.thread, None).context("cont")?;
             match self.stop_or_end()? {
                 None => return Ok(Reached::End(arrival)),
@@ -199,7 +204,7 @@ impl<'p> Subject<'p> {
     }
 
     #[cfg(not(target_arch = "x86_64"))]
-    pub(crate) fn lead_to(&self, _: u64, _: u64) -> Result<Reached> {
+    pub(crate) fn lead_to(&self, _: u64, _: u64, _: impl Fn(u64)) -> Result<Reached> {
         bail!("breakpoints are not known here")
     }
 

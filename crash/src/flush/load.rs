@@ -27,7 +27,7 @@ const SUBMITTERS: u64 = 3;
 pub(super) struct Board(Page);
 
 impl Board {
-    pub(super) const CELLS: usize = 3;
+    pub(super) const CELLS: usize = 4;
 
     pub(super) fn new(page: Page) -> Board {
         Board(page)
@@ -46,6 +46,11 @@ impl Board {
     /// Whether calls may fail from now on.
     pub(super) fn is_cut(&self) -> &AtomicU64 {
         self.0.cell(2)
+    }
+
+    /// How many tickets have told that their segment is in the manifest.
+    pub(super) fn told(&self) -> &AtomicU64 {
+        self.0.cell(3)
     }
 }
 
@@ -159,6 +164,7 @@ impl Load<'_> {
             match ticket.wait() {
                 Ok(count) => {
                     self.board.promised().fetch_max(count, SeqCst);
+                    self.board.told().fetch_add(1, SeqCst);
                     return Ok(());
                 }
                 Err(WaitError::Halted(_, again)) => {

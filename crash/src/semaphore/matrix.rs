@@ -25,6 +25,8 @@ const PERMITS: u32 = 4;
 const SEVERAL_LOOKS: &str = "400";
 /// As good as for ever: the answer is expected at once.
 const PATIENCE: &str = "20000";
+/// The same where a slow disk must take a large core dump first.
+const DUMP: Duration = Duration::from_secs(120);
 
 /// The figures of a passed scene.
 type Act = fn(&mut Scene, &Theatre) -> Result<String>;
@@ -94,7 +96,14 @@ fn two_are_held(observer: &mut Puppet) -> Result<()> {
 }
 
 fn all_come_back(observer: &mut Puppet) -> Result<()> {
-    observer.ok(&format!("wait 4 {PATIENCE}"))?;
+    observer.tell(&format!("wait 4 {PATIENCE}"))?;
+    all_have_come_back(observer)
+}
+
+/// Takes the answer of one who waits for all.
+fn all_have_come_back(observer: &mut Puppet) -> Result<()> {
+    let answer = observer.reply()?;
+    ensure!(answer == "ok", "the permits of the dead: {answer}");
     observer.ok("drop")?;
     observer.expect("current", "0")
 }
@@ -348,7 +357,11 @@ fn core_dump(scene: &mut Scene, theatre: &Theatre) -> Result<String> {
     holder.ok(&format!("fill {megabytes}"))?;
     let started = Instant::now();
     holder.tell("dump")?;
-    all_come_back(&mut observer)?;
+    observer.tell(&format!("wait 4 {}", DUMP.as_millis()))?;
+    while !observer.replies_within(Duration::from_secs(1))? && started.elapsed() < DUMP {
+        scene.beat();
+    }
+    all_have_come_back(&mut observer)?;
     let back = started.elapsed();
     let status = holder.child()?.wait()?;
     let dumped = matches!(status, WaitStatus::Signaled(_, Signal::SIGABRT, true));

@@ -31,6 +31,12 @@ const FEWEST: u32 = 2;
 /// Failures after which an operation is given up.
 const ENOUGH: usize = 3;
 
+/// Instructions that one subject may be led through, one by one, in the full form.
+const MOST_STEPS: u64 = 3_000_000;
+/// And between two signs of life: on a slow machine all of them may take longer than the supervisor
+/// waits for one.
+const STEPS: u64 = 10_000;
+
 pub(super) fn instructions(scene: &mut Scene) -> Result<()> {
     if let Some(why) = trace::impossible() {
         scene.skip("single-step", &why);
@@ -107,9 +113,9 @@ fn run(
     let total = goals.len() as u64;
     let (mut covered, mut failures) = (0, Vec::new());
     // Steps to points that are not reached otherwise.
-    let mut budget: u64 = scene.choose(40_000, 3_000_000);
+    let mut budget: u64 = scene.choose(40_000, MOST_STEPS);
     for goal in chosen(scene, step, goals) {
-        let (mut reached, mut place) = walk.visit(goal)?;
+        let (mut reached, mut place) = walk.visit(scene, goal)?;
         if let (Reached::End(_), Goal::Place { point, .. }) = (reached, goal)
             && point <= budget
         {
@@ -117,7 +123,7 @@ fn run(
             budget -= point;
             walk.clear()?;
             walk.audit()?;
-            (reached, place) = walk.visit(Goal::Step(point))?;
+            (reached, place) = walk.visit(scene, Goal::Step(point))?;
         }
         covered += u64::from(reached == Reached::Point);
         let result = walk.clear().and_then(|()| walk.audit());
@@ -200,8 +206,9 @@ impl Walk {
     /// Leads a subject through the whole operation, and returns every point on its way.
     fn survey(&mut self, scene: &Scene) -> Result<Vec<Goal>> {
         let goals = if self.step == Step::Instruction && KNOWS_PLACES {
+            let beat = |taken| Walk::beat(scene, Step::Instruction, taken);
             let subject = self.subject()?;
-            let places = subject.record().context("the survey")?;
+            let places = subject.record(beat).context("the survey")?;
             subject.kill()?;
             let mut arrivals: HashMap<u64, u64> = HashMap::new();
             let goal = |(point, place): (usize, u64)| {
@@ -218,7 +225,7 @@ impl Walk {
             points.dedup_by_key(|(_, place)| *place);
             points.into_iter().map(goal).collect()
         } else {
-            match self.visit(Goal::Step(u64::MAX))?.0 {
+            match self.visit(scene, Goal::Step(u64::MAX))?.0 {
                 Reached::End(steps) => (0..=steps).map(Goal::Step).collect(),
                 Reached::Point => unreachable!("an operation has an end"),
             }
@@ -230,18 +237,19 @@ impl Walk {
     }
 
     /// Leads a subject to a point and kills it there: how far it came, and where that was.
-    fn visit(&mut self, goal: Goal) -> Result<(Reached, Option<u64>)> {
+    fn visit(&mut self, scene: &Scene, goal: Goal) -> Result<(Reached, Option<u64>)> {
         let (step, led) = (self.step, self.led);
+        let beat = |taken| Walk::beat(scene, step, taken);
         let mut subject = self.subject()?;
         let result = match (led, goal) {
             (Led::Started, _) if !subject.lead_started()? => Ok(Reached::End(0)),
-            (_, Goal::Step(point)) => subject.lead(step, point),
+            (_, Goal::Step(point)) => subject.lead(step, point, beat),
             (
                 _,
                 Goal::Place {
                     place, arrivals, ..
                 },
-            ) => subject.lead_to(place, arrivals),
+            ) => subject.lead_to(place, arrivals, beat),
         };
         let place = subject.place();
         subject.kill()?;
@@ -249,6 +257,14 @@ impl Walk {
             result.with_context(|| format!("on the way to {goal:x?}"))?,
             place,
         ))
+    }
+
+    /// A sign of life after some steps of a subject. Not after more than any operation takes: one
+    /// that goes round in circles is to be noticed. System calls are few.
+    fn beat(scene: &Scene, step: Step, taken: u64) {
+        if step == Step::Instruction && taken < MOST_STEPS && taken.is_multiple_of(STEPS) {
+            scene.beat();
+        }
     }
 
     /// A subject at the beginning of the operation, in its company.

@@ -150,7 +150,7 @@ fn walk(scene: &Scene, operation: &Operation, page: &Page, points: &mut u64) -> 
             Ok(String::new())
         })?;
         let subject = Subject::start(page, |marks| (operation.run)(&dir, marks))?;
-        let reached = subject.lead(Step::SystemCall, *points);
+        let reached = subject.lead(Step::SystemCall, *points, |_| {});
         subject.kill()?;
         let reached = reached?;
         let most = BEFORE + operation.appends + 1;

@@ -5,6 +5,7 @@
 
 use std::ffi::CString;
 use std::fs;
+use std::io::ErrorKind::{Interrupted, WouldBlock};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -120,6 +121,17 @@ impl Puppet {
         let read = self.stream.read_line(&mut line).context("a reply")?;
         ensure!(read > 0, "puppet {} is gone", self.pid);
         Ok(line.trim_end().to_owned())
+    }
+
+    /// Whether a reply, or the puppet's end, comes so soon.
+    pub(in crate::semaphore) fn replies_within(&mut self, patience: Duration) -> Result<bool> {
+        self.stream.get_ref().set_read_timeout(Some(patience))?;
+        let found = self.stream.fill_buf().map(|_| ());
+        self.stream.get_ref().set_read_timeout(None)?;
+        match found {
+            Err(error) if matches!(error.kind(), WouldBlock | Interrupted) => Ok(false),
+            other => other.map(|()| true).context("a reply"),
+        }
     }
 
     /// As `ask`, where only one answer is right.
