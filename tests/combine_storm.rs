@@ -11,7 +11,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use latchwork::holder;
 use latchwork::latch::{LatchError, LatchTable, LatchTimeoutError, TryLatchError};
-use support::latched::{Cells, assert_quiet};
+use support::latched::{Cells, Counted, assert_quiet, await_quiet};
 use support::{Storm, dawdle, expect_planned_panic, join, panic_quietly, size};
 
 const THREADS: u64 = 16;
@@ -26,6 +26,8 @@ struct Mixed {
     table: LatchTable<u64>,
     cells: Arc<Cells>,
     leaked: Arc<AtomicU64>,
+    /// Closures of callbacks that exist.
+    closures: Arc<AtomicU64>,
 }
 
 impl Mixed {
@@ -124,8 +126,9 @@ impl Mixed {
             }
             17 => {
                 // Called or cancelled, here or where it is delivered.
-                let cells = cells.clone();
+                let (cells, counted) = (cells.clone(), Counted::new(&self.closures));
                 let pending = table.latch_with(&key, move |latch| {
+                    let _counted = counted;
                     if let Ok(_held) = latch {
                         cells.bump(key, &mut chance);
                     }
@@ -161,16 +164,19 @@ fn every_way_at_once(name: &str, keys: u64, max_waiters: usize, steps: u64) {
     let table = table(max_waiters);
     let cells = Cells::new(keys);
     let leaked = Arc::new(AtomicU64::new(0));
+    let closures = Arc::new(AtomicU64::new(0));
     storm.run(THREADS, |_, rng| {
         let mixed = Mixed {
             table: table.clone(),
             cells: cells.clone(),
             leaked: leaked.clone(),
+            closures: closures.clone(),
         };
         for _ in 0..steps {
             mixed.step(rng);
         }
     });
+    await_quiet(&table, &closures);
     assert_quiet(&table);
     assert_eq!(table.stats().leaked, leaked.load(Ordering::Relaxed));
     cells.assert_exact();
@@ -231,6 +237,7 @@ fn what_runs_on_a_thread_in_line_may_use_another_table() {
     let keys = 12;
     let (outer, inner) = (table(1 << 16), table(1 << 16));
     let (outers, inners) = (Cells::new(keys), Cells::new(2));
+    let closures = Arc::new(AtomicU64::new(0));
     let steps = size(4_000, 100_000);
     storm.run(THREADS, |_, rng| {
         for _ in 0..steps {
@@ -243,7 +250,9 @@ fn what_runs_on_a_thread_in_line_may_use_another_table() {
                 }
                 1 => {
                     let (inner, outers, inners) = (inner.clone(), outers.clone(), inners.clone());
+                    let counted = Counted::new(&closures);
                     let pending = outer.latch_with(&key, move |latch| {
+                        let _counted = counted;
                         {
                             let _held = latch.unwrap();
                             outers.bump(key, &mut chance);
@@ -282,6 +291,7 @@ fn what_runs_on_a_thread_in_line_may_use_another_table() {
             }
         }
     });
+    await_quiet(&outer, &closures);
     assert_quiet(&outer);
     assert_quiet(&inner);
     outers.assert_exact();

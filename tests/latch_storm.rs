@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use latchwork::latch::{LatchError, LatchTable, LatchTimeoutError, SendLatch, TryLatchError};
 use latchwork::rmw::{Rmw, RmwError};
-use support::latched::{self, Cells};
+use support::latched::{self, Cells, Counted};
 use support::plain::Plain;
 use support::{Storm, dawdle, expect_planned_panic, join, panic_quietly, size};
 
@@ -28,22 +28,6 @@ struct Mixed {
     closures: Arc<AtomicU64>,
     /// To the thread that takes over detached latches, with their keys.
     porter: mpsc::Sender<(SendLatch, u64)>,
-}
-
-/// Counts itself as long as it exists.
-struct Counted(Arc<AtomicU64>);
-
-impl Counted {
-    fn new(count: &Arc<AtomicU64>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// Each key once, as `latch_many` counts them.
@@ -259,13 +243,10 @@ fn every_way_at_once(name: &str, keys: u64, max_waiters: usize, steps: u64) {
     });
     drop(porter);
     join(porters_thread.join());
+    // Every closure was run or dropped.
+    latched::await_quiet(&table, &closures);
     assert_quiet(&table);
     cells.assert_exact();
-    assert_eq!(
-        closures.load(Ordering::Relaxed),
-        0,
-        "every closure was run or dropped"
-    );
 }
 
 #[test]
@@ -445,12 +426,12 @@ fn a_time_out_that_races_the_hand_off_changes_nothing() {
                 }
             }
         });
+        latched::await_quiet(&table, &closures);
         assert_quiet(&table);
         cells.assert_exact();
         let written: i64 = cells.sum();
         let granted = granted.into_inner() + delivered.load(Ordering::Relaxed);
         assert_eq!(written, granted);
-        assert_eq!(closures.load(Ordering::Relaxed), 0);
         assert_eq!(
             table.stats().timeouts,
             timed_out.load(Ordering::Relaxed),

@@ -228,15 +228,15 @@ fn a_cancelled_submission_leaves_the_line_and_a_dropped_ticket_does_not() {
 #[test]
 fn the_hottest_keys_are_those_that_were_waited_for() {
     let table = LatchTable::<str>::new();
-    for (key, times) in [("hot", 3), ("warm", 1)] {
-        let held = table.latch(key).unwrap().detach();
-        for _ in 0..times {
-            table
-                .latch_timeout(key, Duration::from_millis(1))
-                .unwrap_err();
+    // Time enough to get in line: who comes there later than that has not waited.
+    let timeout = Duration::from_secs(1);
+    let held = table.latch_many(["hot", "warm"]).unwrap();
+    thread::scope(|scope| {
+        for key in ["hot", "warm", "hot", "hot"] {
+            scope.spawn(|| table.latch_timeout(key, timeout).unwrap_err());
         }
-        drop(held);
-    }
+    });
+    drop(held);
     drop(table.latch("cold").unwrap());
     let hottest = table.hottest();
     let waits: Vec<u64> = hottest.iter().map(|key| key.waits).collect();

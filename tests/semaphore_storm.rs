@@ -15,7 +15,7 @@ use latchwork::semaphore::{
     AcquireError, AcquireTimeoutError, Fairness, Semaphore, SendPermit, TryAcquireError,
 };
 use support::plain::Plain;
-use support::{Storm, dawdle, expect_planned_panic, join, panic_quietly, size};
+use support::{Storm, await_state, dawdle, expect_planned_panic, join, panic_quietly, size};
 
 const BOTH: [Fairness; 2] = [Fairness::Eventual, Fairness::Fifo];
 
@@ -100,7 +100,8 @@ impl Mixed {
         let gone = {
             let callbacks = callbacks.clone();
             OnDrop(move || {
-                callbacks.gone.fetch_add(1, Ordering::Relaxed);
+                // Release: for who waits for the end. It orders nothing among the callbacks.
+                callbacks.gone.fetch_add(1, Ordering::Release);
             })
         };
         self.semaphore.acquire_many_with(weight, move |permit| {
@@ -267,17 +268,18 @@ fn every_way_at_once(name: &str, fairness: Fairness, permits: u64, steps: u64) {
     drop(porter);
     join(porters_thread.join());
 
+    // Every closure was run or dropped, and what it was given is back.
+    let registered = callbacks.registered.load(Ordering::Relaxed);
+    await_state((registered, 0, permits), || {
+        // Acquire: what the closures did is seen.
+        let gone = callbacks.gone.load(Ordering::Acquire);
+        (gone, semaphore.current(), semaphore.available())
+    });
     assert_quiet(&semaphore);
     assert_eq!(ground.in_use.load(Ordering::Relaxed), 0);
     assert_eq!(
         ground.cell.get() as u64,
         ground.written.load(Ordering::Relaxed)
-    );
-    let registered = callbacks.registered.load(Ordering::Relaxed);
-    assert_eq!(
-        callbacks.gone.load(Ordering::Relaxed),
-        registered,
-        "every closure was run or dropped"
     );
     assert!(callbacks.run.load(Ordering::Relaxed) <= registered);
     assert_eq!(semaphore.stats().leaked, 0);
@@ -352,7 +354,8 @@ fn cancel_means_never(fairness: Fairness, permits: u64, longest: Duration, hold:
                 let alive = closures.clone();
                 alive.fetch_add(1, Ordering::Relaxed);
                 let gone = OnDrop(move || {
-                    alive.fetch_sub(1, Ordering::Relaxed);
+                    // Release: for who waits for the end. It orders nothing among the callbacks.
+                    alive.fetch_sub(1, Ordering::Release);
                 });
                 let pending = semaphore.acquire_many_with(weight, {
                     let (ground, mut rng) = (ground.clone(), rng.fork());
@@ -386,6 +389,11 @@ fn cancel_means_never(fairness: Fairness, permits: u64, longest: Duration, hold:
             }
         }
     });
+    await_state((0, 0, permits), || {
+        // Acquire: what the closures did is seen.
+        let closures = closures.load(Ordering::Acquire);
+        (closures, semaphore.current(), semaphore.available())
+    });
     assert_quiet(&semaphore);
     assert_eq!(
         granted.load(Ordering::Relaxed),
@@ -395,7 +403,6 @@ fn cancel_means_never(fairness: Fairness, permits: u64, longest: Duration, hold:
         ground.cell.get() as u64,
         ground.written.load(Ordering::Relaxed)
     );
-    assert_eq!(closures.load(Ordering::Relaxed), 0);
     assert_eq!(
         semaphore.stats().timeouts,
         timed_out.load(Ordering::Relaxed)

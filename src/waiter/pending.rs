@@ -15,7 +15,8 @@ use crate::sync::mutant;
 /// For event loops: the callback runs on whichever thread releases what is waited for (or at once,
 /// on the calling one), and [`as_fd`](Self::as_fd) gives a descriptor that becomes readable then,
 /// for a loop that would rather poll. Dropping the handle cancels: once `drop` has returned, the
-/// callback has run, is running, or never will, and in the last case nothing is taken.
+/// callback has run, is running, or never will, and in the last case nothing stays taken: what had
+/// been granted already is given back by the thread that was about to call.
 ///
 /// ```
 /// use latchwork::Semaphore;

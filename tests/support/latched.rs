@@ -1,11 +1,12 @@
-//! What the storms of latch tables guard: plain cells, one a key.
+//! What the storms of latch tables guard: plain cells, one a key; and their callbacks, counted.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use fastrand::Rng;
 use latchwork::latch::LatchTable;
 
+use super::await_state;
 use super::plain::Plain;
 
 /// Everything is back.
@@ -14,6 +15,33 @@ pub(crate) fn assert_quiet(table: &LatchTable<u64>) {
     assert_eq!(table.held(), 0, "{table:?}");
     assert_eq!(table.waiters(), 0, "{table:?}");
     assert_eq!(table.sweep(), 0);
+}
+
+/// Waits until all `closures` are gone and what they were given is back.
+#[track_caller]
+pub(crate) fn await_quiet(table: &LatchTable<u64>, closures: &AtomicU64) {
+    await_state((0, 0, 0), || {
+        // Acquire: what the closures did is seen.
+        let closures = closures.load(Ordering::Acquire);
+        (closures, table.held(), table.waiters())
+    });
+}
+
+/// Counts itself as long as it exists.
+pub(crate) struct Counted(Arc<AtomicU64>);
+
+impl Counted {
+    pub(crate) fn new(count: &Arc<AtomicU64>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        // Release: for who waits for the end. It orders nothing among those who count.
+        self.0.fetch_sub(1, Ordering::Release);
+    }
 }
 
 /// Plain cells by key, and how often each has been written, as those know who asked for it.

@@ -11,9 +11,11 @@ pub(crate) mod latched;
 pub(crate) mod plain;
 pub(crate) mod seed;
 
+use std::fmt::Debug;
 use std::io::Write as _;
 use std::panic::resume_unwind;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
@@ -72,6 +74,23 @@ impl Storm {
 /// The thread's result, or its panic.
 pub(crate) fn join<T>(result: thread::Result<T>) -> T {
     result.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// Waits until `state` is `end`. A callback may run on the library's own thread, which nobody joins:
+/// when a storm's threads have ended, it may still be at it.
+#[track_caller]
+pub(crate) fn await_state<T: PartialEq + Debug>(end: T, state: impl Fn() -> T) {
+    let limit = Instant::now() + Duration::from_secs(30);
+    loop {
+        // Before the last look.
+        let is_late = Instant::now() >= limit;
+        let now = state();
+        if now == end {
+            return;
+        }
+        assert!(!is_late, "it is {now:?} and does not become {end:?}");
+        thread::yield_now();
+    }
 }
 
 /// What the storms' planned panics carry.
