@@ -45,7 +45,9 @@ def basics(r, text):
     check(r.set("k", "v", ex=100, nx=True), True)
     check(r.set("k", "v", nx=True), None)
     check(r.get("k"), text("v"))
-    check(r.ttl("k"), 100)
+    # Some seconds may have passed on the way.
+    left = r.ttl("k")
+    assert 80 <= left <= 100, left
     check(r.get("missing"), None)
     check(r.mset({"a": 1, "b": 2}), True)
     check(r.mget("a", "missing", "b"), [text("1"), None, text("2")])

@@ -154,10 +154,15 @@ impl Campaign {
 
     /// Keys with near deadlines, and all kinds of requests when these have passed.
     fn expire(&mut self) {
+        // Watched keys may pass away as well, but not before both servers watch them: one that has
+        // passed away by then does not change any more.
+        let watches = self.random.below(3) == 0;
+        let soonest = Duration::from_millis(if watches { 300 } else { 1 });
         let mut requests = Vec::new();
         for key in KEYS {
             let key = key.to_vec();
-            let millis = (self.random.below(15) + 1).to_string().into_bytes();
+            let millis = soonest.as_millis() + self.random.below(15) as u128;
+            let millis = millis.to_string().into_bytes();
             let how: &[&[u8]] = match self.random.below(6) {
                 0 => &[b"SET", b"", b"5", b"PX"],
                 1 => &[b"GETEX", b"", b"PX"],
@@ -169,15 +174,17 @@ impl Campaign {
             request.push(millis);
             requests.push(request);
         }
-        // Watched keys may pass away as well.
-        let watches = self.random.below(3) == 0;
         if watches {
             requests.push(request("WATCH a b key"));
         }
+        let start = Instant::now();
         self.ask(0, &requests);
+        let is_in_time = start.elapsed() < soonest;
         // Not to win a race, but for the time to pass that this is about.
-        std::thread::sleep(Duration::from_millis(25));
-        if watches {
+        std::thread::sleep(soonest + Duration::from_millis(25));
+        if watches && !is_in_time {
+            self.ask(0, &[request("UNWATCH")]);
+        } else if watches {
             let transaction = random_transaction(&mut self.random);
             self.ask(0, &transaction);
         }

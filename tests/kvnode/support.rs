@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_linger;
@@ -17,6 +17,8 @@ use crate::example;
 
 /// A test that would hang fails after this long.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a server that has nothing to do may take to fall asleep.
+const DROWSINESS: Duration = Duration::from_secs(30);
 
 /// The example's binary.
 pub(crate) fn binary() -> PathBuf {
@@ -97,6 +99,28 @@ impl Server {
         self.child.id()
     }
 
+    /// Waits until all its threads sleep, and then for that to last so long without a break.
+    pub(crate) fn until_asleep_for(&self, window: Duration) {
+        let start = Instant::now();
+        let mut before = threads(self.pid());
+        let mut since = Instant::now();
+        loop {
+            std::thread::sleep(Duration::from_millis(10));
+            let looked = Instant::now();
+            let now = threads(self.pid());
+            if now != before || !now.iter().all(Thread::is_asleep) {
+                assert!(
+                    start.elapsed() < DROWSINESS,
+                    "not asleep for {window:?} on end: {before:#?}, and then {now:#?}"
+                );
+                before = now;
+                since = Instant::now();
+            } else if looked.saturating_duration_since(since) >= window {
+                return;
+            }
+        }
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("signal kvnode");
     }
@@ -117,6 +141,43 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What `/proc` says about a thread.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Thread {
+    name: String,
+    state: String,
+    /// How often it has gone to sleep.
+    switches: String,
+}
+
+impl Thread {
+    fn is_asleep(&self) -> bool {
+        self.state == "S (sleeping)"
+    }
+}
+
+fn threads(pid: u32) -> Vec<Thread> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("/proc");
+    let mut threads: Vec<_> = tasks
+        .filter_map(|task| {
+            // A thread that has ended meanwhile has no status any more.
+            let status = std::fs::read_to_string(task.ok()?.path().join("status")).ok()?;
+            let field = |name| {
+                let value = status.lines().find_map(|line| line.strip_prefix(name));
+                value.unwrap_or_default().trim().to_owned()
+            };
+            Some(Thread {
+                name: field("Name:"),
+                state: field("State:"),
+                switches: field("voluntary_ctxt_switches:"),
+            })
+        })
+        .collect();
+    threads.sort();
+    assert!(!threads.is_empty(), "the server has ended");
+    threads
 }
 
 /// A real redis-server on a Unix socket, so that no port can collide. Killed when dropped.
@@ -268,6 +329,19 @@ impl<S: Read + Write> Client<S> {
     pub(crate) fn ask(&mut self, request: &str) -> String {
         let args: Vec<&str> = request.split(' ').collect();
         String::from_utf8_lossy(&self.call(&args)).into_owned()
+    }
+
+    /// Asks the same until `wanted` is in the reply.
+    pub(crate) fn ask_until(&mut self, request: &str, wanted: &str) {
+        let start = Instant::now();
+        loop {
+            let reply = self.ask(request);
+            if reply.contains(wanted) {
+                return;
+            }
+            assert!(start.elapsed() < PATIENCE, "no {wanted:?} in {reply}");
+            std::thread::yield_now();
+        }
     }
 
     /// Everything until the server closes.

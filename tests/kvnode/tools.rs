@@ -134,13 +134,10 @@ fn strace_sees_no_system_call_of_an_idle_server_after_clients_came_and_went() {
     assert!(benchmark.expect("run redis-benchmark").success());
     // Its last connections are gone when only the asking one is left.
     let mut client = server.connect();
-    while !client
-        .ask("INFO clients")
-        .contains("connected_clients:1\r\n")
-    {
-        std::thread::yield_now();
-    }
+    client.ask_until("INFO clients", "connected_clients:1\r\n");
     drop(client);
+    // That one's end is still something to be dealt with.
+    server.until_asleep_for(Duration::from_secs(1));
     let dir = Dir::new();
     let counts = dir.join("counts");
     let Some(tracer) = Tracer::attach(&server, &["-c", "-o", &counts]) else {
