@@ -8,11 +8,11 @@
 mod forward;
 #[path = "support/faulty.rs"]
 mod faulty;
+#[path = "support/watched.rs"]
+mod watched;
 
 use std::collections::HashSet;
-use std::fs;
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -26,6 +26,7 @@ use latchwork::rmw::{
 };
 use latchwork::worker::TicketError;
 use latchwork::{LatchTable, Pending};
+use watched::Watched;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -55,48 +56,6 @@ fn await_waiting<S: Store>(coordinator: &RmwCoordinator<S>, commands: u64) {
 
 fn text<S: Store>(rmw: &Rmw<S>, key: &str) -> Option<Value> {
     rmw.get(key).unwrap()
-}
-
-/// A thread of this process, as `/proc` shows it.
-struct Watched(PathBuf);
-
-impl Watched {
-    fn current() -> Self {
-        Self(Path::new("/proc").join(fs::read_link("/proc/thread-self").unwrap()))
-    }
-
-    fn named(name: &str) -> Self {
-        let task = fs::read_dir("/proc/self/task").unwrap().find_map(|task| {
-            let path = task.unwrap().path();
-            let found = fs::read_to_string(path.join("comm")).ok()?;
-            (found.trim() == name).then_some(path)
-        });
-        Self(task.unwrap_or_else(|| panic!("no thread {name}")))
-    }
-
-    /// Returns once the thread sleeps on a futex.
-    fn await_sleep(&self) {
-        let futex = if cfg!(target_arch = "x86_64") {
-            "202 "
-        } else {
-            "98 "
-        };
-        while !fs::read_to_string(self.0.join("syscall"))
-            .unwrap()
-            .starts_with(futex)
-        {
-            thread::yield_now();
-        }
-    }
-
-    /// How often it has gone to sleep.
-    fn sleeps(&self) -> u64 {
-        let status = fs::read_to_string(self.0.join("status")).unwrap();
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-        line.unwrap().trim().parse().unwrap()
-    }
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Operations under a key's latch that others may run, as their users see them.
 #![cfg(not(latchwork_loom))]
 
+#[path = "support/watched.rs"]
+mod watched;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,6 +14,7 @@ use std::time::Duration;
 use latchwork::LatchTable;
 use latchwork::latch::{LatchError, LatchTimeoutError};
 use latchwork::worker::TicketError;
+use watched::Watched;
 
 const A_WHILE: Duration = Duration::from_millis(20);
 
@@ -18,6 +22,13 @@ fn until_waiting(table: &LatchTable<str>, n: usize) {
     while table.waiters() < n {
         thread::yield_now();
     }
+}
+
+/// Waits until `n` requests are counted, and the thread of the last of them sleeps: it is counted
+/// just before its operation can be found.
+fn until_handed_over(table: &LatchTable<str>, n: usize, thread: &Watched) {
+    until_waiting(table, n);
+    thread.await_sleep();
 }
 
 /// An increment that loses others unless it is alone.
@@ -46,11 +57,12 @@ fn fifty_threads_increments_are_all_there() {
 fn an_operation_in_line_is_run_by_the_thread_that_holds_the_latch() {
     let table = LatchTable::<str>::new();
     let begun = Barrier::new(2);
+    let asking = Watched::current();
     thread::scope(|scope| {
         let holder = scope.spawn(|| {
             let operation = || {
                 begun.wait();
-                until_waiting(&table, 1);
+                until_handed_over(&table, 1, &asking);
             };
             table.update("a", operation).unwrap();
             thread::current().id()
@@ -72,8 +84,12 @@ fn operations_in_line_are_run_oldest_first() {
     thread::scope(|scope| {
         for i in 0..5 {
             let (table, order) = (&table, &order);
-            scope.spawn(move || table.update("a", || order.lock().unwrap().push(i)));
-            until_waiting(table, i + 1);
+            let (tell, told) = mpsc::channel();
+            scope.spawn(move || {
+                tell.send(Watched::current()).unwrap();
+                table.update("a", || order.lock().unwrap().push(i))
+            });
+            until_handed_over(table, i + 1, &told.recv().unwrap());
         }
         drop(held);
     });

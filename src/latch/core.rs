@@ -574,10 +574,8 @@ impl Core {
     }
 
     pub(super) fn waiters(&self) -> u64 {
-        // An operation may be out of `posted` before it is in: that comes after its post.
-        let waiters = |shard: &Shard| shard.waiters.get().wrapping_add(shard.posted.get());
-        let waiters = self.shards.iter().map(waiters);
-        waiters.map(|waiters| (waiters as i64).max(0) as u64).sum()
+        let waiters = |shard: &Shard| shard.waiters.get() + shard.posted.get();
+        self.shards.iter().map(waiters).sum()
     }
 }
 

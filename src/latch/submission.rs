@@ -274,13 +274,11 @@ impl Core {
         parker.prepare();
         let submission = Submission::new(id, since, parker, operation);
         let in_line = InLine;
+        shard.posted.add(1);
         // SAFETY: the submission stays in this frame, which is left after the news only: that it
         // has been served, or that it stood in line and does so no more.
         unsafe { shard.word(id).stack.push(&submission) };
-        let post = shard.word(id).post(id);
-        // Who sees that somebody waits, and releases the latch, finds the operation.
-        shard.posted.add(1);
-        match post {
+        match shard.word(id).post(id) {
             Post::Told => {}
             Post::Taken(number) => work(Hold { id, number }),
             Post::Crowded => self.line_up_all(shard, id, |_, _| ()),
